@@ -1,0 +1,66 @@
+"""gflow: gradient flow of two-layer ReLU networks, integrated to its limit and certified by convex duality.
+
+    problem = gflow.Problem(X, y, loss=gflow.Logistic())
+    network = gflow.Gaussian(scale=1e-3)(jax.random.key(0), problem, width=50)
+    flow = gflow.solve_flow(problem, network)
+    limit = gflow.find_limit(problem, flow)
+    cert = gflow.certify(problem, limit)
+
+Certificates need float64: jax.config.update("jax_enable_x64", True). Source: arXiv 2110.06488.
+"""
+
+from gflow._types import RESULTS, VERDICT, result_name
+from gflow.activations import ReLU
+from gflow.certificate import Certificate, certify
+from gflow.convex.arrangements import Arrangement, arrangement
+from gflow.convex.column_generation import MaxMargin, solve_max_margin
+from gflow.convex.faces import Faces, faces
+from gflow.flow.charts import BalancedPolar, Cartesian
+from gflow.flow.field import PhysicalClock, ScaledClock
+from gflow.flow.solve import Flow, solve_flow
+from gflow.flow.stop import KKTTarget, MarginTarget, Unfitted
+from gflow.initializers import Gaussian, Sphere, key_of
+from gflow.limit import Limit, find_limit, limit_of_network
+from gflow.losses import Exponential, Linear, Logistic
+from gflow.network import TwoLayer
+from gflow.problem import Problem
+from gflow.sweep import Records, sweep
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "RESULTS",
+    "VERDICT",
+    "Arrangement",
+    "BalancedPolar",
+    "Cartesian",
+    "Certificate",
+    "Exponential",
+    "Faces",
+    "Flow",
+    "Gaussian",
+    "KKTTarget",
+    "Limit",
+    "Linear",
+    "Logistic",
+    "MarginTarget",
+    "MaxMargin",
+    "PhysicalClock",
+    "Problem",
+    "ReLU",
+    "Records",
+    "ScaledClock",
+    "Sphere",
+    "TwoLayer",
+    "Unfitted",
+    "arrangement",
+    "certify",
+    "faces",
+    "find_limit",
+    "key_of",
+    "limit_of_network",
+    "result_name",
+    "solve_flow",
+    "solve_max_margin",
+    "sweep",
+]

@@ -1,0 +1,46 @@
+"""How a solve ended (RESULTS) and what is proved about its end (VERDICT), and the letters of array shapes.
+
+Shape letters, the same in every docstring: n samples, d inputs, m neurons, k saved times, P masks.
+Units: s is the scaled clock (ds = S dt, theory: "clock"), t is physical time; log_t is natural.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import diffrax
+import numpy as np
+
+
+class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
+    """How an integration ended. It says nothing about optimality: that is VERDICT."""
+
+    margin_reached = "The smallest margin q_min reached its target."
+    kkt_reached = "The KKT residual of the direction reached its target."
+    unfitted = "The flow is stationary and does not fit the data."
+    horizon_reached = "The flow was integrated up to the requested time."
+
+
+class VERDICT(enum.IntEnum):
+    """What is proved about a limit. GLOBAL and NOT_GLOBAL are only said with a proof."""
+
+    GLOBAL = 0
+    NOT_GLOBAL = 1
+    INCONCLUSIVE = 2
+    UNFITTED = 3
+
+
+def result_names() -> tuple[str, ...]:
+    """The names of all RESULTS; the position of a name is its code."""
+    return tuple(RESULTS._name_to_item)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def result_code(result):
+    """The integer code of RESULTS, an array if the results are batched."""
+    return result._value
+
+
+def result_name(code) -> str:
+    """The name of one RESULTS item or of its integer code, e.g. "margin_reached"."""
+    code = int(np.asarray(getattr(code, "_value", code)))
+    return result_names()[code]

@@ -1,0 +1,39 @@
+"""CATALOGUE of positively homogeneous activations: value, slope and the slope's interval at the kink.
+
+A new activation is a class here and nowhere else. Source: arXiv 2110.06488, section 2.
+"""
+
+from __future__ import annotations
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class AbstractActivation(eqx.Module):
+    """sigma(z), positively homogeneous of degree 1, with one kink at z = 0."""
+
+    @abc.abstractmethod
+    def slope_interval(self) -> tuple[float, float]:
+        """(slope for z < 0, slope for z > 0). At z = 0 the Clarke subdifferential is the interval between them."""
+
+    def __call__(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        """sigma(z), elementwise."""
+        return self.slope(z) * z
+
+    def slope(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        """sigma'(z) with sigma'(0) = the lower slope, written by hand: autodiff disagrees with itself at a kink."""
+        lower, upper = self.slope_interval()
+        return jnp.where(z > 0, jnp.asarray(upper, z.dtype), jnp.asarray(lower, z.dtype))
+
+
+class ReLU(AbstractActivation):
+    """sigma(z) = max(z, 0)."""
+
+    def slope_interval(self) -> tuple[float, float]:
+        return 0.0, 1.0
+
+
+__all__ = ["ReLU"]

@@ -1,0 +1,149 @@
+"""DATA arguments: a built-in name with parameters, a .csv (header, label last) or a .npz (X, y)."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+from pathlib import Path
+
+import numpy as np
+
+from gflow import datasets
+from gflow.datasets import Dataset
+
+
+def load(argument: str) -> tuple[Dataset, list[str]]:
+    """The data set and notes for the user (how labels were mapped). Raises ValueError with what to do."""
+    path = Path(argument)
+    if path.suffix.lower() == ".csv":
+        return from_csv(path)
+    if path.suffix.lower() == ".npz":
+        return from_npz(path)
+    return built_in(argument), []
+
+
+def built_in(argument: str) -> Dataset:
+    """`name`, `name:key=value,...` or `name:value,...`, for instance gaussian:n=10,d=5,seed=0 and digits:3,8."""
+    name, _, text = argument.partition(":")
+    catalogue = {entry.replace("_", "-"): getattr(datasets, entry) for entry in datasets.__all__}
+    if name not in catalogue:
+        raise ValueError(f"no data set {name!r}: use a .csv or .npz file, or one of {', '.join(catalogue)}")
+    generator = catalogue[name]
+    parameters = list(inspect.signature(generator).parameters)
+    chosen: dict[str, int] = {}
+    for position, part in enumerate(filter(None, text.split(","))):
+        key, equals, value = part.partition("=")
+        if not equals:
+            key, value = (parameters[position] if position < len(parameters) else ""), part
+        if key not in parameters:
+            known = ", ".join(parameters) or "none"
+            raise ValueError(f"{name} has no parameter {key or value!r}; its parameters are: {known}")
+        try:
+            chosen[key] = int(value)
+        except ValueError:
+            raise ValueError(f"{name}: {key} must be a whole number, got {value!r}") from None
+    return generator(**chosen)
+
+
+def from_csv(path: Path) -> tuple[Dataset, list[str]]:
+    """A comma-separated file: a header line, then one sample per line, the label in the last column."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from None
+    if len(lines) < 2:
+        raise ValueError(f"{path} holds no data: it needs a header line and at least one sample")
+    header = [name.strip() for name in lines[0][1]]
+    if len(header) < 2:
+        raise ValueError(f"{path} has one column; it needs at least one feature and the label in the last column")
+    if all(_number(field) is not None for field in header):
+        raise ValueError(f"{path}: the first line looks like data; add a header line with column names")
+    values = np.empty((len(lines) - 1, len(header) - 1))
+    labels = []
+    for index, (number, row) in enumerate(lines[1:]):
+        if len(row) != len(header):
+            raise ValueError(f"{path}, line {number}: {len(row)} fields, but the header has {len(header)}")
+        for column, field in enumerate(row[:-1]):
+            value = _number(field)
+            if value is None:
+                raise ValueError(
+                    f"{path}, line {number}: {field!r} in column {header[column]!r} is not a number; encode text first"
+                )
+            values[index, column] = value
+        labels.append(row[-1].strip())
+    numbers = [_number(label) for label in labels]
+    y = np.array(labels) if any(v is None for v in numbers) else np.array(numbers, float)
+    return _dataset(values, y, tuple(header[:-1]), str(path))
+
+
+def from_npz(path: Path) -> tuple[Dataset, list[str]]:
+    """A NumPy archive with X (n, d) and y (n,)."""
+    arrays = read_npz(path, ("X", "y"))
+    return _dataset(arrays["X"], arrays["y"], (), str(path))
+
+
+def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The named arrays of an .npz file. Raises ValueError if one is missing or the file cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in names if name not in archive]
+            if missing:
+                raise ValueError(f"{path} has no array {missing[0]!r}; it holds {', '.join(archive.files) or 'nothing'}")
+            return {name: archive[name] for name in names}
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"cannot read {path}: {error}") from None
+    except Exception as error:  # a broken zip raises many types
+        raise ValueError(f"cannot read {path}: {error}") from None
+
+
+def _dataset(X, y, features, where: str) -> tuple[Dataset, list[str]]:
+    X, y = np.asarray(X), np.asarray(y)
+    if X.ndim != 2 or y.ndim != 1 or len(X) != len(y) or X.size == 0:
+        raise ValueError(f"{where}: X must be (n, d) and y (n,), not empty; got X {X.shape} and y {y.shape}")
+    if not np.issubdtype(X.dtype, np.number) or np.iscomplexobj(X):
+        raise ValueError(f"{where}: X must hold real numbers, got {X.dtype}")
+    X = X.astype(float)
+    bad = np.argwhere(~np.isfinite(X))
+    if len(bad):
+        row, column = bad[0]
+        raise ValueError(f"{where}: sample {row + 1}, column {column + 1} is {X[row, column]}; remove or impute it")
+    numeric = np.issubdtype(y.dtype, np.number) or y.dtype == bool
+    if numeric and not np.all(np.isfinite(y.astype(float))):
+        raise ValueError(f"{where}: a label is not finite; remove those samples")
+    values = np.unique(y)
+    if numeric and y.dtype != bool and np.all(np.isin(values, (-1, 1))):
+        return Dataset(X, y.astype(float), features=features), []
+    if len(values) == 1:
+        raise ValueError(f"{where}: all labels are {values[0]!s}; two classes are needed (or labels given as -1/+1)")
+    if len(values) > 2:
+        shown = ", ".join(str(v) for v in values[:5])
+        raise ValueError(f"{where}: {len(values)} label values ({shown}{', ...' if len(values) > 5 else ''}); keep two classes")
+    low, high = (format(v, "g") if numeric and y.dtype != bool else str(v) for v in values)
+    return (
+        Dataset(X, np.where(y == values[1], 1.0, -1.0), (low, high), features),
+        [f"labels: {low} -> -1, {high} -> +1"],
+    )
+
+
+def prepare(data: Dataset, standardize: bool, bias: bool) -> tuple[Dataset, list[str]]:
+    """Columns scaled to mean 0 and variance 1, then a constant column 1 appended."""
+    X, notes = data.X, []
+    if standardize:
+        spread = X.std(axis=0)
+        constant = spread <= 1e-12 * np.maximum(np.abs(X).max(axis=0), 1e-300)
+        if constant.any():
+            notes.append(f"constant columns set to zero by --standardize: {', '.join(str(c + 1) for c in np.flatnonzero(constant))}")
+        X = np.where(constant, 0.0, (X - X.mean(axis=0)) / np.where(constant, 1.0, spread))
+    if bias:
+        X = np.hstack([X, np.ones((len(X), 1))])
+    return data._replace(X=X), notes
+
+
+def _number(field: str) -> float | None:
+    try:
+        return float(field)
+    except ValueError:
+        return None

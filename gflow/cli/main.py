@@ -1,0 +1,401 @@
+"""`gflow run | sweep | certify | data | report`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True,
+    help="Gradient flow of two-layer ReLU networks, integrated to its limit and certified by convex duality.",
+)  # fmt: skip
+
+Data = Annotated[str, typer.Argument(metavar="DATA", help="built-in name (see gflow data), .csv with label last, or .npz with X, y")]
+Width = Annotated[int, typer.Option(help="number of neurons m")]
+Scale = Annotated[float, typer.Option(help="scale of the balanced gaussian initialisation")]
+LossName = Annotated[str, typer.Option("--loss", help="logistic or exponential")]
+Seed = Annotated[int, typer.Option(help="initialisation i depends on (seed, i) alone")]
+Bias = Annotated[bool, typer.Option("--bias", help="append a constant column")]
+Standardize = Annotated[bool, typer.Option("--standardize", help="scale columns to mean 0, variance 1")]
+Json = Annotated[bool, typer.Option("--json", help="print exactly one JSON object")]
+Dtype = Annotated[str, typer.Option(help="float64; certificates exist in float64 only")]
+
+
+class InputError(ValueError):
+    """Bad input: exit status 2."""
+
+
+@app.command()
+def run(
+    data: Data,
+    width: Width = 50,
+    scale: Scale = 1e-3,
+    loss: LossName = "logistic",
+    seed: Seed = 0,
+    index: Annotated[int, typer.Option(help="which initialisation of this seed, as in a sweep")] = 0,
+    weights: Annotated[Path | None, typer.Option(help="first weights: .npz with W1 (d, m) and w2 (m,)")] = None,
+    until_s: Annotated[float | None, typer.Option(help="stop at this scaled time s")] = None,
+    until_t: Annotated[float | None, typer.Option(help="stop at this physical time t")] = None,
+    rtol: Annotated[float, typer.Option(help="relative tolerance of the integrator")] = 1e-5,
+    max_steps: Annotated[int, typer.Option(help="step budget")] = 100_000,
+    out: Annotated[Path | None, typer.Option(help="write the trajectory to this .npz")] = None,
+    plot: Annotated[Path | None, typer.Option(help="write a figure (.png, .pdf, .svg)")] = None,
+    bias: Bias = False,
+    standardize: Standardize = False,
+    dtype: Dtype = "float64",
+    json: Json = False,
+) -> None:
+    """One flow to its certified limit."""
+    import diffrax
+    import jax
+    import numpy as np
+
+    import gflow
+    from gflow.cli import output
+
+    problem = _problem(data, loss, bias, standardize, dtype)
+    if not 0 < rtol < 1:
+        raise InputError(f"--rtol must be between 0 and 1, got {rtol}")
+    if max_steps < 1:
+        raise InputError(f"--max-steps must be at least 1, got {max_steps}")
+    _writable(out, (".npz",))
+    _writable(plot, (".png", ".pdf", ".svg"))
+    network = _weights(weights) if weights else _law(scale, width)(gflow.key_of(seed, index), problem, width)
+    flow = gflow.solve_flow(
+        problem, network, until_s=until_s, until_t=until_t, max_steps=max_steps,
+        controller=diffrax.PIDController(rtol=rtol, atol=rtol),
+    )  # fmt: skip
+    limit = gflow.find_limit(problem, flow)
+    certificate = gflow.certify(problem, limit)
+    summary = output.limit_summary(problem, limit, certificate) | output.flow_summary(flow)
+    if out:
+        np.savez(
+            out, s=flow.s, log_t=flow.log_t, loss=flow.loss, margins=flow.margins, W1=flow.network.W1, w2=flow.network.w2
+        )
+        _say(f"wrote {out}")
+    if plot:
+        from gflow import plots
+
+        # the kink band of a moving flow is wider than that of a solved limit
+        residual = jax.jit(jax.vmap(lambda net, lam: problem.kkt_residual(net, lam, 1e-6)))(flow.network, flow.lam)
+        slackness = jax.vmap(lambda q: problem.slackness(q, problem.weights(q)))(flow.margins)
+        plots.save(plots.flow_figure(problem, flow, limit, residual, slackness), plot)
+        _say(f"wrote {plot}")
+    _emit(summary, json, output.print_run)
+
+
+@app.command()
+def sweep(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="the Zarr store to write")],
+    inits: Annotated[int, typer.Option(help="number of initialisations")] = 256,
+    width: Width = 50,
+    scale: Scale = 1e-3,
+    loss: LossName = "logistic",
+    seed: Seed = 0,
+    bias: Bias = False,
+    standardize: Standardize = False,
+    dtype: Dtype = "float64",
+    json: Json = False,
+) -> None:
+    """Many initialisations, each to its certified limit, into a store; continues a store that was interrupted."""
+    import gflow
+    from gflow import store
+    from gflow.cli import output
+
+    problem = _problem(data, loss, bias, standardize, dtype)
+    if inits < 1:
+        raise InputError(f"--inits must be at least 1, got {inits}")
+    if not out.parent.is_dir():
+        raise InputError(f"the folder {out.parent} does not exist")
+    law = _law(scale, width)
+    spec = {"data": data, "loss": loss, "width": width, "scale": scale, "seed": seed, "inits": inits}
+    spec |= {"bias": bias, "standardize": standardize, "law": "gaussian", "dtype": dtype}
+    started = time.perf_counter()
+    store.create(out, problem.X, problem.y, spec, inits=inits, width=width, attributes=_provenance(seed, dtype))
+    left = store.pending(out)
+    if len(left) < inits:
+        _say(f"{out} holds {inits - len(left)} of {inits} initialisations; continuing")
+    known = gflow.faces(problem.X)
+    with _Progress(inits, inits - len(left)) as progress:
+        optimum = gflow.solve_max_margin(problem, known) if len(left) else None
+        for records in gflow.sweep(problem, law, width, left, seed=seed, known_faces=known, optimum=optimum):
+            store.append(out, records)
+            progress.advance(records)
+    seconds = time.perf_counter() - started
+    dataset = store.open_store(out)
+    summary = _sweep_summary(dataset, out, seconds, len(left))
+    picture = _sweep_plot(dataset, summary, out)
+    _say(f"wrote {out} and {picture}")
+    _emit(summary, json, output.print_sweep)
+
+
+@app.command()
+def certify(
+    data: Data,
+    weights: Annotated[Path, typer.Argument(metavar="WEIGHTS.npz", help="W1 (d, m) and w2 (m,)")],
+    loss: LossName = "logistic",
+    bias: Bias = False,
+    standardize: Standardize = False,
+    dtype: Dtype = "float64",
+    json: Json = False,
+) -> None:
+    """What is proved about a trained two-layer network."""
+    import gflow
+    from gflow.cli import output
+
+    problem = _problem(data, loss, bias, standardize, dtype)
+    network = _weights(weights)
+    given = _user_input(gflow.limit_of_network, problem, network, polish=False)
+    summary = output.limit_summary(problem, given, gflow.certify(problem, network))
+    summary |= {"result": "given", "s": None, "log_t": None, "steps": 0, "rejected": 0, "balance_drift": None}
+    # a trained network is never exactly a KKT point: the one with its patterns is reported beside it
+    point = gflow.limit_of_network(problem, network)
+    summary["kkt_point"] = None
+    if point.polished:
+        exact = gflow.certify(problem, point)
+        summary["kkt_point"] = {"objective": exact.objective, "certificate": exact.c, "verdict": exact.verdict.name}
+    _emit(summary, json, output.print_run)
+
+
+@app.command(name="data")
+def data_(name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None) -> None:
+    """The built-in data sets, or one of them as CSV."""
+    import inspect
+
+    from gflow import datasets
+    from gflow.cli import data as reader
+
+    if name is None:
+        for entry in datasets.__all__:
+            function = getattr(datasets, entry)
+            parameters = ",".join(f"{p.name}={p.default}" for p in inspect.signature(function).parameters.values())
+            label = entry.replace("_", "-") + (f":{parameters}" if parameters else "")
+            typer.echo(f"{label:44s} {(function.__doc__ or '').splitlines()[0]}")
+        return
+    dataset = _user_input(reader.built_in, name)
+    features = dataset.features or tuple(f"x{j + 1}" for j in range(dataset.X.shape[1]))
+    typer.echo(",".join([*(f.replace(",", " ") for f in features), "label"]))
+    for row, label in zip(dataset.X, dataset.y, strict=True):
+        typer.echo(",".join([*map(repr, row.tolist()), f"{int(label):d}"]))
+
+
+@app.command()
+def report(store_path: Annotated[Path, typer.Argument(metavar="STORE")], json: Json = False) -> None:
+    """Table and figure of a finished or running sweep."""
+    from gflow import store
+    from gflow.cli import output
+
+    dataset = _user_input(store.open_store, store_path)
+    summary = _sweep_summary(dataset, store_path, dataset.attrs.get("seconds"), None)
+    _say(f"wrote {_sweep_plot(dataset, summary, store_path)}")
+    _emit(summary, json, output.print_sweep)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point: 0 on success, 2 with one line on bad input, 1 on failure."""
+    # the class of all usage errors, whether typer depends on click or carries its own copy
+    usage_error = typer.BadParameter.__mro__[1]
+    _configure()
+    try:
+        app(args=arguments, prog_name="gflow", standalone_mode=False)
+    except (InputError, usage_error) as error:
+        text = error.format_message() if isinstance(error, usage_error) else str(error)
+        _say("gflow: error: " + " ".join(text.split()))
+        return 2
+    except (typer.Abort, KeyboardInterrupt):
+        _say("gflow: interrupted; the same command continues an unfinished store")
+        return 1
+    except Exception as error:
+        if os.environ.get("GFLOW_TRACEBACK"):
+            raise
+        text = str(error).strip().split("\n")[0]
+        _say(f"gflow: failed: {type(error).__name__}: {text} (GFLOW_TRACEBACK=1 shows where)")
+        return 1
+    return 0
+
+
+def _configure() -> None:
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gflow" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _user_input(function, *arguments, **options):
+    """Call it; what it refuses is the user's input."""
+    try:
+        return function(*arguments, **options)
+    except (ValueError, ImportError) as error:
+        raise InputError(str(error)) from None
+
+
+def _problem(data: str, loss: str, bias: bool, standardize: bool, dtype: str):
+    import gflow
+    from gflow.cli import data as reader
+    from gflow.problem import never_separable
+
+    losses = {"logistic": gflow.Logistic, "exponential": gflow.Exponential}
+    if loss not in losses:
+        raise InputError(f"--loss must be one of {', '.join(losses)}; got {loss!r}")
+    if dtype != "float64":
+        raise InputError(f"--dtype {dtype}: a certificate needs float64; leave --dtype out")
+    dataset, notes = _user_input(reader.load, data)
+    dataset, more = _user_input(reader.prepare, dataset, standardize, bias)
+    problem = _user_input(gflow.Problem, dataset.X, dataset.y, loss=losses[loss]())
+    reasons = never_separable(dataset.X, dataset.y)
+    if reasons:
+        shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+        more.append(f"warning: no network of this kind can separate these data: {shown}; the verdict will be UNFITTED")
+    for note in notes + more:
+        _say(note)
+    return problem
+
+
+def _law(scale: float, width: int):
+    import gflow
+
+    if width < 1:
+        raise InputError(f"--width must be at least 1, got {width}")
+    return _user_input(gflow.Gaussian, scale=scale)
+
+
+def _weights(path: Path):
+    import jax.numpy as jnp
+    import numpy as np
+
+    import gflow
+    from gflow.cli import data as reader
+
+    arrays = _user_input(reader.read_npz, path, ("W1", "w2"))
+    W1, w2 = arrays["W1"], arrays["w2"]
+    if W1.ndim != 2 or w2.shape != W1.shape[1:] or w2.size == 0:
+        raise InputError(f"{path}: W1 must be (d, m) and w2 (m,) with m >= 1; got W1 {W1.shape} and w2 {w2.shape}")
+    for name, array in (("W1", W1), ("w2", w2)):
+        if not np.issubdtype(array.dtype, np.number) or not np.all(np.isfinite(array)):
+            raise InputError(f"{path}: {name} must hold finite numbers")
+    return gflow.TwoLayer(jnp.asarray(W1, float), jnp.asarray(w2, float))
+
+
+def _writable(path: Path | None, suffixes: tuple[str, ...]) -> None:
+    if path is None:
+        return
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path}: the file must end in {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} does not exist")
+
+
+def _provenance(seed: int, dtype: str) -> dict:
+    """What it takes to do it again: versions, device, command line."""
+    from importlib.metadata import version
+
+    import jax
+
+    versions = {name: version(name) for name in ("gflow", "jax", "jaxlib", "diffrax", "equinox", "numpy", "zarr", "xarray")}
+    return {
+        "versions": versions | {"python": platform.python_version()},
+        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
+        "dtype": dtype,
+        "command": shlex.join(["gflow", *sys.argv[1:]]),
+        "seed": seed,
+    }
+
+
+def _sweep_summary(dataset, path: Path, seconds, computed: int | None) -> dict:
+    from gflow.cli import output
+    from gflow.sweep import distinct_limits
+
+    verdict = dataset["verdict"].values
+    done = verdict >= 0
+    columns = [dataset[name].values[done] for name in ("objective", "certificate", "verdict")]
+    limits = distinct_limits(*columns)
+    rows = dataset["init"].values[done]
+    for limit in limits:
+        limit["example"] = int(rows[limit["example"]])
+    return {
+        "inits": len(verdict),
+        "done": int(done.sum()),
+        "verdicts": output.verdict_counts(verdict),
+        "limits": limits,
+        "seconds": seconds,
+        "flows_per_second": computed / seconds if computed and seconds else None,
+        "store": str(path),
+    }
+
+
+def _sweep_plot(dataset, summary: dict, path: Path) -> Path:
+    from gflow import plots
+
+    picture = path.with_name(path.name + ".png")
+    plots.save(plots.sweep_figure(dataset, summary["limits"]), picture)
+    return picture
+
+
+class _Progress:
+    """A rich bar on a terminal, a line per block otherwise; always on stderr."""
+
+    def __init__(self, total: int, done: int):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.total, self.done, self.start, self.fresh = total, done, time.perf_counter(), 0
+        self.counts: dict[str, int] = {}
+        self.bar = None
+        if sys.stderr.isatty():
+            columns = (TextColumn("flows"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.task = self.bar.add_task("compiling", total=total, completed=done)
+
+    def __enter__(self):
+        if self.bar:
+            self.bar.start()
+        else:
+            _say(f"flows: {self.done} of {self.total} done; compiling")
+        return self
+
+    def __exit__(self, *_):
+        if self.bar:
+            self.bar.stop()
+
+    def advance(self, records) -> None:
+        from gflow.cli import output
+
+        self.done, self.fresh = self.done + len(records), self.fresh + len(records)
+        for name, count in output.verdict_counts(records.verdict).items():
+            self.counts[name] = self.counts.get(name, 0) + count
+        rate = self.fresh / (time.perf_counter() - self.start)
+        text = f"{rate:.1f} flows/s  " + ", ".join(f"{k} {v}" for k, v in self.counts.items() if v)
+        if self.bar:
+            self.bar.update(self.task, completed=self.done, description=text)
+        else:
+            _say(f"flows: {self.done} of {self.total} done, {text}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _emit(summary: dict, json: bool, table) -> None:
+    from gflow.cli import output
+
+    if json:
+        print(output.to_json(summary))
+        return
+    from rich.console import Console
+
+    table(Console(), summary)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

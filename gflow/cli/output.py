@@ -1,0 +1,143 @@
+"""What the commands print: one JSON object, or tables for people."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+
+from gflow._types import VERDICT, result_name
+
+
+def to_json(value) -> str:
+    """One line of strict JSON: numbers that are not finite become null."""
+    return json.dumps(_plain(value), allow_nan=False)
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (str, bool, int)) or value is None:
+        return value
+    array = np.asarray(value)
+    if array.ndim:
+        return [_plain(v) for v in array.tolist()]
+    item = array.item()
+    return None if isinstance(item, float) and not math.isfinite(item) else item
+
+
+def limit_summary(problem, limit, certificate) -> dict:
+    """The keys that `run` and `certify` share."""
+    return {
+        "verdict": certificate.verdict.name,
+        "objective": certificate.objective,
+        "lower_bound": certificate.lower_bound,
+        "certificate": certificate.c,
+        "exact": certificate.exact,
+        "optimum": certificate.optimum,
+        "margin": problem.normalised_margin(limit.network),
+        "kkt_residual": limit.kkt_residual,
+        "slackness": limit.slackness,
+        "polished": limit.polished,
+        "missing_neuron": certificate.missing_neuron,
+        "neurons": neurons(limit),
+    }
+
+
+def flow_summary(flow) -> dict:
+    """The keys that only a flow has."""
+    return {
+        "result": result_name(flow.result),
+        "s": flow.s[-1],
+        "log_t": flow.log_t[-1],
+        "steps": flow.steps,
+        "rejected": flow.rejected,
+        "balance_drift": flow.balance_drift,
+    }
+
+
+def neurons(limit) -> list[dict]:
+    """Live neurons, merged when equal: {sign, mass, direction, mask, sliding}, heaviest first."""
+    directions, mass = np.asarray(limit.network.directions()).T, np.asarray(limit.network.masses())
+    sign = np.sign(np.asarray(limit.network.w2))
+    return [
+        {
+            "sign": int(sign[k]),
+            "mass": mass[k],
+            "direction": directions[k],
+            "mask": limit.masks[:, k].astype(int),
+            "sliding": np.flatnonzero(limit.sliding[:, k]),
+        }
+        for k in range(len(mass))
+    ]
+
+
+def print_run(console, summary: dict) -> None:
+    """Tables of one flow or one set of weights."""
+    from rich.table import Table
+
+    console.print(f"[bold]{summary['verdict']}[/bold]  {EXPLAIN[summary['verdict']]}")
+    table = Table("quantity", "value", box=None)
+    for key, value in summary.items():
+        if key in ("verdict", "neurons", "kkt_point"):
+            continue
+        table.add_row(key, _text(value))
+    console.print(table)
+    merged = Table("sign", "mass |a||w|", "active", "sliding on", "direction", title="live neurons at q_min = 1", box=None)
+    for neuron in summary["neurons"][:20]:
+        merged.add_row(
+            f"{neuron['sign']:+d}", f"{float(neuron['mass']):.6g}", str(int(np.sum(neuron["mask"]))),
+            ", ".join(str(int(i) + 1) for i in neuron["sliding"]) or "-", _text(neuron["direction"]),
+        )  # fmt: skip
+    console.print(merged)
+    if len(summary["neurons"]) > 20:
+        console.print(f"and {len(summary['neurons']) - 20} more; --json prints all")
+    if summary.get("kkt_point"):
+        point = summary["kkt_point"]
+        console.print(
+            f"The exact KKT point with these patterns: objective {point['objective']:.9g}, "
+            f"c = {point['certificate']:.9g}, {point['verdict']}"
+        )
+
+
+EXPLAIN = {
+    "GLOBAL": "proved: the global optimum of the max-margin problem, at every width",
+    "NOT_GLOBAL": "proved: a network with a lower objective is known",
+    "INCONCLUSIVE": "neither optimality nor a better network is proved",
+    "UNFITTED": "the data are not fitted: no direction separates them",
+}
+
+
+def print_sweep(console, summary: dict) -> None:
+    """The table of distinct limits."""
+    from rich.table import Table
+
+    counts = ", ".join(f"{name} {count}" for name, count in summary["verdicts"].items() if count)
+    console.print(f"[bold]{summary['done']} of {summary['inits']} initialisations[/bold]: {counts or 'none yet'}")
+    table = Table("count", "objective P", "certificate c", "verdict", "example", title="distinct limits", box=None)
+    for limit in summary["limits"][:20]:
+        objective = f"{limit['objective']:.9g}" if math.isfinite(limit["objective"]) else "not fitted"
+        c = f"{limit['certificate']:.9g}" if math.isfinite(limit["certificate"]) else "-"
+        table.add_row(str(limit["count"]), objective, c, limit["verdict"], f"--index {limit['example']}")
+    console.print(table)
+    if len(summary["limits"]) > 20:
+        console.print(f"and {len(summary['limits']) - 20} more; --json prints all")
+
+
+def verdict_counts(verdict) -> dict[str, int]:
+    """How many rows have each verdict."""
+    return {v.name: int(np.sum(np.asarray(verdict) == v)) for v in VERDICT}
+
+
+def _text(value) -> str:
+    if value is None:
+        return "-"
+    array = np.asarray(value)
+    if array.ndim:
+        shown = ", ".join(f"{v:.6g}" for v in array[:6])
+        return f"({shown}{', ...' if len(array) > 6 else ''})"
+    item = array.item()
+    return f"{item:.9g}" if isinstance(item, float) else str(item)

@@ -1,0 +1,1 @@
+"""The convex side: arrangements -> faces -> oracle -> column generation; Newton on a reduced KKT system."""

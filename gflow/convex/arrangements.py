@@ -1,0 +1,136 @@
+"""All activation masks of X: the cells of the central hyperplane arrangement {u : x_n . u = 0}.
+
+Every cell of an arrangement of full rank r is a pointed cone, so it is found at each of its rays: a ray is the null
+space of r - 1 independent rows, and around it the cells are those of the rows that vanish on it, an arrangement of
+rank r - 1. In general position there are P = 2 sum_{k<r} C(n-1, k). Source: arXiv 2002.10553, section 2.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import equinox as eqx
+import numpy as np
+
+ZERO = 1e-10
+"""|x_n . v| <= ZERO |x_n||v| counts as v lying on the hyperplane of x_n."""
+
+BUDGET = 2e8
+"""Largest number of signs (ray cells x samples) that is enumerated; beyond it masks are sampled."""
+
+
+class Arrangement(eqx.Module):
+    """The distinct masks 1[X u > 0] of the cells.
+
+    `packed` (P, ceil(n/8)) uint8, bits in `np.packbits` order. `complete`: True only if every mask is there; a sampled
+    arrangement proves nothing about all directions.
+    """
+
+    packed: np.ndarray
+    n: int = eqx.field(static=True)
+    complete: bool = eqx.field(static=True)
+
+    @property
+    def masks(self) -> np.ndarray:
+        """Boolean masks, shape (P, n)."""
+        return np.unpackbits(self.packed, axis=1, count=self.n).astype(bool)
+
+    def __len__(self) -> int:
+        return self.packed.shape[0]
+
+
+def count_masks(n: int, r: int) -> int:
+    """P = 2 sum_{k<r} C(n-1, k), the number of masks of n rows in general position of rank r >= 1."""
+    return 2 * sum(math.comb(n - 1, k) for k in range(r)) if r else 1
+
+
+def enumerable(n: int, r: int) -> bool:
+    """Whether all masks of n rows of rank r fit the memory budget."""
+    return math.comb(n, max(r - 1, 0)) * 2**r * n <= BUDGET
+
+
+def row_space(X: np.ndarray) -> np.ndarray:
+    """An orthonormal basis (d, r) of the row space of X: masks depend on u through it only."""
+    if not X.any():
+        return np.zeros((X.shape[1], 0))
+    norms = np.linalg.norm(X, axis=1)
+    rows = X[norms > 0] / norms[norms > 0][:, None]
+    _, sigma, Vt = np.linalg.svd(rows, full_matrices=False)
+    return Vt[sigma > ZERO * sigma[0]].T
+
+
+def arrangement(X, *, samples: int = 4096, seed: int = 0) -> Arrangement:
+    """The masks of X (n, d): all of them where they fit the budget, else those of `samples` gaussian directions.
+
+    Zero rows have mask 0. Duplicate, parallel, rank-deficient rows and several hyperplanes through one ray are right.
+    """
+    X = np.asarray(X, float)
+    basis = row_space(X)
+    if enumerable(X.shape[0], basis.shape[1]):
+        return Arrangement(np.packbits(cells(X @ basis) > 0, axis=1), X.shape[0], True)
+    U = np.random.default_rng(seed).standard_normal((X.shape[1], samples))
+    masks = (X @ U > 0).T
+    return Arrangement(np.unique(np.packbits(np.vstack([masks, ~masks]), axis=1), axis=0), X.shape[0], False)
+
+
+def cells(A: np.ndarray) -> np.ndarray:
+    """Sign vectors (P, n) in {-1, 0, +1} of all cells of the rows of A (n, r), rank A = r; 0 only for zero rows."""
+    n, r = A.shape
+    norms = np.linalg.norm(A, axis=1)
+    A = np.divide(A, norms[:, None], out=np.zeros_like(A), where=norms[:, None] > ZERO * max(norms.max(), 1e-300))
+    if r == 0:
+        return np.zeros((1, n), np.int8)
+    if r == 1:
+        sign = np.sign(A[:, 0]).astype(np.int8)
+        return np.stack([sign, -sign])
+    found = []
+    corners = np.array(list(itertools.product((-1, 1), repeat=r - 1)), np.int8)
+    rays = null_rays(A)
+    Z = A @ rays.T  # (n, R)
+    on = np.abs(Z) <= ZERO
+    signs = np.where(on, 0, np.sign(Z)).astype(np.int8).T  # (R, n)
+    live = np.any(A != 0, axis=1)
+    simple = (on.T & live).sum(axis=1) == r - 1
+    if simple.any():
+        which = np.nonzero((signs[simple] == 0) & live)[1].reshape(-1, r - 1)
+        block = np.repeat(signs[simple][:, None, :], len(corners), axis=1)  # (R, 2^{r-1}, n)
+        np.put_along_axis(
+            block, np.broadcast_to(which[:, None, :], block.shape[:2] + (r - 1,)),
+            np.broadcast_to(corners, block.shape[:2] + (r - 1,)), axis=2,
+        )  # fmt: skip
+        block = block.reshape(-1, n)
+        found += [block, -block]
+    for index in _first_by_zero_set(signs, ~simple):
+        through = (signs[index] == 0) & live
+        local = cells(A[through] @ row_space(A[through]))
+        block = np.repeat(signs[index][None], len(local), axis=0)
+        block[:, through] = local
+        found += [block, -block]
+    return _distinct(np.concatenate(found))
+
+
+def null_rays(A: np.ndarray) -> np.ndarray:
+    """Unit vectors (R, r) spanning the null spaces of r - 1 independent rows of A, one per choice of rows."""
+    n, r = A.shape
+    live = np.flatnonzero(np.any(A != 0, axis=1))
+    choices = np.array(list(itertools.combinations(live, r - 1)), int).reshape(-1, r - 1)
+    rays = []
+    for block in np.array_split(choices, max(1, len(choices) // 50_000)):
+        _, sigma, Vt = np.linalg.svd(A[block], full_matrices=True)
+        rays.append(Vt[sigma[:, -1] > ZERO ** 0.5 * 1e-2, -1])
+    return np.concatenate(rays)
+
+
+def _first_by_zero_set(signs: np.ndarray, candidates: np.ndarray) -> list[int]:
+    """One index per distinct zero set among the candidate rays (a crowded ray is met once per choice of rows)."""
+    seen: dict[bytes, int] = {}
+    for index in np.flatnonzero(candidates):
+        seen.setdefault(np.packbits(signs[index] == 0).tobytes(), int(index))
+    return list(seen.values())
+
+
+def _distinct(signs: np.ndarray) -> np.ndarray:
+    """Distinct rows. Two cells of one arrangement differ in the sign of a row that is not zero."""
+    _, index = np.unique(np.packbits(signs > 0, axis=1), axis=0, return_index=True)
+    return signs[np.sort(index)]

@@ -1,0 +1,115 @@
+"""Newton's method on the reduced KKT system of the subsampled max-margin program.
+
+Patterns fixed, neuron k of sign s_k and mask D_k acts through v_k = |a_k| w_k, |v_k| = its mass, and
+P = min sum_k |v_k|  s.t.  Y sum_k s_k D_k X v_k >= 1,  x_n . v_k = 0 for the samples n on which k slides.
+With v_k = Q_k z_k (Q_k a basis of the complement of the sliding rows) and support vectors S the KKT system is
+    s_k Q_k^T X^T D_k Y alpha - z_k/|z_k| = 0 for every k,    (Y sum_k s_k D_k X Q_k z_k)_S = 1.
+Source: arXiv 2006.05900, section 3; theory, "The convex program".
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+ITERATIONS = 30
+RELATIVE = 1e-13
+
+
+class Patterns(NamedTuple):
+    """K groups of neurons: `sign` (K,), `mask` (n, K) strictly active, `sliding` (n, K) on the hyperplane."""
+
+    sign: np.ndarray
+    mask: np.ndarray
+    sliding: np.ndarray
+
+
+class KKTPoint(NamedTuple):
+    """`V` (d, K) with |v_k| the mass of neuron k, and multipliers `alpha` (n,); sum alpha = sum |v_k| at the point."""
+
+    V: np.ndarray
+    alpha: np.ndarray
+
+
+def newton(X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray) -> KKTPoint | None:
+    """The KKT point of the program with these patterns near `start`, or None if Newton's method does not get there.
+
+    `support` (n,) bool: first guess of the support vectors. Wrong guesses are mended by dropping negative
+    multipliers and adding violated margins. Whoever calls this checks the returned point: nothing here is a proof.
+    """
+    support = support.copy()
+    for _ in range(2 * len(y)):
+        point = _solve(X, y, patterns, start, support)
+        if point is None:
+            return None
+        margins = y * np.sum(patterns.sign * patterns.mask * (X @ point.V), axis=1)
+        scale = max(point.alpha.max(), 1e-300)
+        negative = support & (point.alpha < -1e-12 * scale)
+        violated = ~support & (margins < 1 - 1e-11)
+        if not negative.any() and not violated.any():
+            return point
+        support[np.argmin(point.alpha) if negative.any() else np.argmin(np.where(violated, margins, np.inf))] ^= True
+        start = point
+    return None
+
+
+def _solve(X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray) -> KKTPoint | None:
+    bases = [_complement(X[patterns.sliding[:, k]]) for k in range(len(patterns.sign))]
+    # row block k: d margins_S / d z_k
+    blocks = [
+        (y * patterns.sign[k] * patterns.mask[:, k])[support, None] * (X[support] @ Q) for k, Q in enumerate(bases)
+    ]
+    z = [Q.T @ start.V[:, k] for k, Q in enumerate(bases)]
+    alpha = np.where(support, start.alpha, 0.0)[support]
+    for _ in range(ITERATIONS):
+        norms = [np.linalg.norm(zk) for zk in z]
+        if min(norms, default=0.0) <= 0:
+            return None
+        stationarity = [B.T @ alpha - zk / r for B, zk, r in zip(blocks, z, norms, strict=True)]
+        feasibility = sum(B @ zk for B, zk in zip(blocks, z, strict=True)) - 1.0
+        residual = np.concatenate([*stationarity, feasibility])
+        if np.max(np.abs(residual)) <= RELATIVE * (1 + np.max(np.abs(alpha), initial=0) * np.max(np.abs(X))):
+            break
+        step = _newton_step(blocks, z, norms, residual)
+        dz = np.split(step[: len(step) - len(alpha)], np.cumsum([len(zk) for zk in z])[:-1])
+        collapse = max(np.linalg.norm(d) / r for d, r in zip(dz, norms, strict=True))
+        t = min(1.0, 0.5 / collapse) if collapse > 0 else 1.0
+        z = [zk + t * d for zk, d in zip(z, dz, strict=True)]
+        alpha = alpha + t * step[len(step) - len(alpha) :]
+    if not np.all(np.isfinite(alpha)) or np.max(np.abs(residual)) > 1e-9:
+        return None
+    V = np.stack([Q @ zk for Q, zk in zip(bases, z, strict=True)], axis=1)
+    full = np.zeros(len(y))
+    full[support] = alpha
+    return KKTPoint(V, full)
+
+
+def _newton_step(blocks, z, norms, residual) -> np.ndarray:
+    """Minimum-norm solution of the equilibrated Newton system: duplicate neurons and dependent rows are harmless."""
+    sizes = [len(zk) for zk in z]
+    total, count = sum(sizes), blocks[0].shape[0]
+    J = np.zeros((total + count, total + count))
+    offset = 0
+    for B, zk, r, size in zip(blocks, z, norms, sizes, strict=True):
+        rows = slice(offset, offset + size)
+        J[rows, rows] = -(np.eye(size) - np.outer(zk, zk) / r**2) / r
+        J[rows, total:] = B.T
+        J[total:, rows] = B
+        offset += size
+    # z_k is measured in units of |z_k|, alpha in units of 1 / |row of J|
+    column = np.concatenate([*(np.full(size, r) for r, size in zip(norms, sizes, strict=True)), np.ones(count)])
+    column[total:] = 1 / np.maximum(np.linalg.norm(J[:, total:], axis=0), 1e-300)
+    scaled = J * column
+    row = 1 / np.maximum(np.linalg.norm(scaled, axis=1), 1e-300)
+    step, *_ = np.linalg.lstsq(scaled * row[:, None], -residual * row, rcond=1e-14)
+    return column * step
+
+
+def _complement(rows: np.ndarray) -> np.ndarray:
+    """Orthonormal basis (d, e) of the complement of the row space; all of R^d without rows."""
+    if rows.shape[0] == 0:
+        return np.eye(rows.shape[1])
+    _, sigma, Vt = np.linalg.svd(rows, full_matrices=True)
+    rank = int(np.sum(sigma > 1e-10 * max(sigma[0], 1e-300)))
+    return Vt[rank:].T

@@ -1,0 +1,1 @@
+"""Integration of the flow: charts and clocks -> field -> stop -> solve."""

@@ -1,0 +1,120 @@
+"""Coordinates in which the flow is integrated: Cartesian weights, or the balanced polar chart.
+
+A chart is made for one network and turns it into a state and back. Source: arXiv 2110.06488, section 2; the polar
+chart is described in theory, "Clock".
+"""
+
+from __future__ import annotations
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
+
+from gflow.activations import AbstractActivation
+from gflow.network import TwoLayer, column_norms
+
+
+class AbstractChart(eqx.Module):
+    """Coordinates z of a network of width m, on the clock s."""
+
+    @classmethod
+    @abc.abstractmethod
+    def encode(cls, network: TwoLayer) -> tuple[AbstractChart, PyTree[Array]]:
+        """The chart of this network, and its state z."""
+
+    @abc.abstractmethod
+    def decode(self, z: PyTree[Array]) -> TwoLayer:
+        """The network at state z."""
+
+    @abc.abstractmethod
+    def hidden(self, z: PyTree[Array]) -> Float[Array, "d m"]:
+        """Vectors with the directions of the w_i, shape (d, m); their lengths are the chart's own business."""
+
+    @abc.abstractmethod
+    def outputs(
+        self, z: PyTree[Array], X: Float[Array, "n d"], activation: AbstractActivation
+    ) -> Float[Array, " n"]:
+        """f(x_n), shape (n,)."""
+
+    @abc.abstractmethod
+    def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
+        """dz/ds from G, column i of which is X^T D_i lambda."""
+
+
+class Cartesian(AbstractChart):
+    """z = (W1, w2): dw_i/ds = a_i G_i, da_i/ds = w_i . G_i. For any network; balance holds up to the tolerance."""
+
+    @classmethod
+    def encode(cls, network: TwoLayer) -> tuple[Cartesian, PyTree[Array]]:
+        return cls(), (network.W1, network.w2)
+
+    def decode(self, z: PyTree[Array]) -> TwoLayer:
+        return TwoLayer(*z)
+
+    def hidden(self, z: PyTree[Array]) -> Float[Array, "d m"]:
+        return z[0]
+
+    def outputs(
+        self, z: PyTree[Array], X: Float[Array, "n d"], activation: AbstractActivation
+    ) -> Float[Array, " n"]:
+        return TwoLayer(*z)(X, activation)
+
+    def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
+        W1, w2 = z
+        return w2 * G, jnp.sum(W1 * G, axis=0)
+
+
+class BalancedPolar(AbstractChart):
+    """z = (u, r), w_i = e^{r_i} u_i, a_i = sign_i e^{r_i}: du/ds = (I - u u^T) g_i, dr/ds = u . g_i, g_i = sign_i G_i.
+
+    Signs and balance hold by construction, and scales of 1e-100 are r = -230. |u_i| = 1 is not enforced but never
+    used: only u_i/|u_i| enters. A neuron that starts at exactly zero stays there (`alive` is False).
+    """
+
+    sign: Float[Array, " m"]
+    alive: Bool[Array, " m"]
+
+    @classmethod
+    def encode(cls, network: TwoLayer) -> tuple[BalancedPolar, PyTree[Array]]:
+        norms = column_norms(network.W1)
+        alive = norms > 0
+        r = jnp.where(alive, jnp.log(jnp.where(alive, norms, 1.0)), 0.0)
+        return cls(jnp.where(alive, jnp.sign(network.w2), 0.0), alive), (network.directions(), r)
+
+    def decode(self, z: PyTree[Array]) -> TwoLayer:
+        u, r = z
+        size = jnp.where(self.alive, jnp.exp(r), 0.0)
+        return TwoLayer(size * _unit(u), self.sign * size)
+
+    def hidden(self, z: PyTree[Array]) -> Float[Array, "d m"]:
+        return z[0]
+
+    def outputs(
+        self, z: PyTree[Array], X: Float[Array, "n d"], activation: AbstractActivation
+    ) -> Float[Array, " n"]:
+        u, r = z
+        return activation(X @ _unit(u)) @ (self.sign * jnp.exp(2 * r))
+
+    def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
+        u = _unit(z[0])
+        g = self.sign * G  # sign is 0 for neurons that are exactly zero, so these stay
+        radial = jnp.sum(u * g, axis=0)
+        return g - radial * u, radial
+
+
+def _unit(u: Float[Array, "d m"]) -> Float[Array, "d m"]:
+    squared = jnp.sum(u**2, axis=0)
+    return u / jnp.sqrt(jnp.where(squared > 0, squared, 1.0))
+
+
+def chart_for(network: TwoLayer) -> type[AbstractChart]:
+    """BalancedPolar if |a_i| = |w_i| to rounding for every neuron, else Cartesian. Cartesian inside jit or vmap."""
+    if isinstance(network.W1, jax.core.Tracer):
+        return Cartesian
+    a, w = np.abs(np.asarray(network.w2)), np.asarray(column_norms(network.W1))
+    tolerance = 16 * np.finfo(a.dtype).eps
+    return BalancedPolar if bool(np.all(np.abs(a - w) <= tolerance * np.maximum(a, w))) else Cartesian

@@ -1,0 +1,183 @@
+"""solve_flow(problem, network) -> Flow: gradient flow through diffrax, with a RESULTS per lane.
+
+Source: arXiv 2110.06488, section 2 (the flow); theory, "Clock" (s and log t).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+from jaxtyping import Array, Float, Int
+
+from gflow._types import RESULTS
+from gflow.flow.charts import AbstractChart, chart_for
+from gflow.flow.field import AbstractClock, Field, ScaledClock
+from gflow.flow.stop import AbstractStop, MarginTarget, Unfitted
+from gflow.network import TwoLayer
+from gflow.problem import Problem
+
+DEFAULT_STOP = (MarginTarget(), Unfitted())
+
+
+class Flow(eqx.Module):
+    """A curve theta(s) at k saved times, the last one where the integration ended.
+
+    `network`: W1 (k, d, m), w2 (k, m). `s` (k,), `log_t` (k,): scaled clock and natural log of physical time.
+    `margins` (k, n), `lam` (k, n): q and lambda = p o y. `loss` (k,): L. `result`: a RESULTS. `steps`, `rejected`: of
+    the integrator. If `result` names a failure the last row is where it stopped; nothing is invented beyond it.
+    """
+
+    network: TwoLayer
+    s: Float[Array, " k"]
+    log_t: Float[Array, " k"]
+    margins: Float[Array, "k n"]
+    lam: Float[Array, "k n"]
+    loss: Float[Array, " k"]
+    result: RESULTS
+    steps: Int[Array, ""]
+    rejected: Int[Array, ""]
+
+    @property
+    def final(self) -> TwoLayer:
+        """The network where the integration ended."""
+        return TwoLayer(self.network.W1[..., -1, :, :], self.network.w2[..., -1, :])
+
+    @property
+    def balance_drift(self) -> Float[Array, ""]:
+        """max over time and neurons of the change of a_i^2 - |w_i|^2, relative to a_i^2 + |w_i|^2."""
+        balance = self.network.balance()
+        size = jnp.sum(self.network.W1**2, axis=-2) + self.network.w2**2
+        change = jnp.abs(balance - balance[..., :1, :])
+        return jnp.max(jnp.where(size > 0, change / jnp.where(size > 0, size, 1.0), 0.0), axis=(-2, -1))
+
+
+def solve_flow(
+    problem: Problem,
+    network: TwoLayer,
+    *,
+    until_s: float | None = None,
+    until_t: float | None = None,
+    stop: Sequence[AbstractStop] | None = None,
+    chart: type[AbstractChart] | None = None,
+    clock: AbstractClock = ScaledClock(),
+    solver: diffrax.AbstractSolver = diffrax.Tsit5(),
+    controller: diffrax.AbstractStepSizeController = diffrax.PIDController(rtol=1e-5, atol=1e-5),
+    saves: int = 64,
+    max_steps: int = 100_000,
+) -> Flow:
+    """Integrate dtheta/dt in -d°L(theta) from `network` and return `saves` points of the curve.
+
+    It ends at `until_s` (clock s) or `until_t` (physical time) if one is given, otherwise at the first of the `stop`
+    criteria (by default q_min >= 1e3, or stationary without fitting); `flow.result` says which, or that `max_steps`
+    ran out. `chart` is chosen from the network: BalancedPolar if it is balanced, else Cartesian; inside vmap name it.
+    `saves = 1` keeps the end only; more than one costs a second integration, equally spaced on the time variable.
+
+    Works under jit and vmap. Raises ValueError for shapes that do not fit or both horizons at once.
+    """
+    _check(problem, network, until_s, until_t, saves)
+    if stop is None:
+        stop = () if until_s is not None or until_t is not None else DEFAULT_STOP
+    if not stop and until_s is None and until_t is None:
+        raise ValueError("nothing would end this flow: give until_s, until_t or a stop criterion")
+    made, z0 = (chart or chart_for(network)).encode(network)
+    field = Field(problem, made, clock)
+    return _integrate(
+        field, z0, network, until_s, until_t, tuple(stop), solver, controller, saves, max_steps
+    )
+
+
+@eqx.filter_jit
+def _integrate(field, z0, network, until_s, until_t, stop, solver, controller, saves, max_steps) -> Flow:
+    log_S0 = field.problem.log_S(field.margins(z0))
+    state0 = (z0, field.clock.start(log_S0))
+    t1, horizon = _horizon(field.clock, until_s, until_t, log_S0)
+    conditions = {"horizon": horizon} if horizon is not None else {}
+    for index, criterion in enumerate(stop):
+        conditions[f"stop{index}"] = _condition(criterion)
+
+    def run(t1, saveat, event):
+        return diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda t, y, args: args.velocity(t, y)), solver, jnp.zeros_like(log_S0), t1, None,
+            state0, args=field, saveat=saveat, stepsize_controller=controller, event=event,
+            max_steps=max_steps, throw=False,
+        )  # fmt: skip
+
+    root_finder = optx.Newton(rtol=1e-12, atol=1e-12) if horizon is not None else None
+    event = diffrax.Event(conditions, root_finder) if conditions else None
+    sol = run(t1, diffrax.SaveAt(t1=True), event)
+    result = _result(sol, stop)
+    times, states = sol.ts, sol.ys
+    if saves > 1:
+        grid = jnp.linspace(0.0, sol.ts[-1], saves)
+        path = run(sol.ts[-1], diffrax.SaveAt(ts=grid), None)
+        # the first integration says where the flow ended; the second draws it, and may differ by rounding
+        times = grid
+        states = jax.tree.map(lambda a, end: a.at[-1].set(end[-1]), path.ys, sol.ys)
+        states = jax.tree.map(lambda a, start: a.at[0].set(start), states, state0)
+    return _flow(field, times, states, log_S0, result, sol.stats)
+
+
+def _flow(field: Field, times, states, log_S0, result, stats) -> Flow:
+    z, carried = states
+    q = jax.vmap(field.margins)(z)
+    s, log_t = field.clock.read(times, carried, log_S0)
+    return Flow(
+        network=jax.vmap(field.chart.decode)(z),
+        s=s,
+        log_t=log_t,
+        margins=q,
+        lam=jax.vmap(field.problem.multipliers)(q),
+        loss=jax.vmap(field.problem.loss_value)(q),
+        result=result,
+        steps=stats["num_steps"],
+        rejected=stats["num_rejected_steps"],
+    )
+
+
+def _horizon(clock, until_s, until_t, log_S0):
+    """The end of the time variable, and a root-found event for a horizon on the other clock."""
+    scaled = isinstance(clock, ScaledClock)
+    own, other = (until_s, until_t) if scaled else (until_t, until_s)
+    t1 = jnp.full_like(log_S0, jnp.inf if own is None else own)
+    if other is None:
+        return t1, None
+    # log(t + t0) = log(until_t + 1/S(0)) on the scaled clock; s = until_s on the physical one
+    goal = jnp.logaddexp(jnp.log(jnp.asarray(other, log_S0.dtype)), -log_S0) if scaled else other
+    return t1, lambda t, y, args, **kwargs: y[1] - goal
+
+
+def _condition(criterion: AbstractStop):
+    return lambda t, y, args, **kwargs: criterion.reached(args, y)
+
+
+def _result(sol, stop) -> RESULTS:
+    result = RESULTS.promote(sol.result)
+    result = RESULTS.where(result == RESULTS.successful, RESULTS.horizon_reached, result)
+    if sol.event_mask is None:
+        return result
+    for name, fired in sol.event_mask.items():
+        which = RESULTS.horizon_reached if name == "horizon" else stop[int(name[4:])].result
+        result = RESULTS.where(fired, which, result)
+    finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(sol.ys)]))
+    return RESULTS.where(finite, result, RESULTS.nonfinite)
+
+
+def _check(problem, network, until_s, until_t, saves) -> None:
+    n, d = problem.shape
+    if network.W1.ndim != 2 or network.W1.shape[0] != d or network.w2.shape != network.W1.shape[1:]:
+        raise ValueError(
+            f"weights do not fit the data: W1 must be ({d}, m) and w2 (m,), got W1 {network.W1.shape} and "
+            f"w2 {network.w2.shape}; for many initialisations use jax.vmap or gflow.sweep"
+        )
+    if until_s is not None and until_t is not None:
+        raise ValueError("give until_s or until_t, not both")
+    for name, value in (("until_s", until_s), ("until_t", until_t)):
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be a positive number, got {value}")
+    if saves < 1:
+        raise ValueError(f"saves must be at least 1, got {saves}")

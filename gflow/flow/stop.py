@@ -1,0 +1,91 @@
+"""When to stop a flow: each criterion is a condition on the state and the RESULTS that it stands for."""
+
+from __future__ import annotations
+
+import abc
+
+import equinox as eqx
+import equinox.internal as eqxi
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from gflow._types import RESULTS
+from gflow.flow.field import Field
+
+
+class AbstractStop(eqx.Module):
+    """A condition that is looked at after every step."""
+
+    @abc.abstractmethod
+    def reached(self, field: Field, state) -> Bool[Array, ""]:
+        """Whether to stop at this state."""
+
+    @property
+    @abc.abstractmethod
+    def result(self) -> RESULTS:
+        """What to report if it did."""
+
+
+class MarginTarget(AbstractStop):
+    """q_min >= target. By 1e2..1e4 the activation patterns have usually settled (theory, "The convex program")."""
+
+    target: float = 1e3
+
+    def reached(self, field: Field, state) -> Bool[Array, ""]:
+        return jnp.min(field.margins(state[0])) >= self.target
+
+    @property
+    def result(self) -> RESULTS:
+        return RESULTS.margin_reached
+
+
+class KKTTarget(AbstractStop):
+    """1 - cos(theta, least-norm velocity) <= target while all margins are positive."""
+
+    target: float = 1e-6
+    band: float = 1e-6
+
+    def reached(self, field: Field, state) -> Bool[Array, ""]:
+        network = field.chart.decode(state[0])
+        q = field.margins(state[0])
+        residual = field.problem.kkt_residual(network, field.problem.multipliers(q), self.band)
+        return (jnp.min(q) > 0) & (residual <= self.target)
+
+    @property
+    def result(self) -> RESULTS:
+        return RESULTS.kkt_reached
+
+
+class Unfitted(AbstractStop):
+    """q_min <= 0 and no neuron moves: max_i |least-norm X^T D_i lambda| <= speed * max_n |x_n|.
+
+    The test is free of scale. It holds for dead neurons (active nowhere) and for stuck ones (in balance between
+    samples); whether the data could still be fitted with the patterns found is proved later, by `find_limit`.
+    """
+
+    speed: float = 1e-3
+    band: float = 1e-6
+
+    def reached(self, field: Field, state) -> Bool[Array, ""]:
+        problem, network = field.problem, field.chart.decode(state[0])
+        q = field.margins(state[0])
+        lam = problem.multipliers(q)
+        limit = self.speed * jnp.max(jnp.linalg.norm(problem.X, axis=1))
+        u = network.directions()
+        Z = problem.X @ u
+
+        # neurons away from every kink need no least-norm problem; if one of them moves the rest need not be solved
+        free = jnp.all(jnp.abs(Z) > self.band * jnp.linalg.norm(problem.X, axis=1)[:, None], axis=0)
+        G = problem.X.T @ (problem.activation.slope(Z) * lam[:, None])
+        still = jnp.all(jnp.where(free, jnp.linalg.norm(G, axis=0), 0.0) <= limit) & (jnp.min(q) <= 0)
+
+        def solve():
+            G = problem.least_norm_gradients(network, lam, self.band)
+            return jnp.max(jnp.linalg.norm(G, axis=0)) <= limit
+
+        return still & jax.lax.cond(eqxi.unvmap_any(still), solve, lambda: jnp.asarray(False))
+
+    @property
+    def result(self) -> RESULTS:
+        return RESULTS.unfitted

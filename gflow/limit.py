@@ -1,0 +1,198 @@
+"""find_limit(problem, flow) -> Limit: merge neurons by pattern, solve the subsampled program, check it.
+
+At the end of a flow the patterns of its live neurons have usually settled; the max-margin KKT point with these
+patterns is then the exact limit of the direction. It is accepted only if its KKT residual says so and the flow's own
+end agrees with it. Source: arXiv 2110.06488, section 3; arXiv 2006.05900, section 3; theory, "The convex program".
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from gflow.convex.newton import KKTPoint, Patterns, newton
+from gflow.convex.oracle import require_float64
+from gflow.flow.solve import Flow
+from gflow.network import TwoLayer
+from gflow.problem import Problem
+
+ACCEPT = 1e-9
+"""A limit is exact ("polished") if KKT residual and slackness are at most this."""
+
+AGREEMENT = 30.0
+"""The flow's end must agree with the limit: |P(flow) - P(limit)| <= AGREEMENT (1 + log q_min) / q_min * P."""
+
+SETTLED = 30.0
+"""Smallest q_min at which the patterns of a network are taken for those of its limit."""
+
+BANDS = (1e-9, 1e-7, 1e-5, 1e-3)
+"""Tried in turn: |x_n . u_i| <= band |x_n| is sliding. An integrator that chatters needs a wide one."""
+
+MASSES = (1e-2, 1e-4, 1e-6)
+"""Tried in turn: neurons below this share of the largest mass are left out, they vanish in the limit."""
+
+SUPPORTS = (1e-2, 1e-4, 1e-7)
+"""Tried in turn: samples with p_n above this share of the largest are support vectors."""
+
+
+class Limit(eqx.Module):
+    """The end of a flow, its neurons merged by (sign, pattern) and scaled to q_min = 1.
+
+    `network`: K live neurons, W1 (d, K), w2 (K,), balanced. `lam` (n,): lambda = Y alpha, alpha >= 0, at an exact
+    limit sum alpha = P. `masks`, `sliding` (n, K): samples strictly active / on the hyperplane. `objective`: P(theta),
+    infinite where the data are not fitted. `kkt_residual`: 1 - cos(theta, v); `slackness`: max_n p_n (q_n/q_min - 1).
+    `polished`: the KKT point was solved for and accepted; otherwise the network is the flow's own end. `stuck`: the
+    data are not fitted and, as a linear program proves, cannot be with these patterns.
+    """
+
+    network: TwoLayer
+    lam: Float[Array, " n"]
+    margins: Float[Array, " n"]
+    masks: Bool[np.ndarray, "n K"]
+    sliding: Bool[np.ndarray, "n K"]
+    objective: float
+    kkt_residual: float
+    slackness: float
+    polished: bool = eqx.field(static=True)
+    stuck: bool = eqx.field(static=True)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether all margins are positive."""
+        return bool(np.isfinite(self.objective))
+
+
+def find_limit(problem: Problem, flow: Flow) -> Limit:
+    """The limit of one (unbatched) flow. Raises ValueError in float32.
+
+    A flow that failed or stopped early gives the merged network of its last saved time, `polished` False.
+    """
+    return limit_of_network(problem, flow.final)
+
+
+def limit_of_network(problem: Problem, network: TwoLayer, *, polish: bool = True) -> Limit:
+    """The KKT point with the patterns of `network`, or the network itself where that is not accepted.
+
+    Polishing starts at q_min >= 30: below, patterns say nothing about the limit. `polish=False` judges the network as
+    it is. Raises ValueError in float32 or where margins are not finite.
+    """
+    require_float64(problem.X, network.W1)
+    q = np.asarray(problem.margins(network))
+    if not np.all(np.isfinite(q)):
+        raise ValueError("the weights give margins that are not finite")
+    lam = problem.multipliers(jnp.asarray(q))
+    if q.min() <= 0:
+        patterns, V = merge(problem, network, BANDS[1], 0.0)
+        return _limit(problem, patterns, V, np.asarray(lam), polished=False, stuck=cannot_fit(problem, patterns))
+    objective = float(problem.objective(network))
+    X, y, p = np.asarray(problem.X), np.asarray(problem.y), np.asarray(problem.weights(jnp.asarray(q)))
+    tried: set[bytes] = set()
+    for band in BANDS if polish and q.min() >= SETTLED else ():
+        for mass in MASSES:
+            patterns, V = merge(problem, network, band, mass)
+            for share in SUPPORTS:
+                support = p > share * p.max()
+                key = b"".join(np.packbits(a).tobytes() for a in (patterns.sign > 0, *patterns[1:], support))
+                if key in tried:
+                    continue
+                tried.add(key)
+                start = KKTPoint(V / q.min(), p * objective)
+                point = newton(X, y, patterns, start, support)
+                if point is None:
+                    continue
+                limit = _limit(problem, patterns, point.V, y * np.maximum(point.alpha, 0.0), polished=True)
+                if _accepted(limit, objective, float(q.min())):
+                    return limit
+    patterns, V = merge(problem, network, BANDS[0], 0.0)
+    return _limit(problem, patterns, V, np.asarray(lam), polished=False)
+
+
+def merge(problem: Problem, network: TwoLayer, band: float, mass: float) -> tuple[Patterns, np.ndarray]:
+    """Patterns and V (d, K), v_k = sum of |a_i| w_i over the neurons of equal sign and pattern.
+
+    Neurons in one closed cone add up without changing f, and |v_k| <= the sum of their masses. Neurons below `mass`
+    times the largest one, and neurons that are nowhere active (dead), are left out.
+    """
+    X, lower_dim = np.asarray(problem.X), np.asarray(network.directions())
+    masses = np.asarray(network.masses())
+    row = np.linalg.norm(X, axis=1)[:, None]
+    Z = X @ lower_dim
+    sliding = (np.abs(Z) <= band * row) & (row > 0)
+    active = (Z > 0) & ~sliding
+    live = (masses > mass * masses.max(initial=0.0)) & active.any(axis=0)
+    sign = np.sign(np.asarray(network.w2))
+    keys: dict[bytes, list[int]] = {}
+    for i in np.flatnonzero(live):
+        key = np.packbits(np.concatenate([[sign[i] > 0], active[:, i], sliding[:, i]])).tobytes()
+        keys.setdefault(key, []).append(int(i))
+    # heaviest first: the order of a result must not depend on the order of the neurons
+    groups = sorted(keys.values(), key=lambda g: -masses[g].sum())
+    V = np.stack([(lower_dim[:, g] * masses[g]).sum(axis=1) for g in groups], axis=1) if groups else np.zeros((X.shape[1], 0))
+    first = [g[0] for g in groups]
+    return Patterns(sign[first], active[:, first], sliding[:, first]), V
+
+
+def cannot_fit(problem: Problem, patterns: Patterns) -> bool:
+    """Whether no weights with these patterns separate the data: the best margin of a linear program is 0.
+
+    max tau  s.t.  Y sum_k s_k D_k X v_k >= tau, v_k in the closed cone of pattern k, |v_k|_inf <= 1.
+    """
+    from scipy.optimize import linprog
+
+    X, y = np.asarray(problem.X), np.asarray(problem.y)
+    (n, d), K = X.shape, len(patterns.sign)
+    if K == 0:
+        return True
+    margins = np.concatenate([(y * s * D)[:, None] * X for s, D in zip(patterns.sign, patterns.mask.T, strict=True)], axis=1)
+    A_ub = [np.hstack([-margins, np.ones((n, 1))])]
+    A_eq = []
+    for k in range(K):
+        block = np.zeros((n, K * d + 1))
+        block[:, k * d : (k + 1) * d] = np.where(patterns.mask[:, k], -1.0, 1.0)[:, None] * X
+        A_ub.append(block[~patterns.sliding[:, k]])
+        A_eq.append(block[patterns.sliding[:, k]])
+    A_eq = np.concatenate(A_eq)
+    sol = linprog(
+        np.append(np.zeros(K * d), -1.0), A_ub=np.concatenate(A_ub), b_ub=np.zeros(sum(map(len, A_ub))),
+        A_eq=A_eq if len(A_eq) else None, b_eq=np.zeros(len(A_eq)) if len(A_eq) else None,
+        bounds=[(-1, 1)] * (K * d) + [(0, 1)], method="highs",
+    )  # fmt: skip
+    return sol.status == 0 and -sol.fun <= 1e-9 * np.max(np.abs(X))
+
+
+def _limit(problem: Problem, patterns: Patterns, V, lam, *, polished: bool, stuck: bool = False) -> Limit:
+    mass = np.linalg.norm(V, axis=0)
+    root = np.sqrt(mass)
+    network = TwoLayer(jnp.asarray(V / np.where(root > 0, root, 1.0)), jnp.asarray(patterns.sign * root))
+    q_min = float(jnp.min(problem.margins(network)))
+    if q_min > 0:
+        network = network.scaled(jnp.asarray(1 / np.sqrt(q_min)))
+    q = problem.margins(network)
+    p = np.abs(lam) / max(np.abs(lam).sum(), 1e-300)
+    # sliding pairs of a solved point are exact to rounding; the band only has to cover that
+    residual, slackness, objective = _judge(problem, network, jnp.asarray(lam), jnp.asarray(p), 1e-9)
+    if not polished and q_min > 0:
+        lam = lam * float(objective)  # multipliers of the scaled problem: sum alpha = P
+    return Limit(
+        network, jnp.asarray(lam), q, patterns.mask, patterns.sliding, float(objective), float(residual),
+        float(slackness), polished, stuck,
+    )  # fmt: skip
+
+
+@jax.jit
+def _judge(problem: Problem, network: TwoLayer, lam, p, band):
+    q = problem.margins(network)
+    return problem.kkt_residual(network, lam, band), problem.slackness(q, p), problem.objective(network)
+
+
+def _accepted(limit: Limit, objective: float, q_min: float) -> bool:
+    tolerance = AGREEMENT * (1 + max(np.log(q_min), 0.0)) / q_min
+    return (
+        limit.fitted
+        and limit.kkt_residual <= ACCEPT
+        and limit.slackness <= ACCEPT
+        and abs(objective - limit.objective) <= tolerance * limit.objective
+    )

@@ -1,0 +1,131 @@
+"""Figures from a Flow, a Limit or a store: one function each, drawing into the Axes it is given.
+
+Colours are the Okabe-Ito palette (safe for colour-blind readers): blue for label or sign +1, vermilion for -1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gflow._types import VERDICT
+
+PLUS, MINUS, NEUTRAL = "#0072B2", "#D55E00", "#666666"
+VERDICT_COLOURS = {"GLOBAL": "#009E73", "NOT_GLOBAL": "#D55E00", "INCONCLUSIVE": "#999999", "UNFITTED": "#000000"}
+
+
+def projection(X: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
+    """(d, 2) map to the plane of the figures: the plane itself for d <= 2, else the first two principal directions."""
+    d = X.shape[1]
+    if d <= 2:
+        return np.eye(d, 2), ("$x_1$", "$x_2$")
+    _, sigma, Vt = np.linalg.svd(X, full_matrices=False)
+    share = sigma**2 / np.sum(sigma**2)
+    return Vt[:2].T, (f"principal direction 1 ({share[0]:.0%})", f"principal direction 2 ({share[1]:.0%})")
+
+
+def neurons_on_circle(ax, X, y, W1, w2, title: str = "live neurons"):
+    """Directions of the data and of neurons W1 (d, K), w2 (K,); a neuron's area is its share of the mass |a||w|."""
+    X, y, W1, w2 = map(np.asarray, (X, y, W1, w2))
+    plane, labels = projection(X)
+    size = np.linalg.norm(X, axis=1, keepdims=True)
+    rows = (X / np.where(size > 0, size, 1.0)) @ plane
+    norms = np.linalg.norm(W1, axis=0)
+    mass = np.abs(w2) * norms
+    live = mass > 1e-9 * mass.max(initial=0.0)
+    tips = ((W1[:, live] / norms[live]).T) @ plane
+    angle = np.linspace(0, 2 * np.pi, 400)
+    ax.plot(np.cos(angle), np.sin(angle), color="#cccccc", lw=0.8, zorder=0)
+    if X.shape[1] == 2:  # the data's hyperplanes x_n . u = 0
+        for x in rows:
+            ax.plot([-x[1], x[1]], [x[0], -x[0]], color="#e5e5e5", lw=0.6, zorder=0)
+    for label, colour in ((1, PLUS), (-1, MINUS)):
+        pick = rows[y == label]
+        ax.scatter(pick[:, 0], pick[:, 1], marker="+" if label > 0 else "_", color=colour, s=28, label=f"samples, y = {label:+d}")
+        chosen = np.sign(w2[live]) == label
+        share = mass[live][chosen] / max(mass[live].sum(), 1e-300)
+        for tip in tips[chosen]:
+            ax.plot([0, tip[0]], [0, tip[1]], color=colour, lw=1.0, alpha=0.7)
+        ax.scatter(tips[chosen, 0], tips[chosen, 1], s=20 + 300 * share, color=colour, alpha=0.6, edgecolor="black", lw=0.5, label=f"neurons, a {'>' if label > 0 else '<'} 0")
+    ax.set(title=title, xlabel=labels[0], ylabel=labels[1], aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
+    ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    return ax
+
+
+def margins(ax, s, q):
+    """The positive margins q_n (k, n) against the scaled clock s (k,), q_min in front."""
+    s, q = np.asarray(s), np.asarray(q)
+    positive = np.where(q > 0, q, np.nan)
+    ax.semilogy(s, positive, color="#bbbbbb", lw=0.7)
+    smallest = q.min(axis=1)
+    ax.semilogy(s, np.where(smallest > 0, smallest, np.nan), color=PLUS, lw=1.8, label="$q_{min}$")
+    ax.set(title="margins", xlabel="scaled clock $s$", ylabel="margin $q_n$ (positive ones)")
+    ax.legend(frameon=False)
+    return ax
+
+
+def residuals(ax, s, kkt_residual, slackness):
+    """KKT residual 1 - cos and complementary slackness against the scaled clock s."""
+    for values, colour, label in ((kkt_residual, PLUS, "$1 - \\cos(\\theta, v)$"), (slackness, MINUS, "slackness")):
+        values = np.asarray(values)
+        ax.semilogy(np.asarray(s), np.where((values > 0) & np.isfinite(values), values, np.nan), color=colour, label=label)
+    ax.set(title="KKT residual of the direction", xlabel="scaled clock $s$", ylabel="residual")
+    ax.legend(frameon=False)
+    return ax
+
+
+def certificate_histogram(ax, certificate, verdict):
+    """Histogram of log10 c over the fitted initialisations, stacked by verdict."""
+    certificate, verdict = np.asarray(certificate), np.asarray(verdict)
+    fitted = np.isfinite(certificate)
+    if fitted.any():
+        log_c = np.log10(np.maximum(certificate, 1.0))
+        span = (0.0, max(float(log_c[fitted].max()) * 1.05, 0.01))
+        names = [v for v in VERDICT if np.any(fitted & (verdict == v))]
+        ax.hist(
+            [log_c[fitted & (verdict == v)] for v in names], bins=40, range=span, stacked=True,
+            color=[VERDICT_COLOURS[v.name] for v in names], label=[f"{v.name} ({np.sum(verdict == v)})" for v in names],
+        )  # fmt: skip
+    unfitted = int(np.sum(verdict == VERDICT.UNFITTED))
+    if unfitted:
+        ax.plot([], [], "s", color=VERDICT_COLOURS["UNFITTED"], label=f"UNFITTED ({unfitted}), not shown")
+    ax.set(title="certificates", xlabel="$\\log_{10} c$  (0: proved global)", ylabel="initialisations")
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def flow_figure(problem, flow, limit, kkt_residual, slackness):
+    """Neurons of the limit, margins and residuals of one flow, side by side. Returns the Figure."""
+    figure, axes = _figure(3)
+    neurons_on_circle(axes[0], problem.X, problem.y, limit.network.W1, limit.network.w2, "neurons at the limit" if limit.polished else "neurons at the end")
+    margins(axes[1], flow.s, flow.margins)
+    residuals(axes[2], flow.s, kkt_residual, slackness)
+    return figure
+
+
+def sweep_figure(dataset, limits: list[dict]):
+    """Histogram of certificates and the neurons of the (at most three) most frequent limits. Returns the Figure."""
+    shown = [x for x in limits if np.isfinite(x["objective"])][:3]
+    figure, axes = _figure(1 + len(shown))
+    done = dataset["verdict"].values >= 0
+    certificate_histogram(axes[0], dataset["certificate"].values[done], dataset["verdict"].values[done])
+    for ax, limit in zip(axes[1:], shown, strict=True):
+        row = dataset.isel(init=limit["example"])
+        K = int(row["neurons"])
+        title = f"{limit['count']} x P = {limit['objective']:.6g}, {limit['verdict']}"
+        neurons_on_circle(ax, dataset["X"].values, dataset["y"].values, row["W1"].values[:K].T, row["w2"].values[:K], title)
+    return figure
+
+
+def save(figure, path) -> None:
+    """Write a figure made here to `path` (png, pdf or svg by its suffix)."""
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
+def _figure(columns: int):
+    # no pyplot: a figure of its own needs no display and leaves no global state
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.4 * columns, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, np.atleast_1d(figure.subplots(1, columns))

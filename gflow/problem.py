@@ -1,0 +1,138 @@
+"""Problem(X, y, loss, activation): margins, weights p, multipliers lambda, objective, KKT residual.
+
+The one home of every scale factor: P(theta) = 1/2 |theta|^2 / q_min, normalised margin = q_min / |theta|^2 = 1/(2P).
+Source: arXiv 2110.06488, sections 2 and 3; Lyu & Li, arXiv 1906.05890.
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float
+
+from gflow.activations import AbstractActivation, ReLU
+from gflow.inclusion import least_norm_slopes
+from gflow.losses import AbstractLoss, Logistic
+from gflow.network import TwoLayer
+
+
+class Problem(eqx.Module):
+    """Binary data and a loss.
+
+    `X` (n, d) samples in rows, `y` (n,) labels -1 or +1. Raises ValueError for anything else: wrong shapes, no rows,
+    entries that are not finite, labels that are not -1 or +1.
+    """
+
+    X: Float[Array, "n d"]
+    y: Float[Array, " n"]
+    loss: AbstractLoss
+    activation: AbstractActivation
+
+    def __init__(self, X, y, loss: AbstractLoss = Logistic(), activation: AbstractActivation = ReLU()):
+        if not isinstance(X, jax.core.Tracer) and not isinstance(y, jax.core.Tracer):
+            _check_data(np.asarray(X), np.asarray(y))
+        self.X = jnp.asarray(X, jnp.result_type(float))
+        self.y = jnp.asarray(y, self.X.dtype)
+        self.loss = loss
+        self.activation = activation
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d)."""
+        return self.X.shape[0], self.X.shape[1]
+
+    def margins(self, network: TwoLayer) -> Float[Array, " n"]:
+        """q_n = y_n f(x_n), shape (n,)."""
+        return self.y * network(self.X, self.activation)
+
+    def loss_value(self, q: Float[Array, " n"]) -> Float[Array, ""]:
+        """L = sum_n l(q_n) from margins."""
+        return jnp.sum(self.loss.value(q))
+
+    def log_S(self, q: Float[Array, " n"]) -> Float[Array, ""]:
+        """log S, S = sum_n -l'(q_n): the rate of the clock, ds = S dt."""
+        return logsumexp(self.loss.log_weight(q))
+
+    def weights(self, q: Float[Array, " n"]) -> Float[Array, " n"]:
+        """p_n = -l'(q_n) / S, in the simplex."""
+        return jax.nn.softmax(self.loss.log_weight(q))
+
+    def multipliers(self, q: Float[Array, " n"]) -> Float[Array, " n"]:
+        """lambda_n = p_n y_n, so that |lambda|_1 = 1."""
+        return self.weights(q) * self.y
+
+    def objective(self, network: TwoLayer) -> Float[Array, ""]:
+        """P(theta) = 1/2 |theta|^2 / q_min; infinite unless every margin is positive."""
+        q_min = jnp.min(self.margins(network))
+        return jnp.where(q_min > 0, 0.5 * network.squared_norm() / jnp.where(q_min > 0, q_min, 1.0), jnp.inf)
+
+    def normalised_margin(self, network: TwoLayer) -> Float[Array, ""]:
+        """q_min / |theta|^2; its optimum is 1/(2 P*). Zero for the zero network."""
+        squared = network.squared_norm()
+        return jnp.min(self.margins(network)) / jnp.where(squared > 0, squared, 1.0)
+
+    def least_norm_gradients(
+        self, network: TwoLayer, lam: Float[Array, " n"], band: float
+    ) -> Float[Array, "d m"]:
+        """G (d, m), column i the least-norm X^T D_i lambda: (1/S) dw_i/dt = a_i G_i, (1/S) da_i/dt = w_i . G_i.
+
+        `band`: a pair counts as a kink if |x_n . w_i| <= band |x_n||w_i|.
+        """
+        D = least_norm_slopes(self.X, lam, network.directions(), self.activation, band)
+        return self.X.T @ (D * lam[:, None])
+
+    def kkt_residual(self, network: TwoLayer, lam: Float[Array, " n"], band: float = 1e-6) -> Float[Array, ""]:
+        """1 - cos(theta, v), v the least-norm element of -d°L: 0 iff theta is a KKT direction for lambda.
+
+        Between 0 and 2, the same for c theta and c lambda, c > 0; 1 where v = 0 or theta = 0. `lam` (n,) are the
+        multipliers (p_n y_n along a flow). Source: arXiv 1906.05890, section 4; arXiv 2110.06488, section 3.
+        """
+        size = jnp.sqrt(network.squared_norm())
+        unit = network.scaled(1 / jnp.where(size > 0, size, 1.0))
+        G = self.least_norm_gradients(network, lam, band)
+        dW1, dw2 = unit.w2 * G, jnp.sum(unit.W1 * G, axis=0)
+        speed = jnp.sqrt(jnp.sum(dW1**2) + jnp.sum(dw2**2))
+        safe = jnp.where(speed > 0, speed, 1.0)
+        # half the squared chord instead of 1 - cos: no cancellation near 0
+        chord = jnp.sum((unit.W1 - dW1 / safe) ** 2) + jnp.sum((unit.w2 - dw2 / safe) ** 2)
+        return jnp.where((speed > 0) & (size > 0), 0.5 * chord, 1.0)
+
+    def slackness(self, q: Float[Array, " n"], p: Float[Array, " n"]) -> Float[Array, ""]:
+        """Complementary slackness max_n p_n (q_n / q_min - 1), p in the simplex; infinite unless q_min > 0."""
+        q_min = jnp.min(q)
+        return jnp.where(q_min > 0, jnp.max(p * (q / jnp.where(q_min > 0, q_min, 1.0) - 1)), jnp.inf)
+
+
+def _check_data(X: np.ndarray, y: np.ndarray) -> None:
+    if X.ndim != 2 or y.ndim != 1 or X.shape[0] != y.shape[0]:
+        raise ValueError(f"X must be (n, d) and y (n,); got X {X.shape} and y {y.shape}")
+    if X.shape[0] == 0 or X.shape[1] == 0:
+        raise ValueError(f"the data are empty: X has shape {X.shape}")
+    for name, array in (("X", X), ("y", y)):
+        if not np.issubdtype(array.dtype, np.number) or not np.all(np.isfinite(array)):
+            raise ValueError(f"{name} must hold finite numbers; remove or impute NaN, inf and text")
+    if not np.all(np.isin(y, (-1, 1))):
+        raise ValueError(f"labels must be -1 or +1; got {np.unique(y)[:5]}")
+
+
+def never_separable(X, y) -> list[str]:
+    """Why no network without bias can have all margins positive: one sentence per reason, rows counted from 1.
+
+    Two reasons exist: a row of zeros (f(0) = 0), and two equal rows with different labels. Rows x and c x, c > 0,
+    with different labels are the same case, since f(c x) = c f(x).
+    """
+    X, y = np.asarray(X, float), np.asarray(y, float)
+    norms = np.linalg.norm(X, axis=1)
+    reasons = [f"row {n + 1} is all zeros" for n in np.flatnonzero(norms == 0)]
+    first: dict[bytes, int] = {}
+    for n in np.flatnonzero(norms > 0):
+        # 0.0 + turns -0.0 into 0.0; 12 digits, so that rounding in x / |x| does not hide a multiple
+        key = (0.0 + np.round(X[n] / norms[n], 12)).tobytes()
+        k = first.setdefault(key, n)
+        if y[k] != y[n]:
+            same = "equal" if np.array_equal(X[k], X[n]) else "positive multiples of each other"
+            reasons.append(f"rows {k + 1} and {n + 1} are {same} but have different labels")
+    return reasons

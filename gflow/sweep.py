@@ -1,0 +1,196 @@
+"""sweep(problem, law, width, inits): many initialisations, each run to its certified limit, as batches of records.
+
+Initialisation i depends on (seed, i) alone. Lanes run in blocks of one fixed shape, so that a lane's result depends
+neither on the number of initialisations nor on where the sweep was interrupted. This stage knows no disk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gflow._types import VERDICT, result_code
+from gflow.certificate import GLOBAL_RTOL, Certificate, certify
+from gflow.convex.column_generation import MaxMargin, solve_max_margin
+from gflow.convex.faces import Faces, faces
+from gflow.convex.oracle import require_float64
+from gflow.flow.charts import BalancedPolar
+from gflow.flow.solve import Flow, solve_flow
+from gflow.initializers import AbstractInitializer, key_of
+from gflow.limit import Limit, find_limit
+from gflow.problem import Problem
+
+BLOCK = 64
+"""Lanes of one compiled call."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """One row per initialisation; the columns of a store.
+
+    `index` (b,): number of the initialisation. `verdict`, `result` (b,): codes of VERDICT and RESULTS. `objective`:
+    P(theta) of the limit. `lower_bound`: proved, <= P*. `certificate`: c. `margin`: normalised. `kkt_residual`,
+    `slackness`, `polished`: of the limit. `s`, `log_t`, `steps`, `rejected`, `balance_drift`: of the flow. `neurons`:
+    number K of merged live neurons. `W1` (b, width, d), `w2` (b, width): the limit, row k is neuron k; NaN beyond K.
+    A lane that failed has `result` saying so and NaN or inf where nothing is known.
+    """
+
+    index: np.ndarray
+    verdict: np.ndarray
+    result: np.ndarray
+    objective: np.ndarray
+    lower_bound: np.ndarray
+    certificate: np.ndarray
+    margin: np.ndarray
+    kkt_residual: np.ndarray
+    slackness: np.ndarray
+    polished: np.ndarray
+    s: np.ndarray
+    log_t: np.ndarray
+    steps: np.ndarray
+    rejected: np.ndarray
+    balance_drift: np.ndarray
+    neurons: np.ndarray
+    W1: np.ndarray
+    w2: np.ndarray
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The arrays by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+def sweep(
+    problem: Problem,
+    law: AbstractInitializer,
+    width: int,
+    inits: int | Iterable[int],
+    *,
+    seed: int = 0,
+    known_faces: Faces | None = None,
+    optimum: MaxMargin | None = None,
+    block: int = BLOCK,
+    **flow_options,
+) -> Iterator[Records]:
+    """Run initialisations 0..inits-1 (or the given ones) and yield their records block by block, in order.
+
+    `flow_options` go to `solve_flow`. The faces of X and the max-margin program are computed once and shared; pass
+    them in if you have them. Raises ValueError in float32, before anything runs.
+    """
+    require_float64(problem.X)
+    indices = np.arange(inits) if isinstance(inits, int) else np.fromiter(inits, int)
+    if len(indices) == 0:
+        return
+    known = faces(problem.X) if known_faces is None else known_faces
+    if optimum is None:
+        optimum = solve_max_margin(problem, known)
+    witness = _Witness(problem, known, optimum)
+    # traced once: block shapes never change, the last block repeats its last index
+    run = eqx.filter_jit(
+        lambda p, i: jax.vmap(lambda j: _lane(p, law, width, seed, j, flow_options))(i)
+    )
+    for start in range(0, len(indices), block):
+        chosen = indices[start : start + block]
+        padded = np.concatenate([chosen, np.full(block - len(chosen), chosen[-1])])
+        flows, drift = run(problem, jnp.asarray(padded))
+        yield _records(problem, width, chosen, flows, np.asarray(drift), witness)
+
+
+def _lane(problem: Problem, law, width: int, seed: int, index, options) -> tuple[Flow, jax.Array]:
+    first = law(key_of(seed, index), problem, width)
+    flow = solve_flow(problem, first, chart=BalancedPolar, saves=1, **options)
+    end = flow.final
+    size = jnp.sum(end.W1**2, axis=0) + end.w2**2
+    change = jnp.abs(end.balance() - first.balance())
+    return flow, jnp.max(jnp.where(size > 0, change / jnp.where(size > 0, size, 1.0), 0.0))
+
+
+@dataclasses.dataclass
+class _Witness:
+    """Certificates of limits, each distinct limit certified once."""
+
+    problem: Problem
+    faces: Faces
+    optimum: MaxMargin
+    known: dict = dataclasses.field(default_factory=dict)
+
+    def __call__(self, limit: Limit) -> Certificate:
+        if not limit.polished:
+            return self._certify(limit)
+        # a polished limit is determined by its signs, patterns and support to 1e-9
+        key = (limit.masks.tobytes(), limit.sliding.tobytes(), np.sign(np.asarray(limit.network.w2)).tobytes())
+        for objective, certificate in self.known.setdefault(key, []):
+            if abs(objective - limit.objective) <= 1e-9 * objective:
+                return certificate
+        certificate = self._certify(limit)
+        self.known[key].append((limit.objective, certificate))
+        return certificate
+
+    def _certify(self, limit: Limit) -> Certificate:
+        return certify(self.problem, limit, known_faces=self.faces, optimum=self.optimum)
+
+
+def _records(problem: Problem, width: int, chosen, flows: Flow, drift, witness: _Witness) -> Records:
+    b, d = len(chosen), problem.shape[1]
+    rows = {f.name: np.full(b, np.nan) for f in dataclasses.fields(Records)}
+    rows["index"] = np.asarray(chosen, np.int64)
+    rows["result"] = np.asarray(result_code(flows.result))[:b].astype(np.int16)
+    rows["verdict"] = np.full(b, VERDICT.INCONCLUSIVE, np.int8)
+    rows["polished"] = np.zeros(b, bool)
+    rows["neurons"] = np.zeros(b, np.int32)
+    rows["W1"], rows["w2"] = np.full((b, width, d), np.nan), np.full((b, width), np.nan)
+    for name, column in (("s", flows.s[:, -1]), ("log_t", flows.log_t[:, -1]), ("balance_drift", drift)):
+        rows[name] = np.asarray(column)[:b]
+    rows["steps"], rows["rejected"] = (np.asarray(a)[:b].astype(np.int64) for a in (flows.steps, flows.rejected))
+    arrays, static = eqx.partition(jax.tree.map(np.asarray, flows), eqx.is_array)
+    for i in range(b):
+        flow = eqx.combine(jax.tree.map(lambda a, i=i: a[i], arrays), static)
+        if not np.all(np.isfinite(flow.margins[-1])):
+            continue
+        limit = find_limit(problem, flow)
+        certificate = witness(limit)
+        K = limit.network.width
+        rows["verdict"][i], rows["polished"][i], rows["neurons"][i] = certificate.verdict, limit.polished, K
+        rows["objective"][i], rows["lower_bound"][i] = limit.objective, certificate.lower_bound
+        rows["certificate"][i] = certificate.c
+        rows["margin"][i] = float(problem.normalised_margin(limit.network))
+        rows["kkt_residual"][i], rows["slackness"][i] = limit.kkt_residual, limit.slackness
+        rows["W1"][i, :K], rows["w2"][i, :K] = np.asarray(limit.network.W1).T, np.asarray(limit.network.w2)
+    return Records(**rows)
+
+
+def distinct_limits(objective, certificate, verdict, rtol: float = GLOBAL_RTOL) -> list[dict]:
+    """Limits whose objectives agree to `rtol`, most frequent first: {objective, certificate, verdict, count}.
+
+    Lanes without a separating limit are one entry per verdict, objective inf.
+    """
+    objective, certificate, verdict = map(np.asarray, (objective, certificate, verdict))
+    order = np.lexsort((verdict, np.nan_to_num(objective, nan=np.inf)))
+    groups: list[list[int]] = []
+    for i in order:
+        first = groups[-1][0] if groups else None
+        if first is not None and verdict[first] == verdict[i] and (
+            abs(objective[i] - objective[first]) <= rtol * objective[first]
+            or (not np.isfinite(objective[i]) and not np.isfinite(objective[first]))
+        ):
+            groups[-1].append(int(i))
+        else:
+            groups.append([int(i)])
+    groups.sort(key=lambda g: (-len(g), g[0]))
+    return [
+        {
+            "objective": float(objective[g[0]]),
+            "certificate": float(certificate[g[0]]),
+            "verdict": VERDICT(int(verdict[g[0]])).name,
+            "count": len(g),
+            "example": min(g),
+        }
+        for g in groups
+    ]
