@@ -19,14 +19,14 @@ from gflow.flow.solve import Flow
 from gflow.network import TwoLayer
 from gflow.problem import Problem
 
+SETTLED = 30.0
+"""Smallest q_min at which the patterns of a network are taken for those of its limit."""
+
 ACCEPT = 1e-9
 """A limit is exact ("polished") if KKT residual and slackness are at most this."""
 
 AGREEMENT = 30.0
 """The flow's end must agree with the limit: |P(flow) - P(limit)| <= AGREEMENT (1 + log q_min) / q_min * P."""
-
-SETTLED = 30.0
-"""Smallest q_min at which the patterns of a network are taken for those of its limit."""
 
 BANDS = (1e-9, 1e-7, 1e-5, 1e-3)
 """Tried in turn: |x_n . u_i| <= band |x_n| is sliding. An integrator that chatters needs a wide one."""
@@ -73,12 +73,13 @@ def find_limit(problem: Problem, flow: Flow) -> Limit:
     return limit_of_network(problem, flow.final)
 
 
-def limit_of_network(problem: Problem, network: TwoLayer, *, polish: bool = True) -> Limit:
+def limit_of_network(problem: Problem, network: TwoLayer, *, polish: bool = True, settled: float = SETTLED) -> Limit:
     """The KKT point with the patterns of `network`, or the network itself where that is not accepted.
 
-    Polishing starts at q_min >= 30: below, patterns say nothing about the limit. `polish=False` judges the network as
-    it is. Raises ValueError in float32 or where margins are not finite.
+    Polishing starts at q_min >= `settled`: along a flow, patterns below say nothing about the limit. `polish=False`
+    judges the network as it is. Raises ValueError for wrong shapes, in float32 or where margins are not finite.
     """
+    problem.check(network)
     require_float64(problem.X, network.W1)
     q = np.asarray(problem.margins(network))
     if not np.all(np.isfinite(q)):
@@ -90,7 +91,7 @@ def limit_of_network(problem: Problem, network: TwoLayer, *, polish: bool = True
     objective = float(problem.objective(network))
     X, y, p = np.asarray(problem.X), np.asarray(problem.y), np.asarray(problem.weights(jnp.asarray(q)))
     tried: set[bytes] = set()
-    for band in BANDS if polish and q.min() >= SETTLED else ():
+    for band in BANDS if polish and q.min() >= settled else ():
         for mass in MASSES:
             patterns, V = merge(problem, network, band, mass)
             for share in SUPPORTS:
@@ -160,7 +161,7 @@ def cannot_fit(problem: Problem, patterns: Patterns) -> bool:
         A_eq=A_eq if len(A_eq) else None, b_eq=np.zeros(len(A_eq)) if len(A_eq) else None,
         bounds=[(-1, 1)] * (K * d) + [(0, 1)], method="highs",
     )  # fmt: skip
-    return sol.status == 0 and -sol.fun <= 1e-9 * np.max(np.abs(X))
+    return bool(sol.status == 0 and -sol.fun <= 1e-9 * np.max(np.abs(X)))
 
 
 def _limit(problem: Problem, patterns: Patterns, V, lam, *, polished: bool, stuck: bool = False) -> Limit:

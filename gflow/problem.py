@@ -44,6 +44,15 @@ class Problem(eqx.Module):
         """(n, d)."""
         return self.X.shape[0], self.X.shape[1]
 
+    def check(self, network: TwoLayer) -> None:
+        """Raise ValueError unless W1 is (d, m) and w2 is (m,) with the d of the data."""
+        d = self.shape[1]
+        if network.W1.ndim != 2 or network.W1.shape[0] != d or network.w2.shape != network.W1.shape[1:]:
+            raise ValueError(
+                f"the weights do not fit the data: W1 must be ({d}, m) and w2 (m,), got W1 {network.W1.shape} and "
+                f"w2 {network.w2.shape}; for many initialisations use jax.vmap or gflow.sweep"
+            )
+
     def margins(self, network: TwoLayer) -> Float[Array, " n"]:
         """q_n = y_n f(x_n), shape (n,)."""
         return self.y * network(self.X, self.activation)

@@ -7,6 +7,7 @@ neither on the number of initialisations nor on where the sweep was interrupted.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator
 
 import equinox as eqx
@@ -15,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from gflow._types import VERDICT, result_code
-from gflow.certificate import GLOBAL_RTOL, Certificate, certify
+from gflow.certificate import GLOBAL_RTOL, certify
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
 from gflow.convex.oracle import require_float64
 from gflow.flow.charts import BalancedPolar
 from gflow.flow.solve import Flow, solve_flow
 from gflow.initializers import AbstractInitializer, key_of
-from gflow.limit import Limit, find_limit
+from gflow.limit import find_limit
 from gflow.problem import Problem
 
 BLOCK = 64
@@ -91,7 +92,7 @@ def sweep(
     known = faces(problem.X) if known_faces is None else known_faces
     if optimum is None:
         optimum = solve_max_margin(problem, known)
-    witness = _Witness(problem, known, optimum)
+    judge = functools.partial(certify, problem, known_faces=known, optimum=optimum)
     # traced once: block shapes never change, the last block repeats its last index
     run = eqx.filter_jit(
         lambda p, i: jax.vmap(lambda j: _lane(p, law, width, seed, j, flow_options))(i)
@@ -100,7 +101,7 @@ def sweep(
         chosen = indices[start : start + block]
         padded = np.concatenate([chosen, np.full(block - len(chosen), chosen[-1])])
         flows, drift = run(problem, jnp.asarray(padded))
-        yield _records(problem, width, chosen, flows, np.asarray(drift), witness)
+        yield _records(problem, width, chosen, flows, np.asarray(drift), judge)
 
 
 def _lane(problem: Problem, law, width: int, seed: int, index, options) -> tuple[Flow, jax.Array]:
@@ -112,32 +113,7 @@ def _lane(problem: Problem, law, width: int, seed: int, index, options) -> tuple
     return flow, jnp.max(jnp.where(size > 0, change / jnp.where(size > 0, size, 1.0), 0.0))
 
 
-@dataclasses.dataclass
-class _Witness:
-    """Certificates of limits, each distinct limit certified once."""
-
-    problem: Problem
-    faces: Faces
-    optimum: MaxMargin
-    known: dict = dataclasses.field(default_factory=dict)
-
-    def __call__(self, limit: Limit) -> Certificate:
-        if not limit.polished:
-            return self._certify(limit)
-        # a polished limit is determined by its signs, patterns and support to 1e-9
-        key = (limit.masks.tobytes(), limit.sliding.tobytes(), np.sign(np.asarray(limit.network.w2)).tobytes())
-        for objective, certificate in self.known.setdefault(key, []):
-            if abs(objective - limit.objective) <= 1e-9 * objective:
-                return certificate
-        certificate = self._certify(limit)
-        self.known[key].append((limit.objective, certificate))
-        return certificate
-
-    def _certify(self, limit: Limit) -> Certificate:
-        return certify(self.problem, limit, known_faces=self.faces, optimum=self.optimum)
-
-
-def _records(problem: Problem, width: int, chosen, flows: Flow, drift, witness: _Witness) -> Records:
+def _records(problem: Problem, width: int, chosen, flows: Flow, drift, judge) -> Records:
     b, d = len(chosen), problem.shape[1]
     rows = {f.name: np.full(b, np.nan) for f in dataclasses.fields(Records)}
     rows["index"] = np.asarray(chosen, np.int64)
@@ -155,7 +131,7 @@ def _records(problem: Problem, width: int, chosen, flows: Flow, drift, witness: 
         if not np.all(np.isfinite(flow.margins[-1])):
             continue
         limit = find_limit(problem, flow)
-        certificate = witness(limit)
+        certificate = judge(limit)
         K = limit.network.width
         rows["verdict"][i], rows["polished"][i], rows["neurons"][i] = certificate.verdict, limit.polished, K
         rows["objective"][i], rows["lower_bound"][i] = limit.objective, certificate.lower_bound
@@ -176,10 +152,8 @@ def distinct_limits(objective, certificate, verdict, rtol: float = GLOBAL_RTOL) 
     groups: list[list[int]] = []
     for i in order:
         first = groups[-1][0] if groups else None
-        if first is not None and verdict[first] == verdict[i] and (
-            abs(objective[i] - objective[first]) <= rtol * objective[first]
-            or (not np.isfinite(objective[i]) and not np.isfinite(objective[first]))
-        ):
+        # equal infinities are equal: no subtraction
+        if first is not None and verdict[first] == verdict[i] and objective[i] <= (1 + rtol) * objective[first]:
             groups[-1].append(int(i))
         else:
             groups.append([int(i)])

@@ -68,8 +68,9 @@ def run(
     _writable(out, (".npz",))
     _writable(plot, (".png", ".pdf", ".svg"))
     network = _weights(weights) if weights else _law(scale, width)(gflow.key_of(seed, index), problem, width)
-    flow = gflow.solve_flow(
-        problem, network, until_s=until_s, until_t=until_t, max_steps=max_steps,
+    _user_input(problem.check, network)
+    flow = _user_input(
+        gflow.solve_flow, problem, network, until_s=until_s, until_t=until_t, max_steps=max_steps,
         controller=diffrax.PIDController(rtol=rtol, atol=rtol),
     )  # fmt: skip
     limit = gflow.find_limit(problem, flow)
@@ -119,7 +120,8 @@ def sweep(
     spec = {"data": data, "loss": loss, "width": width, "scale": scale, "seed": seed, "inits": inits}
     spec |= {"bias": bias, "standardize": standardize, "law": "gaussian", "dtype": dtype}
     started = time.perf_counter()
-    store.create(out, problem.X, problem.y, spec, inits=inits, width=width, attributes=_provenance(seed, dtype))
+    attributes = _provenance(seed, dtype)
+    _user_input(store.create, out, problem.X, problem.y, spec, inits=inits, width=width, attributes=attributes)
     left = store.pending(out)
     if len(left) < inits:
         _say(f"{out} holds {inits - len(left)} of {inits} initialisations; continuing")
@@ -157,7 +159,7 @@ def certify(
     summary = output.limit_summary(problem, given, gflow.certify(problem, network))
     summary |= {"result": "given", "s": None, "log_t": None, "steps": 0, "rejected": 0, "balance_drift": None}
     # a trained network is never exactly a KKT point: the one with its patterns is reported beside it
-    point = gflow.limit_of_network(problem, network)
+    point = gflow.limit_of_network(problem, network, settled=0.0)
     summary["kkt_point"] = None
     if point.polished:
         exact = gflow.certify(problem, point)

@@ -18,13 +18,17 @@ from gflow.network import TwoLayer
 from gflow.problem import Problem
 
 
+INFEASIBLE = 1e12
+"""A lower bound of P* max|x| above this means that no width separates the data."""
+
+
 class MaxMargin(eqx.Module):
     """The max-margin program of a data set, bracketed: dual <= P* <= primal.
 
     `network`: feasible (q_min = 1) with objective `primal`. `alpha` (n,): dual feasible with value `dual`, proved over
     all masks if `complete`, otherwise only over the sampled ones, and then `dual` is the Gram bound's value.
     `result`: successful if primal - dual <= rtol primal, else max_steps_reached; an infeasible program (no width
-    separates the data) has primal = inf and `network` None.
+    separates the data, told by a lower bound above 1e12) has primal = inf, `network` None, result infeasible.
     """
 
     primal: float
@@ -51,9 +55,14 @@ def solve_max_margin(
     U = start if directions is None else np.vstack([np.asarray(directions), start])
     U = np.vstack([U, -U])
     best, alpha_best, network, primal = 0.0, np.zeros(len(y)), None, np.inf
-    infeasible_above = 1e12 / largest
-    for round_ in range(1, rounds + 1):
-        mass, alpha, slack = _master(X, y, U, big=1e9 / largest)
+    # slack costs `price`: as long as P* may be above it the master is happy to pay, so it is raised on demand
+    price, ceiling = 1e3 / largest, INFEASIBLE / largest
+    round_ = 0
+    for round_ in range(1, rounds + 1):  # noqa: B007
+        solved = _master(X, y, U, price)
+        if solved is None:
+            break
+        mass, alpha, slack = solved
         if slack <= 1e-9 * max(1.0, np.sum(np.abs(mass))):
             candidate = _network(U, mass)
             objective = float(problem.objective(candidate))
@@ -63,35 +72,43 @@ def solve_max_margin(
         total = alpha.sum()
         p = alpha / total if total > 0 else np.full(len(y), 1 / len(y))
         bound = dual_maximum(problem.X, jnp.asarray(p * y), known)
-        if 1 / float(bound.upper) > best:
-            best, alpha_best = 1 / float(bound.upper), p / float(bound.upper)
-        if best >= (1 - rtol) * primal or best > infeasible_above:
+        if 1 / max(float(bound.upper), 1e-300) > best:
+            best = 1 / max(float(bound.upper), 1e-300)
+            alpha_best = p * best
+        if best >= (1 - rtol) * primal or best > ceiling:
             break
         fresh = _violated(problem, alpha * y, known, U)
-        if len(fresh) == 0:
+        if len(fresh):
+            U = np.vstack([U, fresh])
+        elif network is None and price < ceiling:
+            price *= 1e3
+        else:
             break
-        U = np.vstack([U, fresh])
     done = np.isfinite(primal) and best >= (1 - rtol) * primal
-    return MaxMargin(
-        primal, best, alpha_best, network, RESULTS.successful if done else RESULTS.max_steps_reached,
-        known.complete, round_,
-    )  # fmt: skip
+    result = RESULTS.successful if done else RESULTS.max_steps_reached
+    if network is None and best > ceiling:
+        result = RESULTS.infeasible
+    return MaxMargin(primal, best, alpha_best, network, result, known.complete, round_)
 
 
-def _master(X, y, U, big: float):
-    """min sum |mass| s.t. Y (X U^T)_+ mass + slack >= 1, priced at `big`; returns mass (K,), alpha (n,), slack."""
+def _master(X, y, U, price: float):
+    """min sum |mass| + price sum slack s.t. Y (X U^T)_+ mass + slack >= 1: (mass (K,), alpha (n,), total slack).
+
+    None if HiGHS fails with both of its methods.
+    """
     from scipy.optimize import linprog
 
     A = y[:, None] * np.maximum(X @ U.T, 0.0)  # (n, K)
     n, K = A.shape
-    cost = np.concatenate([np.ones(2 * K), np.full(n, big)])
-    sol = linprog(
-        cost, A_ub=-np.hstack([A, -A, np.eye(n)]), b_ub=-np.ones(n), bounds=(0, None), method="highs-ds",
-        options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
-    )  # fmt: skip
-    if sol.x is None:
-        raise RuntimeError(f"HiGHS could not solve the master program: {sol.message}")
-    return sol.x[:K] - sol.x[K : 2 * K], np.maximum(-sol.ineqlin.marginals, 0.0), float(sol.x[2 * K :].sum())
+    cost = np.concatenate([np.ones(2 * K), np.full(n, price)])
+    tight = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    for method, options in (("highs-ds", tight), ("highs-ipm", tight), ("highs", {})):
+        A_ub, b_ub = -np.hstack([A, -A, np.eye(n)]), -np.ones(n)
+        sol = linprog(cost, A_ub=A_ub, b_ub=b_ub, bounds=(0, None), method=method, options=options)
+        if sol.x is not None:
+            slack = float(sol.x[2 * K :].sum())
+            return sol.x[:K] - sol.x[K : 2 * K], np.maximum(-sol.ineqlin.marginals, 0.0), slack
+    return None
 
 
 def _violated(problem: Problem, lam, known: Faces, U: np.ndarray) -> np.ndarray:

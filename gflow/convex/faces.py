@@ -39,6 +39,8 @@ def faces(X, *, samples: int = 4096, seed: int = 0) -> Faces:
         sampled = arrangement(X, samples=samples, seed=seed)
         masks = sampled.masks
         return Faces(masks, np.zeros(len(masks), np.int32), (basis @ basis.T)[None], False)
+    if r == 0:
+        return Faces(np.zeros((1, n), bool), np.zeros(1, np.int32), np.zeros((1, X.shape[1], X.shape[1])), True)
     masks, span, projectors = [], [], []
     for flat in flats(X @ basis):
         L = basis @ flat  # (d, k)

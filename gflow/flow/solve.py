@@ -86,42 +86,39 @@ def solve_flow(
         raise ValueError("nothing would end this flow: give until_s, until_t or a stop criterion")
     made, z0 = (chart or chart_for(network)).encode(network)
     field = Field(problem, made, clock)
-    return _integrate(
-        field, z0, network, until_s, until_t, tuple(stop), solver, controller, saves, max_steps
-    )
+    log_S0 = field.problem.log_S(field.margins(z0))
+    state0 = (z0, clock.start(log_S0))
+    t1, goal = _horizon(clock, until_s, until_t, log_S0)
+    run = lambda t1, grid, armed: _integrate(field, state0, t1, goal, grid, armed, tuple(stop), solver, controller, max_steps)  # noqa: E731
+    # one compiled function, called twice: once to find the end, once to draw the curve on a grid up to there
+    first = run(t1, jnp.full(saves - 1, t1), True)
+    end, result = first.ys["end"], _result(first, stop)
+    time = first.ts["end"][-1]
+    if saves == 1:
+        return _flow(field, time[None], end, log_S0, result, first.stats)
+    grid = jnp.linspace(0.0, time, saves)
+    path = run(time, grid[:-1], False)
+    states = jax.tree.map(lambda a, last: jnp.concatenate([a, last]), path.ys["grid"], end)
+    return _flow(field, grid, states, log_S0, result, first.stats)
 
 
 @eqx.filter_jit
-def _integrate(field, z0, network, until_s, until_t, stop, solver, controller, saves, max_steps) -> Flow:
-    log_S0 = field.problem.log_S(field.margins(z0))
-    state0 = (z0, field.clock.start(log_S0))
-    t1, horizon = _horizon(field.clock, until_s, until_t, log_S0)
-    conditions = {"horizon": horizon} if horizon is not None else {}
-    for index, criterion in enumerate(stop):
-        conditions[f"stop{index}"] = _condition(criterion)
-
-    def run(t1, saveat, event):
-        return diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, y, args: args.velocity(t, y)), solver, jnp.zeros_like(log_S0), t1, None,
-            state0, args=field, saveat=saveat, stepsize_controller=controller, event=event,
-            max_steps=max_steps, throw=False,
-        )  # fmt: skip
-
-    root_finder = optx.Newton(rtol=1e-12, atol=1e-12) if horizon is not None else None
-    event = diffrax.Event(conditions, root_finder) if conditions else None
-    sol = run(t1, diffrax.SaveAt(t1=True), event)
-    result = _result(sol, stop)
-    times, states = sol.ts, sol.ys
-    if saves > 1:
-        grid = jnp.linspace(0.0, sol.ts[-1], saves)
-        path = run(sol.ts[-1], diffrax.SaveAt(ts=grid), None)
-        # the first integration says where the flow ended; the second draws it, and may differ by rounding
-        times = grid
-        states = jax.tree.map(lambda a, end: a.at[-1].set(end[-1]), path.ys, sol.ys)
-        states = jax.tree.map(lambda a, start: a.at[0].set(start), states, state0)
-    return _flow(field, times, states, log_S0, result, sol.stats)
+def _integrate(field, state0, t1, goal, grid, armed, stop, solver, controller, max_steps) -> diffrax.Solution:
+    """One call of diffrax. States are saved at `grid` and at the end; stopping criteria count only if `armed`."""
+    conditions = {f"stop{i}": _condition(criterion, armed) for i, criterion in enumerate(stop)}
+    root_finder = None
+    if goal is not None:
+        conditions["horizon"] = lambda t, y, args, **_: jnp.where(armed, y[1] - goal, jnp.ones_like(goal))
+        root_finder = optx.Newton(rtol=1e-12, atol=1e-12)
+    saves = {"end": diffrax.SubSaveAt(t1=True)} | ({"grid": diffrax.SubSaveAt(ts=grid)} if len(grid) else {})
+    return diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, y, args: args.velocity(t, y)), solver, jnp.zeros_like(t1), t1, None, state0,
+        args=field, saveat=diffrax.SaveAt(subs=saves), stepsize_controller=controller,
+        event=diffrax.Event(conditions, root_finder) if conditions else None, max_steps=max_steps, throw=False,
+    )  # fmt: skip
 
 
+@eqx.filter_jit
 def _flow(field: Field, times, states, log_S0, result, stats) -> Flow:
     z, carried = states
     q = jax.vmap(field.margins)(z)
@@ -140,40 +137,33 @@ def _flow(field: Field, times, states, log_S0, result, stats) -> Flow:
 
 
 def _horizon(clock, until_s, until_t, log_S0):
-    """The end of the time variable, and a root-found event for a horizon on the other clock."""
+    """The end of the time variable, and the value of the carried coordinate at a horizon on the other clock."""
     scaled = isinstance(clock, ScaledClock)
     own, other = (until_s, until_t) if scaled else (until_t, until_s)
     t1 = jnp.full_like(log_S0, jnp.inf if own is None else own)
     if other is None:
         return t1, None
-    # log(t + t0) = log(until_t + 1/S(0)) on the scaled clock; s = until_s on the physical one
-    goal = jnp.logaddexp(jnp.log(jnp.asarray(other, log_S0.dtype)), -log_S0) if scaled else other
-    return t1, lambda t, y, args, **kwargs: y[1] - goal
+    other = jnp.full_like(log_S0, other)
+    # the scaled clock carries log(t + t0), t0 = 1/S(0); the physical one carries s
+    return t1, jnp.logaddexp(jnp.log(other), -log_S0) if scaled else other
 
 
-def _condition(criterion: AbstractStop):
-    return lambda t, y, args, **kwargs: criterion.reached(args, y)
+def _condition(criterion: AbstractStop, armed):
+    return lambda t, y, args, **_: armed & criterion.reached(args, y)
 
 
 def _result(sol, stop) -> RESULTS:
     result = RESULTS.promote(sol.result)
     result = RESULTS.where(result == RESULTS.successful, RESULTS.horizon_reached, result)
-    if sol.event_mask is None:
-        return result
-    for name, fired in sol.event_mask.items():
+    for name, fired in (sol.event_mask or {}).items():
         which = RESULTS.horizon_reached if name == "horizon" else stop[int(name[4:])].result
         result = RESULTS.where(fired, which, result)
-    finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(sol.ys)]))
+    finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf[-1])) for leaf in jax.tree.leaves(sol.ys["end"])]))
     return RESULTS.where(finite, result, RESULTS.nonfinite)
 
 
 def _check(problem, network, until_s, until_t, saves) -> None:
-    n, d = problem.shape
-    if network.W1.ndim != 2 or network.W1.shape[0] != d or network.w2.shape != network.W1.shape[1:]:
-        raise ValueError(
-            f"weights do not fit the data: W1 must be ({d}, m) and w2 (m,), got W1 {network.W1.shape} and "
-            f"w2 {network.w2.shape}; for many initialisations use jax.vmap or gflow.sweep"
-        )
+    problem.check(network)
     if until_s is not None and until_t is not None:
         raise ValueError("give until_s or until_t, not both")
     for name, value in (("until_s", until_s), ("until_t", until_t)):

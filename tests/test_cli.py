@@ -1,0 +1,203 @@
+"""The commands, as a shell sees them: JSON, exit status, files, one-line errors."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+KEYS = {
+    "verdict", "result", "objective", "lower_bound", "certificate", "optimum", "margin", "kkt_residual", "polished", "s",
+    "log_t", "steps", "rejected", "balance_drift", "missing_neuron", "neurons",
+}  # fmt: skip
+
+
+@pytest.fixture
+def gflow(tmp_path, xla_cache):
+    def call(*arguments):
+        environment = os.environ | {"XDG_CACHE_HOME": xla_cache, "JAX_PLATFORMS": "cpu"}
+        command = [sys.executable, "-c", "import sys; from gflow.cli import main; sys.exit(main())", *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    return call
+
+
+def strict(text):
+    """One JSON object, no NaN."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+
+
+def write_csv(path, X, labels, header=None):
+    names = header or [f"x{j}" for j in range(X.shape[1])] + ["label"]
+    lines = [",".join(names)] + [",".join([*map(str, row), str(label)]) for row, label in zip(X, labels, strict=True)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_run_writes_what_it_says(gflow, tmp_path):
+    done = gflow("run", "orthogonal-separable:n=8,d=2", "--width", 10, "--json", "--out", "flow.npz", "--plot", "flow.png")
+    assert done.returncode == 0, done.stderr
+    summary = strict(done.stdout)
+    assert set(summary) >= KEYS and summary["verdict"] == "GLOBAL" and summary["polished"]
+    assert summary["certificate"] == pytest.approx(1.0, abs=1e-9)
+    assert all(set(x) == {"sign", "mass", "direction", "mask", "sliding"} for x in summary["neurons"])
+    assert sum(x["mass"] for x in summary["neurons"]) == pytest.approx(summary["objective"], rel=1e-9)
+    with np.load(tmp_path / "flow.npz") as flow:
+        k = len(flow["s"])
+        assert flow["W1"].shape == (k, 2, 10) and flow["w2"].shape == (k, 10) and flow["margins"].shape == (k, 8)
+        assert flow["log_t"].shape == flow["loss"].shape == (k,)
+        assert flow["s"][-1] == pytest.approx(summary["s"])
+    assert (tmp_path / "flow.png").stat().st_size > 10_000
+
+
+def test_run_until_a_time(gflow, tmp_path):
+    done = gflow("run", "xor", "--width", 6, "--until-s", 2, "--out", "f.npz", "--json")
+    assert strict(done.stdout)["s"] == 2.0 and strict(done.stdout)["result"] == "horizon_reached"
+    np.savez(tmp_path / "w.npz", W1=np.array([[0.5, 0.0], [0.2, 1.0]]), w2=np.array([1.0, -0.3]))
+    done = gflow("run", "xor", "--weights", "w.npz", "--until-t", 3, "--out", "f.npz", "--json")
+    assert strict(done.stdout)["log_t"] == pytest.approx(np.log(3), rel=1e-6)
+    with np.load(tmp_path / "f.npz") as flow:
+        np.testing.assert_allclose(flow["W1"][0], [[0.5, 0.0], [0.2, 1.0]])
+
+
+def test_certify_a_given_network(gflow, tmp_path):
+    X = np.array([[2.0, 0.0], [0.5, 1.0], [-1.0, -1.0], [-2.0, 0.5]])
+    write_csv(tmp_path / "a.csv", X, ["cat", "cat", "ant", "ant"])
+    V = np.array([[0.5, -0.6], [0.75, -0.4]])
+    np.savez(tmp_path / "w.npz", W1=V * 3, w2=np.array([3.0, -3.0]))
+    done = gflow("certify", "a.csv", "w.npz", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "ant -> -1, cat -> +1" in done.stderr
+    summary = strict(done.stdout)
+    assert set(summary) >= KEYS
+    # |a| = 3 against |w| = 2.7 and 2.16: unbalanced, so the objective is above P* and the KKT point beside it is not
+    assert summary["verdict"] == "NOT_GLOBAL"
+    assert summary["kkt_point"]["verdict"] == "GLOBAL" and summary["kkt_point"]["objective"] == pytest.approx(1.6224981, abs=1e-6)
+
+
+def test_sweep_report_and_continue(gflow, tmp_path):
+    first = gflow("sweep", "orthogonal-separable:n=8,d=2", "--inits", 6, "--width", 8, "--out", "s.zarr", "--json")
+    assert first.returncode == 0, first.stderr
+    summary = strict(first.stdout)
+    assert set(summary) >= {"inits", "verdicts", "limits", "seconds", "flows_per_second", "store"}
+    assert summary["inits"] == 6 and sum(summary["verdicts"].values()) == 6
+    assert set(summary["limits"][0]) >= {"objective", "certificate", "verdict", "count"}
+    assert sum(x["count"] for x in summary["limits"]) == 6
+    assert (tmp_path / "s.zarr.png").exists()
+    import xarray as xr
+
+    attributes = xr.open_zarr(tmp_path / "s.zarr", consolidated=False).attrs
+    assert {"versions", "device", "dtype", "command", "seed"} <= set(attributes)
+    again = gflow("sweep", "orthogonal-separable:n=8,d=2", "--inits", 6, "--width", 8, "--out", "s.zarr", "--json")
+    assert "continuing" in again.stderr and strict(again.stdout)["limits"] == summary["limits"]
+    other = gflow("sweep", "xor", "--inits", 6, "--width", 8, "--out", "s.zarr")
+    assert other.returncode == 2 and "another problem" in other.stderr and other.stderr.count("\n") == 1
+    shown = gflow("report", "s.zarr")
+    assert shown.returncode == 0 and "6 of 6 initialisations" in shown.stdout
+
+
+def test_data_lists_and_prints(gflow, tmp_path):
+    listing = gflow("data").stdout
+    for name in ("orthogonal-separable", "gaussian", "xor", "spike-free", "teacher", "iris", "wine", "breast-cancer", "digits"):
+        assert name in listing
+    printed = gflow("data", "iris")
+    (tmp_path / "iris.csv").write_text(printed.stdout)
+    from gflow.cli.data import built_in, from_csv
+
+    read, _ = from_csv(tmp_path / "iris.csv")
+    np.testing.assert_array_equal(read.X, built_in("iris").X)
+    np.testing.assert_array_equal(read.y, built_in("iris").y)
+
+
+X3 = np.array([[1.0, 2.0], [3.0, -1.0], [-1.0, 0.5]])
+
+
+def bad_files(path):
+    write_csv(path / "good.csv", X3, [1, -1, 1])
+    write_csv(path / "nan.csv", np.array([[1.0, np.nan], [0.0, 1.0]]), [1, -1])
+    write_csv(path / "inf.csv", np.array([[1.0, np.inf], [0.0, 1.0]]), [1, -1])
+    write_csv(path / "one.csv", X3, ["a", "a", "a"])
+    write_csv(path / "three.csv", X3, ["a", "b", "c"])
+    (path / "ragged.csv").write_text("x,y,label\n1,2,1\n1,1\n")
+    (path / "empty.csv").write_text("")
+    (path / "header.csv").write_text("x,y,label\n")
+    (path / "noheader.csv").write_text("1,2,1\n3,4,-1\n")
+    (path / "text.csv").write_text("x,y,label\n1,red,1\n2,3,-1\n")
+    (path / "broken.npz").write_text("not a zip")
+    np.savez(path / "flat.npz", X=np.ones(3), y=np.ones(3))
+    np.savez(path / "noy.npz", X=np.ones((3, 2)))
+    np.savez(path / "w.npz", W1=np.ones((3, 4)), w2=np.ones(4))
+    np.savez(path / "w_shape.npz", W1=np.ones((2, 4)), w2=np.ones(3))
+    np.savez(path / "w_nan.npz", W1=np.full((2, 4), np.nan), w2=np.ones(4))
+    (path / "mine").mkdir()
+    (path / "mine" / "x").write_text("x")
+
+
+BAD = {
+    "nan": ("run nan.csv", "nan"),
+    "inf": ("run inf.csv", "inf"),
+    "one label": ("run one.csv", "two classes"),
+    "three labels": ("run three.csv", "3 label values"),
+    "ragged": ("run ragged.csv", "line 3"),
+    "empty": ("run empty.csv", "no data"),
+    "header only": ("run header.csv", "no data"),
+    "no header": ("run noheader.csv", "header"),
+    "text": ("run text.csv", "'red'"),
+    "no file": ("run missing.csv", "cannot read"),
+    "broken npz": ("run broken.npz", "cannot read"),
+    "flat X": ("run flat.npz", "X must be"),
+    "no y": ("run noy.npz", "no array 'y'"),
+    "weights of other d": ("certify good.csv w.npz", "do not fit"),
+    "weights of other d, run": ("run good.csv --weights w.npz", "do not fit"),
+    "weights of two widths": ("certify good.csv w_shape.npz", "W1 must be"),
+    "weights nan": ("certify good.csv w_nan.npz", "finite"),
+    "width 0": ("sweep good.csv --width 0 --out s.zarr", "width"),
+    "scale 0": ("sweep good.csv --scale 0 --out s.zarr", "scale"),
+    "scale -1": ("run good.csv --scale -1", "scale"),
+    "inits 0": ("sweep good.csv --inits 0 --out s.zarr", "inits"),
+    "float32": ("sweep good.csv --dtype float32 --out s.zarr", "float64"),
+    "unknown loss": ("run good.csv --loss hinge", "hinge"),
+    "unknown data": ("run moons", "no data set 'moons'"),
+    "unknown parameter": ("run gaussian:q=3", "no parameter 'q'"),
+    "parameter text": ("run gaussian:n=ten", "whole number"),
+    "spike-free n > d": ("run spike-free:n=9,d=3", "n <= d"),
+    "both horizons": ("run good.csv --until-s 1 --until-t 1", "not both"),
+    "negative horizon": ("run good.csv --until-s -1", "positive"),
+    "plot suffix": ("run good.csv --plot a.txt", "must end in"),
+    "no folder": ("sweep good.csv --out nowhere/s.zarr", "does not exist"),
+    "foreign store": ("sweep good.csv --out mine", "mine"),
+    "no store": ("report nothing.zarr", "no store"),
+    "unknown option": ("run good.csv --speed 3", "--speed"),
+}
+
+
+def test_bad_input_is_one_line_and_exit_2(tmp_path, capsys, monkeypatch):
+    # in one process: the errors come before anything is compiled
+    from gflow.cli import main
+
+    bad_files(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    for name, (command, message) in BAD.items():
+        assert main(command.split()) == 2, name
+        captured = capsys.readouterr()
+        errors = [line for line in captured.err.splitlines() if not line.startswith(("labels:", "warning:"))]
+        assert len(errors) == 1 and errors[0].startswith("gflow: error: "), (name, captured.err)
+        assert message in errors[0], (name, errors)
+        assert captured.out == "", name
+        assert sorted(tmp_path.rglob("*")) == before, f"{name} wrote something"
+
+
+def test_one_label_as_numbers_is_a_problem(gflow, tmp_path):
+    write_csv(tmp_path / "one.csv", np.array([[1.0, 0.5], [0.5, 1.0]]), [1, 1])
+    done = gflow("run", "one.csv", "--width", 8, "--json")
+    assert done.returncode == 0 and strict(done.stdout)["verdict"] == "GLOBAL"
+
+
+def test_rows_that_can_never_be_separated_are_named(gflow, tmp_path):
+    write_csv(tmp_path / "a.csv", np.array([[0.0, 0.0], [1.0, 2.0], [1.0, 2.0]]), [1, 1, -1])
+    done = gflow("run", "a.csv", "--width", 8, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "row 1 is all zeros" in done.stderr and "rows 2 and 3 are equal" in done.stderr
+    assert strict(done.stdout)["verdict"] == "UNFITTED"

@@ -1,0 +1,131 @@
+"""Arrangements, faces, the oracle, column generation, Newton: against counting, sampling, a fine circle and CVXPY."""
+
+import cases
+import helpers
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gflow
+from gflow.convex.arrangements import count_masks
+from gflow.convex.oracle import dual_maximum, gram_bound
+
+
+@pytest.mark.parametrize(("n", "d"), [(1, 1), (6, 1), (5, 2), (20, 2), (10, 3), (25, 3), (8, 4), (8, 5), (3, 6)])
+def test_masks_in_general_position_are_counted_by_the_formula(n, d):
+    X = np.random.default_rng(n * 10 + d).standard_normal((n, d))
+    found = gflow.arrangement(X)
+    assert found.complete
+    assert len(np.unique(found.packed, axis=0)) == len(found) == count_masks(n, min(n, d))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 10**6))
+def test_degenerate_arrangements_hold_exactly_the_sampled_masks(n, d, seed):
+    # integer rows: zeros, duplicates, antipodes, many hyperplanes through one ray, deficient rank
+    X = np.random.default_rng(seed).integers(-1, 2, (n, d)).astype(float)
+    found = {tuple(row) for row in gflow.arrangement(X).masks}
+    assert len(found) == len(gflow.arrangement(X))
+    sampled = helpers.sampled_masks(X, 20_000, seed)
+    assert sampled <= found
+    # sampling misses thin cells: what it did not see must have an interior all the same
+    assert all(helpers.cell_exists(X, np.array(mask)) for mask in found - sampled)
+
+
+def test_large_arrangements_are_sampled_and_say_so():
+    X = np.random.default_rng(0).standard_normal((100, 6))
+    sampled = gflow.arrangement(X, samples=500)
+    assert not sampled.complete
+    assert not gflow.faces(X, samples=500).complete
+    assert 500 <= len(sampled) <= 1000
+
+
+def test_oracle_is_exact_on_the_circle(rng):
+    for trial in range(30):
+        n = int(rng.integers(1, 12))
+        X = rng.integers(-2, 3, (n, 2)).astype(float) if trial % 2 else rng.standard_normal((n, 2))
+        lam = rng.standard_normal(n)
+        bound = dual_maximum(jnp.asarray(X), jnp.asarray(lam), gflow.faces(X))
+        expected = helpers.dual_maximum_on_circle(X, lam)
+        assert bound.exact
+        assert float(bound.lower) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        assert expected <= float(bound.upper) * (1 + 1e-12)
+        assert helpers.dual_function(X, lam, np.asarray(bound.u)) == pytest.approx(float(bound.lower), abs=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 7), st.integers(1, 4), st.integers(0, 10**6))
+def test_no_direction_exceeds_the_bounds(n, d, seed):
+    rng = np.random.default_rng(seed)
+    X, lam = rng.integers(-2, 3, (n, d)).astype(float), rng.standard_normal(n)
+    U = rng.standard_normal((d, 4000))
+    U /= np.linalg.norm(U, axis=0)
+    largest = np.abs(lam @ np.maximum(X @ U, 0.0)).max()
+    bound = dual_maximum(jnp.asarray(X), jnp.asarray(lam), gflow.faces(X))
+    assert largest <= float(bound.lower) + 1e-12
+    assert largest <= float(gram_bound(jnp.asarray(X), jnp.asarray(lam))) + 1e-12
+
+
+def test_gram_bound_is_tight_on_orthogonally_separable_data():
+    from gflow import datasets
+
+    data = datasets.orthogonal_separable(n=12, d=3, seed=4)
+    gram = data.X @ data.X.T * np.outer(data.y, data.y)
+    assert (gram > 0).all()
+    lam = jnp.asarray(np.random.default_rng(0).random(12) * data.y)
+    bound = dual_maximum(jnp.asarray(data.X), lam, gflow.faces(data.X))
+    assert float(gram_bound(jnp.asarray(data.X), lam)) == pytest.approx(float(bound.lower), rel=1e-12)
+
+
+def cvxpy_optimum(X, y):
+    """The max-margin program over all masks, by CVXPY with Clarabel."""
+    import cvxpy as cp
+
+    masks = gflow.arrangement(X).masks.astype(float)
+    n, d = X.shape
+    U, V = cp.Variable((len(masks), d)), cp.Variable((len(masks), d))
+    f = sum(cp.multiply(m, X @ (U[j] - V[j])) for j, m in enumerate(masks))
+    signs = [(2 * m - 1)[:, None] * X for m in masks]
+    cone = [A @ W[j] >= 0 for W in (U, V) for j, A in enumerate(signs)]
+    program = cp.Problem(cp.Minimize(cp.sum(cp.norm(U, 2, axis=1)) + cp.sum(cp.norm(V, 2, axis=1))), [cp.multiply(y, f) >= 1, *cone])
+    program.solve(solver=cp.CLARABEL)
+    return program.value
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(("n", "d", "seed"), [(8, 2, 0), (6, 3, 1), (5, 4, 2)])
+def test_column_generation_agrees_with_cvxpy(n, d, seed):
+    rng = np.random.default_rng(seed)
+    X, y = rng.standard_normal((n, d)), rng.choice([-1.0, 1.0], n)
+    solved = gflow.solve_max_margin(gflow.Problem(X, y))
+    assert solved.dual <= solved.primal
+    assert solved.primal == pytest.approx(cvxpy_optimum(X, y), rel=3e-6)
+
+
+def test_exact_optima():
+    a = gflow.solve_max_margin(gflow.Problem(cases.A_X, cases.A_y))
+    assert a.dual <= cases.A_OPTIMUM * (1 + 1e-12) and a.primal >= cases.A_OPTIMUM * (1 - 1e-12)
+    assert a.primal == pytest.approx(cases.A_OPTIMUM, rel=1e-6)
+    b = gflow.solve_max_margin(gflow.Problem(cases.B_X, cases.B_y))
+    assert b.primal == pytest.approx(cases.B_OPTIMUM, rel=1e-9) and b.dual == pytest.approx(4.0, rel=1e-9)
+    np.testing.assert_allclose(b.alpha, 1.0, rtol=1e-9)
+
+
+def test_infeasible_program_is_recognised():
+    solved = gflow.solve_max_margin(gflow.Problem(np.array([[1.0, 1.0], [1.0, 1.0]]), [1, -1]))
+    assert solved.network is None and solved.primal == np.inf
+    assert gflow.result_name(solved.result) == "infeasible"
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 8), st.integers(1, 3), st.integers(0, 10**6))
+def test_scaling_flip_and_permutation(n, d, seed):
+    rng = np.random.default_rng(seed)
+    X, y = rng.standard_normal((n, d)), rng.choice([-1.0, 1.0], n)
+    value = lambda X, y: gflow.solve_max_margin(gflow.Problem(X, y)).primal  # noqa: E731
+    order = rng.permutation(n)
+    first = value(X, y)
+    for other in (3.0 * value(3.0 * X, y), value(X, -y), value(X[order], y[order])):
+        assert other == pytest.approx(first, rel=3e-6)

@@ -1,0 +1,89 @@
+"""Imports run downwards only, and `import gflow` needs the core libraries alone."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent / "gflow"
+
+# module -> what it may import from gflow; each line sees only what stands above it
+ALLOWED = {
+    "_types": set(),
+    "activations": {"_types"},
+    "losses": {"_types"},
+    "datasets": {"_types"},
+    "network": {"activations"},
+    "inclusion": {"activations"},
+    "problem": {"losses", "activations", "network", "inclusion"},
+    "initializers": {"network", "problem"},
+    "flow.charts": {"activations", "network"},
+    "flow.field": {"flow.charts", "problem"},
+    "flow.stop": {"_types", "flow.field"},
+    "flow.solve": {"_types", "flow.charts", "flow.field", "flow.stop", "network", "problem"},
+    "convex.arrangements": set(),
+    "convex.faces": {"convex.arrangements"},
+    "convex.oracle": {"convex.faces"},
+    "convex.newton": set(),
+    "convex.column_generation": {"_types", "convex.faces", "convex.oracle", "network", "problem"},
+    "limit": {"convex.newton", "convex.oracle", "flow.solve", "network", "problem"},
+    "certificate": {"_types", "convex.column_generation", "convex.faces", "convex.oracle", "limit", "network", "problem"},
+    "sweep": {
+        "_types", "certificate", "convex.column_generation", "convex.faces", "convex.oracle", "flow.charts", "flow.solve",
+        "initializers", "limit", "problem",
+    },
+    "store": {"_types", "sweep"},
+    "plots": {"_types"},
+}  # fmt: skip
+FREE = {"", "cli", "cli.main", "cli.data", "cli.output", "flow", "convex"}  # nothing below imports these
+CORE = {"jax", "numpy", "diffrax", "equinox", "optax", "jaxtyping", "optimistix", "lineax", "scipy"}
+
+
+def modules():
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        yield ".".join(p for p in parts if p != "__init__"), ast.parse(path.read_text())
+
+
+def imported(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("gflow"):
+            base = node.module.removeprefix("gflow").removeprefix(".")
+            for alias in node.names:
+                submodule = f"{base}.{alias.name}".removeprefix(".")
+                is_module = (ROOT / (submodule.replace(".", "/") + ".py")).exists()
+                yield submodule if is_module else base
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.removeprefix("gflow").removeprefix(".") for alias in node.names if alias.name.startswith("gflow"))
+
+
+def test_imports_run_downwards():
+    seen = set()
+    for name, tree in modules():
+        seen.add(name)
+        if name in FREE:
+            continue
+        assert name in ALLOWED, f"{name} is new: give it a line in ALLOWED"
+        assert set(imported(tree)) <= ALLOWED[name], f"{name} imports {set(imported(tree)) - ALLOWED[name]}"
+    assert seen == set(ALLOWED) | FREE
+
+
+def test_flow_and_convex_never_see_each_other():
+    for name, tree in modules():
+        other = {"flow": "convex", "convex": "flow"}.get(name.split(".")[0])
+        assert other is None or not any(target.split(".")[0] == other for target in imported(tree))
+
+
+def test_import_gflow_is_light():
+    # scikit-learn, xarray, zarr, typer, rich and matplotlib must only be imported where they are used
+    code = "import sys, gflow; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    assert CORE - {"optax"} <= loaded | {"scipy"}
+    assert not loaded & {"sklearn", "xarray", "zarr", "typer", "rich", "matplotlib", "cvxpy", "pandas"}
+
+
+def test_files_stay_small():
+    lines = {name: (ROOT / (name.replace(".", "/") + ".py")) for name in ALLOWED}
+    lengths = sorted(len(path.read_text().splitlines()) for path in lines.values())
+    assert lengths[-1] <= 400
+    assert lengths[len(lengths) // 2] < 200

@@ -1,0 +1,178 @@
+"""Problem, losses, network, initial laws: against plain loops and closed forms."""
+
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gflow
+from gflow import activations, initializers, losses
+from gflow.problem import never_separable
+
+ALL_LOSSES = [getattr(losses, name)() for name in losses.__all__]
+
+
+@pytest.mark.parametrize("n", range(1, 21))
+def test_loss_and_margins_equal_plain_sums(n):
+    rng = np.random.default_rng(n)
+    X, W1, w2 = rng.standard_normal((n, 3)), rng.standard_normal((3, 5)), rng.standard_normal(5)
+    y = np.where(rng.random(n) < 0.5, 1.0, -1.0)
+    network = gflow.TwoLayer(jnp.asarray(W1), jnp.asarray(w2))
+    expected = helpers.margins(X, y, W1, w2)
+    for loss, reference in ((gflow.Logistic(), helpers.logistic_loss), (gflow.Exponential(), helpers.exponential_loss)):
+        problem = gflow.Problem(X, y, loss=loss)
+        q = problem.margins(network)
+        np.testing.assert_allclose(q, expected, rtol=1e-13, atol=1e-13)
+        np.testing.assert_allclose(problem.loss_value(q), reference(expected), rtol=1e-13)
+
+
+@pytest.mark.parametrize("loss", ALL_LOSSES, ids=lambda x: type(x).__name__)
+def test_slopes_are_differences(loss):
+    q = jnp.linspace(-5, 5, 41)
+    h = 1e-6
+    difference = (loss.value(q + h) - loss.value(q - h)) / (2 * h)
+    np.testing.assert_allclose(loss.slope(q), difference, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(jnp.exp(loss.log_weight(q)), -loss.slope(q), rtol=1e-14)
+
+
+@pytest.mark.parametrize("loss", ALL_LOSSES, ids=lambda x: type(x).__name__)
+def test_margins_of_1e10_are_finite(loss):
+    q = jnp.array([1e10, 2e10, 1e-200])
+    assert bool(jnp.all(jnp.isfinite(loss.log_weight(q))))
+    problem = gflow.Problem(np.eye(3), [1, 1, -1], loss=loss)
+    p = problem.weights(q + 1e10)
+    np.testing.assert_allclose(jnp.sum(p), 1.0, rtol=1e-12)
+    assert bool(jnp.isfinite(problem.log_S(q)))
+
+
+@pytest.mark.parametrize("name", activations.__all__)
+def test_activation_slopes_are_one_sided_differences(name):
+    activation = getattr(activations, name)()
+    z, h = jnp.array([-2.0, -1e-3, 1e-3, 2.0]), 1e-6
+    np.testing.assert_allclose(activation.slope(z), (activation(z + h) - activation(z - h)) / (2 * h), rtol=1e-8)
+    lower, upper = activation.slope_interval()
+    zero = jnp.zeros(())
+    np.testing.assert_allclose(-activation(zero - h) / h, lower, atol=1e-9)
+    np.testing.assert_allclose(activation(zero + h) / h, upper, rtol=1e-9)
+    np.testing.assert_allclose(activation(3.5 * z), 3.5 * activation(z), rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", initializers.__all__)
+@pytest.mark.parametrize("scale", [1e-100, 1e-3, 10.0])
+def test_initial_laws_are_balanced_at_any_scale(name, scale):
+    problem = gflow.Problem(np.eye(3), [1, 1, -1])
+    network = getattr(initializers, name)(scale=scale)(gflow.key_of(1, 2), problem, 2000)
+    norms = np.linalg.norm(np.asarray(network.W1) / scale, axis=0)
+    np.testing.assert_allclose(np.abs(network.w2) / scale, norms, rtol=1e-14)
+    assert abs(np.mean(np.sign(network.w2))) < 0.1
+    assert bool(jnp.all(jnp.isfinite(jnp.log(jnp.abs(network.w2)))))
+    # E |w|^2 = 3 (gaussian) or 1 (sphere)
+    assert np.mean(norms**2) == pytest.approx(3.0 if name == "Gaussian" else 1.0, rel=0.1)
+
+
+def test_initialisation_depends_on_seed_and_index_only():
+    problem = gflow.Problem(np.eye(3), [1, 1, -1])
+    law = gflow.Gaussian(1e-3)
+    batch = jax.vmap(lambda i: law(gflow.key_of(7, i), problem, 4))(jnp.arange(5))
+    for i in range(5):
+        one = law(gflow.key_of(7, i), problem, 4)
+        np.testing.assert_array_equal(batch.W1[i], one.W1)
+        np.testing.assert_allclose(batch.w2[i], one.w2, rtol=1e-15)
+    assert not np.array_equal(batch.W1[0], batch.W1[1])
+
+
+@pytest.mark.parametrize("band", [0.0, 1e-6])
+def test_kkt_residual_is_zero_at_a_kkt_point_and_scale_free(band):
+    import cases
+
+    W = np.stack([cases.A_PLUS, cases.A_MINUS], axis=1)
+    root = np.sqrt(np.linalg.norm(W, axis=0))
+    network = gflow.TwoLayer(jnp.asarray(W / root), jnp.asarray(root * [1, -1]))
+    problem = gflow.Problem(cases.A_X, cases.A_y)
+    lam = jnp.asarray(cases.A_ALPHA * cases.A_y)
+    for theta, scale in ((1.0, 1.0), (1e-60, 1.0), (1e60, 1e-9)):
+        assert float(problem.kkt_residual(network.scaled(jnp.asarray(theta)), scale * lam, band)) < 1e-10
+    assert float(problem.kkt_residual(network, -lam, band)) == pytest.approx(2.0, abs=1e-9)
+
+
+def test_never_separable_rows_are_named():
+    X = np.array([[1.0, 2.0], [0.0, 0.0], [1.0, 2.0], [2.0, 4.0], [-1.0, -2.0]])
+    reasons = never_separable(X, [1, 1, -1, 1, -1])
+    assert reasons == [
+        "row 2 is all zeros",
+        "rows 1 and 3 are equal but have different labels",
+    ]
+    assert never_separable(X[[0, 4]], [1, -1]) == []
+    assert "positive multiples" in never_separable(X[[0, 3]], [1, -1])[0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 10**6))
+def test_never_separable_agrees_with_the_network_output(n, d, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.integers(-1, 2, (n, d)).astype(float)
+    y = rng.choice([-1.0, 1.0], n)
+    # f is linear on rays: a separating network exists iff every ray carries one label and no row is zero
+    rays = {}
+    for x, label in zip(X, y, strict=True):
+        key = tuple(x / max(np.abs(x).max(), 1e-300))
+        rays.setdefault(key, set()).add(label)
+    expected = any(len(v) > 1 for v in rays.values()) or (np.abs(X).max(axis=1) == 0).any()
+    assert bool(never_separable(X, y)) == bool(expected)
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "message"),
+    [
+        (np.zeros((0, 2)), np.zeros(0), "empty"),
+        (np.ones((2, 2)), np.ones(3), "X must be"),
+        (np.ones(3), np.ones(3), "X must be"),
+        (np.array([[np.nan, 1.0]]), np.ones(1), "finite"),
+        (np.array([[np.inf, 1.0]]), np.ones(1), "finite"),
+        (np.ones((2, 1)), np.array([0.0, 1.0]), "labels"),
+        (np.array([["a", "b"]]), np.ones(1), "finite numbers"),
+    ],
+)
+def test_bad_data_is_refused(X, y, message):
+    with pytest.raises(ValueError, match=message):
+        gflow.Problem(X, y)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_bad_scale_is_refused(scale):
+    with pytest.raises(ValueError, match="positive"):
+        gflow.Gaussian(scale=scale)
+
+
+def test_least_norm_velocity_against_a_general_minimiser(rng):
+    from gflow.inclusion import least_norm_slopes
+
+    worst = 0.0
+    for trial in range(40):
+        n, d, m = 6, 3, 4
+        X = rng.standard_normal((n, d))
+        if trial % 4 == 1:
+            X[1] = X[0]  # duplicate rows
+        if trial % 4 == 2:
+            X[1], X[2] = -2 * X[0], 0.0  # collinear rows and a zero row
+        U = rng.standard_normal((d, m))
+        normal = X[0] / np.linalg.norm(X[0])
+        U[:, :3] -= np.outer(normal, normal @ U[:, :3])  # on one hyperplane
+        pair = np.linalg.svd(X[[0, 3]])[2][2]
+        U[:, 1] = pair  # on two hyperplanes
+        U[:, 2] = 0.0 if trial % 3 == 0 else U[:, 2]
+        lam = rng.standard_normal(n)
+        D = np.asarray(least_norm_slopes(jnp.asarray(X), jnp.asarray(lam), jnp.asarray(U), gflow.ReLU(), 1e-9))
+        assert D.min() >= 0 and D.max() <= 1
+        for i in range(m):
+            size = np.linalg.norm(U[:, i])
+            kink = (np.abs(X @ U[:, i]) <= 1e-9 * np.linalg.norm(X, axis=1) * size) & (np.linalg.norm(X, axis=1) > 0) & (size > 0)
+            on = (X @ U[:, i] > 0) & ~kink
+            v0 = X[on].T @ lam[on]
+            expected = helpers.box_least_squares(lam[kink, None] * X[kink], v0)
+            got = np.linalg.norm(X.T @ (D[:, i] * lam))
+            worst = max(worst, got - expected)
+    assert worst < 1e-7  # the general minimiser's own accuracy
