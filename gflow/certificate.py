@@ -10,7 +10,7 @@ from __future__ import annotations
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from gflow._types import VERDICT
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
@@ -35,10 +35,10 @@ class Certificate(eqx.Module):
 
     `objective`: P(theta). `lower_bound`: proved, P* >= lower_bound at every width. `c` = P(theta) B(p) >= 1, an upper
     bound of P(theta)/P*; infinite where the data are not fitted. `exact`: B(p) was maximised over all masks; otherwise
-    c comes from a bound that holds for all masks. `p` (n,): the weights used. `missing_neuron` (d,): the direction
-    found with |lambda^T (X u)_+| P(theta) > 1, whose absence keeps the network from the optimum; None otherwise. `better`: a
-    feasible network (q_min = 1) with a lower objective, the proof of NOT_GLOBAL, or None. `optimum`: P* where it is
-    proved to a relative gap of 1e-6 (by this certificate or by the solved convex program), else None.
+    c comes from a bound that holds for all masks. `p` (n,): the weights used. `missing_neuron` (d,): a direction with
+    |lambda^T (X u)_+| P(theta) > 1, whose absence keeps the network from the optimum; None if none was found.
+    `better`: a feasible network (q_min = 1) with a lower objective, the proof of NOT_GLOBAL, or None. `optimum`: P*
+    where it is proved to a relative gap of 1e-6 (by this certificate or by the solved program), else None.
     """
 
     verdict: VERDICT = eqx.field(static=True)
@@ -123,7 +123,10 @@ def _guess_weights(problem: Problem, network: TwoLayer, q: np.ndarray) -> list[n
     # neurons of one pattern act together: one unit vector per pattern, |X^T D lambda| = 1 at a KKT point
     patterns, V = merge(problem, network, 1e-9, 1e-9)
     masses = np.linalg.norm(V, axis=0)
-    rows = [y[:, None] * (s * D)[:, None] * X * np.sqrt(r) for s, D, r in zip(patterns.sign, patterns.mask.T, masses, strict=True)]
+    rows = [
+        y[:, None] * (s * D)[:, None] * X * np.sqrt(r)
+        for s, D, r in zip(patterns.sign, patterns.mask.T, masses, strict=True)
+    ]
     target = (V / np.sqrt(masses)).T.reshape(-1)
     alpha, _ = nnls(np.concatenate(rows, axis=1).T, target)
     if alpha.sum() > 0:

@@ -52,9 +52,7 @@ def least_norm_slopes(
     return D + jnp.einsum("mk,mkn->nm", delta, one_hot)
 
 
-def box_least_squares(
-    rows: Float[Array, "m K d"], v0: Float[Array, "m d"], length: float
-) -> Float[Array, "m K"]:
+def box_least_squares(rows: Float[Array, "m K d"], v0: Float[Array, "m d"], length: float) -> Float[Array, "m K"]:
     """argmin over delta in [0, length]^K of |v0 + sum_k delta_k rows_k|^2, one problem per neuron."""
     squared = jnp.sum(rows**2, axis=-1)
     safe = jnp.where(squared > 0, squared, 1.0)

@@ -131,7 +131,11 @@ def merge(problem: Problem, network: TwoLayer, band: float, mass: float) -> tupl
         keys.setdefault(key, []).append(int(i))
     # heaviest first: the order of a result must not depend on the order of the neurons
     groups = sorted(keys.values(), key=lambda g: -masses[g].sum())
-    V = np.stack([(lower_dim[:, g] * masses[g]).sum(axis=1) for g in groups], axis=1) if groups else np.zeros((X.shape[1], 0))
+    V = (
+        np.stack([(lower_dim[:, g] * masses[g]).sum(axis=1) for g in groups], axis=1)
+        if groups
+        else np.zeros((X.shape[1], 0))
+    )
     first = [g[0] for g in groups]
     return Patterns(sign[first], active[:, first], sliding[:, first]), V
 
@@ -147,7 +151,9 @@ def cannot_fit(problem: Problem, patterns: Patterns) -> bool:
     (n, d), K = X.shape, len(patterns.sign)
     if K == 0:
         return True
-    margins = np.concatenate([(y * s * D)[:, None] * X for s, D in zip(patterns.sign, patterns.mask.T, strict=True)], axis=1)
+    margins = np.concatenate(
+        [(y * s * D)[:, None] * X for s, D in zip(patterns.sign, patterns.mask.T, strict=True)], axis=1
+    )
     A_ub = [np.hstack([-margins, np.ones((n, 1))])]
     A_eq = []
     for k in range(K):

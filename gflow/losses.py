@@ -7,7 +7,6 @@ Source: arXiv 2110.06488, section 2; Lyu & Li, arXiv 1906.05890.
 from __future__ import annotations
 
 import abc
-from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -17,9 +16,6 @@ from jaxtyping import Array, Float
 
 class AbstractLoss(eqx.Module):
     """l(q) for one sample; the training loss is L = sum_n l(q_n)."""
-
-    separating: eqx.AbstractClassVar[bool]
-    """True if L tends to its infimum 0 only as all margins tend to infinity: the limit is a direction."""
 
     @abc.abstractmethod
     def value(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -37,8 +33,6 @@ class AbstractLoss(eqx.Module):
 class Logistic(AbstractLoss):
     """l(q) = log(1 + e^-q)."""
 
-    separating: ClassVar[bool] = True
-
     def value(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
         return jax.nn.softplus(-q)
 
@@ -49,8 +43,6 @@ class Logistic(AbstractLoss):
 class Exponential(AbstractLoss):
     """l(q) = e^-q."""
 
-    separating: ClassVar[bool] = True
-
     def value(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
         return jnp.exp(-q)
 
@@ -60,8 +52,6 @@ class Exponential(AbstractLoss):
 
 class Linear(AbstractLoss):
     """l(q) = -q: the frozen-multiplier early phase, where every sample weighs the same (theory, "Geometry")."""
-
-    separating: ClassVar[bool] = False
 
     def value(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
         return -q

@@ -40,12 +40,28 @@ def neurons_on_circle(ax, X, y, W1, w2, title: str = "live neurons"):
             ax.plot([-x[1], x[1]], [x[0], -x[0]], color="#e5e5e5", lw=0.6, zorder=0)
     for label, colour in ((1, PLUS), (-1, MINUS)):
         pick = rows[y == label]
-        ax.scatter(pick[:, 0], pick[:, 1], marker="+" if label > 0 else "_", color=colour, s=28, label=f"samples, y = {label:+d}")
+        ax.scatter(
+            pick[:, 0],
+            pick[:, 1],
+            marker="+" if label > 0 else "_",
+            color=colour,
+            s=28,
+            label=f"samples, y = {label:+d}",
+        )
         chosen = np.sign(w2[live]) == label
         share = mass[live][chosen] / max(mass[live].sum(), 1e-300)
         for tip in tips[chosen]:
             ax.plot([0, tip[0]], [0, tip[1]], color=colour, lw=1.0, alpha=0.7)
-        ax.scatter(tips[chosen, 0], tips[chosen, 1], s=20 + 300 * share, color=colour, alpha=0.6, edgecolor="black", lw=0.5, label=f"neurons, a {'>' if label > 0 else '<'} 0")
+        ax.scatter(
+            tips[chosen, 0],
+            tips[chosen, 1],
+            s=20 + 300 * share,
+            color=colour,
+            alpha=0.6,
+            edgecolor="black",
+            lw=0.5,
+            label=f"neurons, a {'>' if label > 0 else '<'} 0",
+        )
     ax.set(title=title, xlabel=labels[0], ylabel=labels[1], aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
     ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return ax
@@ -67,7 +83,9 @@ def residuals(ax, s, kkt_residual, slackness):
     """KKT residual 1 - cos and complementary slackness against the scaled clock s."""
     for values, colour, label in ((kkt_residual, PLUS, "$1 - \\cos(\\theta, v)$"), (slackness, MINUS, "slackness")):
         values = np.asarray(values)
-        ax.semilogy(np.asarray(s), np.where((values > 0) & np.isfinite(values), values, np.nan), color=colour, label=label)
+        ax.semilogy(
+            np.asarray(s), np.where((values > 0) & np.isfinite(values), values, np.nan), color=colour, label=label
+        )
     ax.set(title="KKT residual of the direction", xlabel="scaled clock $s$", ylabel="residual")
     ax.legend(frameon=False)
     return ax
@@ -96,7 +114,14 @@ def certificate_histogram(ax, certificate, verdict):
 def flow_figure(problem, flow, limit, kkt_residual, slackness):
     """Neurons of the limit, margins and residuals of one flow, side by side. Returns the Figure."""
     figure, axes = _figure(3)
-    neurons_on_circle(axes[0], problem.X, problem.y, limit.network.W1, limit.network.w2, "neurons at the limit" if limit.polished else "neurons at the end")
+    neurons_on_circle(
+        axes[0],
+        problem.X,
+        problem.y,
+        limit.network.W1,
+        limit.network.w2,
+        "neurons at the limit" if limit.polished else "neurons at the end",
+    )
     margins(axes[1], flow.s, flow.margins)
     residuals(axes[2], flow.s, kkt_residual, slackness)
     return figure
@@ -112,7 +137,9 @@ def sweep_figure(dataset, limits: list[dict]):
         row = dataset.isel(init=limit["example"])
         K = int(row["neurons"])
         title = f"{limit['count']} x P = {limit['objective']:.6g}, {limit['verdict']}"
-        neurons_on_circle(ax, dataset["X"].values, dataset["y"].values, row["W1"].values[:K].T, row["w2"].values[:K], title)
+        neurons_on_circle(
+            ax, dataset["X"].values, dataset["y"].values, row["W1"].values[:K].T, row["w2"].values[:K], title
+        )
     return figure
 
 

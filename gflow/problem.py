@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
@@ -83,9 +84,7 @@ class Problem(eqx.Module):
         squared = network.squared_norm()
         return jnp.min(self.margins(network)) / jnp.where(squared > 0, squared, 1.0)
 
-    def least_norm_gradients(
-        self, network: TwoLayer, lam: Float[Array, " n"], band: float
-    ) -> Float[Array, "d m"]:
+    def least_norm_gradients(self, network: TwoLayer, lam: Float[Array, " n"], band: float) -> Float[Array, "d m"]:
         """G (d, m), column i the least-norm X^T D_i lambda: (1/S) dw_i/dt = a_i G_i, (1/S) da_i/dt = w_i . G_i.
 
         `band`: a pair counts as a kink if |x_n . w_i| <= band |x_n||w_i|.
@@ -140,7 +139,7 @@ def never_separable(X, y) -> list[str]:
     for n in np.flatnonzero(norms > 0):
         # 0.0 + turns -0.0 into 0.0; 12 digits, so that rounding in x / |x| does not hide a multiple
         key = (0.0 + np.round(X[n] / norms[n], 12)).tobytes()
-        k = first.setdefault(key, n)
+        k = first.setdefault(key, int(n))
         if y[k] != y[n]:
             same = "equal" if np.array_equal(X[k], X[n]) else "positive multiples of each other"
             reasons.append(f"rows {k + 1} and {n + 1} are {same} but have different labels")

@@ -74,7 +74,10 @@ def create(path, X, y, spec: dict, *, inits: int, width: int, attributes: dict) 
         empty = PENDING if np.issubdtype(kind, np.integer) else np.nan
         attrs: dict = {"long_name": text}
         if name == "verdict":
-            attrs |= {"flag_values": [PENDING, *map(int, VERDICT)], "flag_meanings": " ".join(["PENDING", *(v.name for v in VERDICT)])}
+            attrs |= {
+                "flag_values": [PENDING, *map(int, VERDICT)],
+                "flag_meanings": " ".join(["PENDING", *(v.name for v in VERDICT)]),
+            }
         if name == "result":
             attrs |= {"flag_values": list(range(len(result_names()))), "flag_meanings": " ".join(result_names())}
         variables[name] = (dims, np.full([sizes[k] for k in dims], empty, kind), attrs)
@@ -82,7 +85,7 @@ def create(path, X, y, spec: dict, *, inits: int, width: int, attributes: dict) 
     variables["X"] = (("sample", "feature"), np.asarray(X, float), {"long_name": "data, after scaling and bias"})
     variables["y"] = (("sample",), np.asarray(y, float), {"long_name": "labels"})
     dataset = xr.Dataset(variables, coords={"init": np.arange(inits)})
-    created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     dataset.attrs = {**identity, "created": created, **attributes}
     dataset.to_zarr(path, mode="w-", encoding=encoding, zarr_format=3, consolidated=False)
 
@@ -96,7 +99,9 @@ def append(path, records: Records) -> None:
     dims = {"W1": ("init", "neuron", "feature"), "w2": ("init", "neuron")}
     # the verdict is written last: a row that is not PENDING is whole
     for names in ([k for k in LONG_NAMES if k != "verdict"], ["verdict"]):
-        block = xr.Dataset({k: (dims.get(k, ("init",)), columns[k].astype(np.int8) if k == "polished" else columns[k]) for k in names})
+        block = xr.Dataset(
+            {k: (dims.get(k, ("init",)), columns[k].astype(np.int8) if k == "polished" else columns[k]) for k in names}
+        )
         block.to_zarr(path, region={"init": slice(start, stop)}, zarr_format=3, consolidated=False)
 
 

@@ -94,9 +94,7 @@ def sweep(
         optimum = solve_max_margin(problem, known)
     judge = functools.partial(certify, problem, known_faces=known, optimum=optimum)
     # traced once: block shapes never change, the last block repeats its last index
-    run = eqx.filter_jit(
-        lambda p, i: jax.vmap(lambda j: _lane(p, law, width, seed, j, flow_options))(i)
-    )
+    run = eqx.filter_jit(lambda p, i: jax.vmap(lambda j: _lane(p, law, width, seed, j, flow_options))(i))
     for start in range(0, len(indices), block):
         chosen = indices[start : start + block]
         padded = np.concatenate([chosen, np.full(block - len(chosen), chosen[-1])])
@@ -115,7 +113,7 @@ def _lane(problem: Problem, law, width: int, seed: int, index, options) -> tuple
 
 def _records(problem: Problem, width: int, chosen, flows: Flow, drift, judge) -> Records:
     b, d = len(chosen), problem.shape[1]
-    rows = {f.name: np.full(b, np.nan) for f in dataclasses.fields(Records)}
+    rows: dict[str, np.ndarray] = {f.name: np.full(b, np.nan) for f in dataclasses.fields(Records)}
     rows["index"] = np.asarray(chosen, np.int64)
     rows["result"] = np.asarray(result_code(flows.result))[:b].astype(np.int16)
     rows["verdict"] = np.full(b, VERDICT.INCONCLUSIVE, np.int8)

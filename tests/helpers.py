@@ -51,7 +51,17 @@ def box_least_squares(rows, v0):
     fun = lambda delta: 0.5 * np.sum((v0 + rows.T @ delta) ** 2)  # noqa: E731
     jac = lambda delta: rows @ (v0 + rows.T @ delta)  # noqa: E731
     best = min(
-        (minimize(fun, np.full(K, x), jac=jac, bounds=[(0, 1)] * K, method="L-BFGS-B", options={"ftol": 1e-16, "gtol": 1e-12}) for x in (0.0, 0.5, 1.0)),
+        (
+            minimize(
+                fun,
+                np.full(K, x),
+                jac=jac,
+                bounds=[(0, 1)] * K,
+                method="L-BFGS-B",
+                options={"ftol": 1e-16, "gtol": 1e-12},
+            )
+            for x in (0.0, 0.5, 1.0)
+        ),
         key=lambda r: r.fun,
     )
     return np.sqrt(2 * best.fun)

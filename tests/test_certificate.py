@@ -29,7 +29,9 @@ def test_case_a_limit_and_certificate_are_exact():
     assert limit.objective == pytest.approx(cases.A_OPTIMUM, rel=1e-10)
     np.testing.assert_allclose(np.abs(limit.lam), cases.A_ALPHA, atol=1e-6)
     V = np.asarray(limit.network.W1 * jnp.abs(limit.network.w2))
-    np.testing.assert_allclose(V[:, np.argsort(-np.asarray(limit.network.w2))], np.stack([cases.A_PLUS, cases.A_MINUS], 1), atol=1e-9)
+    np.testing.assert_allclose(
+        V[:, np.argsort(-np.asarray(limit.network.w2))], np.stack([cases.A_PLUS, cases.A_MINUS], 1), atol=1e-9
+    )
     assert certificate.verdict == VERDICT.GLOBAL and abs(certificate.c - 1) < 1e-9
 
 

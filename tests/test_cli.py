@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 KEYS = {
-    "verdict", "result", "objective", "lower_bound", "certificate", "optimum", "margin", "kkt_residual", "polished", "s",
-    "log_t", "steps", "rejected", "balance_drift", "missing_neuron", "neurons",
+    "verdict", "result", "objective", "lower_bound", "certificate", "optimum", "margin", "kkt_residual", "polished",
+    "s", "log_t", "steps", "rejected", "balance_drift", "missing_neuron", "neurons",
 }  # fmt: skip
 
 
@@ -18,7 +18,12 @@ KEYS = {
 def gflow(tmp_path, xla_cache):
     def call(*arguments):
         environment = os.environ | {"XDG_CACHE_HOME": xla_cache, "JAX_PLATFORMS": "cpu"}
-        command = [sys.executable, "-c", "import sys; from gflow.cli import main; sys.exit(main())", *map(str, arguments)]
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; from gflow.cli import main; sys.exit(main())",
+            *map(str, arguments),
+        ]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     return call
@@ -36,7 +41,9 @@ def write_csv(path, X, labels, header=None):
 
 
 def test_run_writes_what_it_says(gflow, tmp_path):
-    done = gflow("run", "orthogonal-separable:n=8,d=2", "--width", 10, "--json", "--out", "flow.npz", "--plot", "flow.png")
+    done = gflow(
+        "run", "orthogonal-separable:n=8,d=2", "--width", 10, "--json", "--out", "flow.npz", "--plot", "flow.png"
+    )
     assert done.returncode == 0, done.stderr
     summary = strict(done.stdout)
     assert set(summary) >= KEYS and summary["verdict"] == "GLOBAL" and summary["polished"]
@@ -73,7 +80,9 @@ def test_certify_a_given_network(gflow, tmp_path):
     assert set(summary) >= KEYS
     # |a| = 3 against |w| = 2.7 and 2.16: unbalanced, so the objective is above P* and the KKT point beside it is not
     assert summary["verdict"] == "NOT_GLOBAL"
-    assert summary["kkt_point"]["verdict"] == "GLOBAL" and summary["kkt_point"]["objective"] == pytest.approx(1.6224981, abs=1e-6)
+    assert summary["kkt_point"]["verdict"] == "GLOBAL" and summary["kkt_point"]["objective"] == pytest.approx(
+        1.6224981, abs=1e-6
+    )
 
 
 def test_sweep_report_and_continue(gflow, tmp_path):
@@ -99,7 +108,17 @@ def test_sweep_report_and_continue(gflow, tmp_path):
 
 def test_data_lists_and_prints(gflow, tmp_path):
     listing = gflow("data").stdout
-    for name in ("orthogonal-separable", "gaussian", "xor", "spike-free", "teacher", "iris", "wine", "breast-cancer", "digits"):
+    for name in (
+        "orthogonal-separable",
+        "gaussian",
+        "xor",
+        "spike-free",
+        "teacher",
+        "iris",
+        "wine",
+        "breast-cancer",
+        "digits",
+    ):
         assert name in listing
     printed = gflow("data", "iris")
     (tmp_path / "iris.csv").write_text(printed.stdout)

@@ -84,12 +84,14 @@ def cvxpy_optimum(X, y):
     import cvxpy as cp
 
     masks = gflow.arrangement(X).masks.astype(float)
-    n, d = X.shape
+    d = X.shape[1]
     U, V = cp.Variable((len(masks), d)), cp.Variable((len(masks), d))
     f = sum(cp.multiply(m, X @ (U[j] - V[j])) for j, m in enumerate(masks))
     signs = [(2 * m - 1)[:, None] * X for m in masks]
     cone = [A @ W[j] >= 0 for W in (U, V) for j, A in enumerate(signs)]
-    program = cp.Problem(cp.Minimize(cp.sum(cp.norm(U, 2, axis=1)) + cp.sum(cp.norm(V, 2, axis=1))), [cp.multiply(y, f) >= 1, *cone])
+    program = cp.Problem(
+        cp.Minimize(cp.sum(cp.norm(U, 2, axis=1)) + cp.sum(cp.norm(V, 2, axis=1))), [cp.multiply(y, f) >= 1, *cone]
+    )
     program.solve(solver=cp.CLARABEL)
     return program.value
 

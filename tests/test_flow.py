@@ -57,8 +57,8 @@ def test_case_c_unbalanced():
 
 def test_case_a_by_integration_alone():
     # An implicit solver walks the stiff end: no program is solved here. At q_min = 1e6 the objective and c are within
-    # 1e-6, but the margins of two support vectors still differ by log(alpha_2/alpha_1) = 2.5, which leaves the direction
-    # of the flow itself 1.27e-6 from its limit; at 2e6 it is half of that.
+    # 1e-6, but the margins of two support vectors still differ by log(alpha_2/alpha_1) = 2.5, which leaves the
+    # direction of the flow itself 1.27e-6 from its limit; at 2e6 it is half of that.
     flow = gflow.solve_flow(
         A, first(A), stop=(gflow.MarginTarget(2e6),), solver=diffrax.Kvaerno5(),
         controller=diffrax.PIDController(rtol=1e-7, atol=1e-9), saves=1,

@@ -27,10 +27,12 @@ ALLOWED = {
     "convex.newton": set(),
     "convex.column_generation": {"_types", "convex.faces", "convex.oracle", "network", "problem"},
     "limit": {"convex.newton", "convex.oracle", "flow.solve", "network", "problem"},
-    "certificate": {"_types", "convex.column_generation", "convex.faces", "convex.oracle", "limit", "network", "problem"},
+    "certificate": {
+        "_types", "convex.column_generation", "convex.faces", "convex.oracle", "limit", "network", "problem",
+    },
     "sweep": {
-        "_types", "certificate", "convex.column_generation", "convex.faces", "convex.oracle", "flow.charts", "flow.solve",
-        "initializers", "limit", "problem",
+        "_types", "certificate", "convex.column_generation", "convex.faces", "convex.oracle", "flow.charts",
+        "flow.solve", "initializers", "limit", "problem",
     },
     "store": {"_types", "sweep"},
     "plots": {"_types"},
@@ -54,7 +56,11 @@ def imported(tree):
                 is_module = (ROOT / (submodule.replace(".", "/") + ".py")).exists()
                 yield submodule if is_module else base
         elif isinstance(node, ast.Import):
-            yield from (alias.name.removeprefix("gflow").removeprefix(".") for alias in node.names if alias.name.startswith("gflow"))
+            yield from (
+                alias.name.removeprefix("gflow").removeprefix(".")
+                for alias in node.names
+                if alias.name.startswith("gflow")
+            )
 
 
 def test_imports_run_downwards():
@@ -77,7 +83,9 @@ def test_flow_and_convex_never_see_each_other():
 def test_import_gflow_is_light():
     # scikit-learn, xarray, zarr, typer, rich and matplotlib must only be imported where they are used
     code = "import sys, gflow; print(*sorted({m.split('.')[0] for m in sys.modules}))"
-    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
     assert CORE - {"optax"} <= loaded | {"scipy"}
     assert not loaded & {"sklearn", "xarray", "zarr", "typer", "rich", "matplotlib", "cvxpy", "pandas"}
 

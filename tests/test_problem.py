@@ -169,7 +169,11 @@ def test_least_norm_velocity_against_a_general_minimiser(rng):
         assert D.min() >= 0 and D.max() <= 1
         for i in range(m):
             size = np.linalg.norm(U[:, i])
-            kink = (np.abs(X @ U[:, i]) <= 1e-9 * np.linalg.norm(X, axis=1) * size) & (np.linalg.norm(X, axis=1) > 0) & (size > 0)
+            kink = (
+                (np.abs(X @ U[:, i]) <= 1e-9 * np.linalg.norm(X, axis=1) * size)
+                & (np.linalg.norm(X, axis=1) > 0)
+                & (size > 0)
+            )
             on = (X @ U[:, i] > 0) & ~kink
             v0 = X[on].T @ lam[on]
             expected = helpers.box_least_squares(lam[kink, None] * X[kink], v0)

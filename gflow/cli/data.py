@@ -89,7 +89,9 @@ def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in names if name not in archive]
             if missing:
-                raise ValueError(f"{path} has no array {missing[0]!r}; it holds {', '.join(archive.files) or 'nothing'}")
+                raise ValueError(
+                    f"{path} has no array {missing[0]!r}; it holds {', '.join(archive.files) or 'nothing'}"
+                )
             return {name: archive[name] for name in names}
     except ValueError as error:
         if str(path) in str(error):
@@ -120,7 +122,9 @@ def _dataset(X, y, features, where: str) -> tuple[Dataset, list[str]]:
         raise ValueError(f"{where}: all labels are {values[0]!s}; two classes are needed (or labels given as -1/+1)")
     if len(values) > 2:
         shown = ", ".join(str(v) for v in values[:5])
-        raise ValueError(f"{where}: {len(values)} label values ({shown}{', ...' if len(values) > 5 else ''}); keep two classes")
+        raise ValueError(
+            f"{where}: {len(values)} label values ({shown}{', ...' if len(values) > 5 else ''}); keep two classes"
+        )
     low, high = (format(v, "g") if numeric and y.dtype != bool else str(v) for v in values)
     return (
         Dataset(X, np.where(y == values[1], 1.0, -1.0), (low, high), features),
@@ -135,7 +139,8 @@ def prepare(data: Dataset, standardize: bool, bias: bool) -> tuple[Dataset, list
         spread = X.std(axis=0)
         constant = spread <= 1e-12 * np.maximum(np.abs(X).max(axis=0), 1e-300)
         if constant.any():
-            notes.append(f"constant columns set to zero by --standardize: {', '.join(str(c + 1) for c in np.flatnonzero(constant))}")
+            which = ", ".join(str(c + 1) for c in np.flatnonzero(constant))
+            notes.append(f"constant columns set to zero by --standardize: {which}")
         X = np.where(constant, 0.0, (X - X.mean(axis=0)) / np.where(constant, 1.0, spread))
     if bias:
         X = np.hstack([X, np.ones((len(X), 1))])

@@ -17,7 +17,9 @@ app = typer.Typer(
     help="Gradient flow of two-layer ReLU networks, integrated to its limit and certified by convex duality.",
 )  # fmt: skip
 
-Data = Annotated[str, typer.Argument(metavar="DATA", help="built-in name (see gflow data), .csv with label last, or .npz with X, y")]
+Data = Annotated[
+    str, typer.Argument(metavar="DATA", help="built-in name (see gflow data), .csv with label last, or .npz with X, y")
+]
 Width = Annotated[int, typer.Option(help="number of neurons m")]
 Scale = Annotated[float, typer.Option(help="scale of the balanced gaussian initialisation")]
 LossName = Annotated[str, typer.Option("--loss", help="logistic or exponential")]
@@ -78,7 +80,13 @@ def run(
     summary = output.limit_summary(problem, limit, certificate) | output.flow_summary(flow)
     if out:
         np.savez(
-            out, s=flow.s, log_t=flow.log_t, loss=flow.loss, margins=flow.margins, W1=flow.network.W1, w2=flow.network.w2
+            out,
+            s=flow.s,
+            log_t=flow.log_t,
+            loss=flow.loss,
+            margins=flow.margins,
+            W1=flow.network.W1,
+            w2=flow.network.w2,
         )
         _say(f"wrote {out}")
     if plot:
@@ -203,23 +211,25 @@ def report(store_path: Annotated[Path, typer.Argument(metavar="STORE")], json: J
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point: 0 on success, 2 with one line on bad input, 1 on failure."""
-    # the class of all usage errors, whether typer depends on click or carries its own copy
-    usage_error = typer.BadParameter.__mro__[1]
     _configure()
     try:
         app(args=arguments, prog_name="gflow", standalone_mode=False)
-    except (InputError, usage_error) as error:
-        text = error.format_message() if isinstance(error, usage_error) else str(error)
-        _say("gflow: error: " + " ".join(text.split()))
+    except InputError as error:
+        _say("gflow: error: " + " ".join(str(error).split()))
         return 2
     except (typer.Abort, KeyboardInterrupt):
         _say("gflow: interrupted; the same command continues an unfinished store")
         return 1
     except Exception as error:
+        # usage errors of the command line itself, whether typer depends on click or carries its own copy
+        if hasattr(error, "format_message"):
+            _say("gflow: error: " + " ".join(error.format_message().split()))  # pyright: ignore
+            return 2
         if os.environ.get("GFLOW_TRACEBACK"):
             raise
-        text = str(error).strip().split("\n")[0]
-        _say(f"gflow: failed: {type(error).__name__}: {text} (GFLOW_TRACEBACK=1 shows where)")
+        _say(
+            f"gflow: failed: {type(error).__name__}: {str(error).strip().splitlines()[:1]} (GFLOW_TRACEBACK=1 shows where)"
+        )
         return 1
     return 0
 
@@ -304,7 +314,9 @@ def _provenance(seed: int, dtype: str) -> dict:
 
     import jax
 
-    versions = {name: version(name) for name in ("gflow", "jax", "jaxlib", "diffrax", "equinox", "numpy", "zarr", "xarray")}
+    versions = {
+        name: version(name) for name in ("gflow", "jax", "jaxlib", "diffrax", "equinox", "numpy", "zarr", "xarray")
+    }
     return {
         "versions": versions | {"python": platform.python_version()},
         "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
@@ -355,7 +367,13 @@ class _Progress:
         self.counts: dict[str, int] = {}
         self.bar = None
         if sys.stderr.isatty():
-            columns = (TextColumn("flows"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+            columns = (
+                TextColumn("flows"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+            )
             self.bar = Progress(*columns, console=Console(stderr=True))
             self.task = self.bar.add_task("compiling", total=total, completed=done)
 

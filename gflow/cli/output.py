@@ -86,7 +86,9 @@ def print_run(console, summary: dict) -> None:
             continue
         table.add_row(key, _text(value))
     console.print(table)
-    merged = Table("sign", "mass |a||w|", "active", "sliding on", "direction", title="live neurons at q_min = 1", box=None)
+    merged = Table(
+        "sign", "mass |a||w|", "active", "sliding on", "direction", title="live neurons at q_min = 1", box=None
+    )
     for neuron in summary["neurons"][:20]:
         merged.add_row(
             f"{neuron['sign']:+d}", f"{float(neuron['mass']):.6g}", str(int(np.sum(neuron["mask"]))),

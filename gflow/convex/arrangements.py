@@ -96,8 +96,8 @@ def cells(A: np.ndarray) -> np.ndarray:
         which = np.nonzero((signs[simple] == 0) & live)[1].reshape(-1, r - 1)
         block = np.repeat(signs[simple][:, None, :], len(corners), axis=1)  # (R, 2^{r-1}, n)
         np.put_along_axis(
-            block, np.broadcast_to(which[:, None, :], block.shape[:2] + (r - 1,)),
-            np.broadcast_to(corners, block.shape[:2] + (r - 1,)), axis=2,
+            block, np.broadcast_to(which[:, None, :], (*block.shape[:2], r - 1)),
+            np.broadcast_to(corners, (*block.shape[:2], r - 1)), axis=2,
         )  # fmt: skip
         block = block.reshape(-1, n)
         found += [block, -block]
@@ -112,13 +112,13 @@ def cells(A: np.ndarray) -> np.ndarray:
 
 def null_rays(A: np.ndarray) -> np.ndarray:
     """Unit vectors (R, r) spanning the null spaces of r - 1 independent rows of A, one per choice of rows."""
-    n, r = A.shape
+    r = A.shape[1]
     live = np.flatnonzero(np.any(A != 0, axis=1))
     choices = np.array(list(itertools.combinations(live, r - 1)), int).reshape(-1, r - 1)
     rays = []
     for block in np.array_split(choices, max(1, len(choices) // 50_000)):
         _, sigma, Vt = np.linalg.svd(A[block], full_matrices=True)
-        rays.append(Vt[sigma[:, -1] > ZERO ** 0.5 * 1e-2, -1])
+        rays.append(Vt[sigma[:, -1] > ZERO**0.5 * 1e-2, -1])
     return np.concatenate(rays)
 
 

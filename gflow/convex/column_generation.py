@@ -17,7 +17,6 @@ from gflow.convex.oracle import _candidates, dual_maximum, require_float64
 from gflow.network import TwoLayer
 from gflow.problem import Problem
 
-
 INFEASIBLE = 1e12
 """A lower bound of P* max|x| above this means that no width separates the data."""
 
@@ -88,7 +87,15 @@ def solve_max_margin(
     result = RESULTS.successful if done else RESULTS.max_steps_reached
     if network is None and best > ceiling:
         result = RESULTS.infeasible
-    return MaxMargin(primal, best, alpha_best, network, result, known.complete, round_)
+    return MaxMargin(
+        primal,
+        best,
+        alpha_best,
+        network,
+        result,  # pyright: ignore[reportArgumentType]
+        known.complete,
+        round_,
+    )
 
 
 def _master(X, y, U, price: float):

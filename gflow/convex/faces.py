@@ -53,7 +53,7 @@ def faces(X, *, samples: int = 4096, seed: int = 0) -> Faces:
 
 def flats(A: np.ndarray) -> list[np.ndarray]:
     """Orthonormal bases (r, k) of all intersections of hyperplanes a_n . u = 0 with k >= 1, the whole space first."""
-    n, r = A.shape
+    r = A.shape[1]
     norms = np.linalg.norm(A, axis=1)
     live = np.flatnonzero(norms > ZERO * max(norms.max(initial=0.0), 1e-300))
     unit = A[live] / norms[live][:, None]

@@ -62,6 +62,7 @@ def _solve(X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray) -> KK
     ]
     z = [Q.T @ start.V[:, k] for k, Q in enumerate(bases)]
     alpha = np.where(support, start.alpha, 0.0)[support]
+    residual = np.array([np.inf])
     for _ in range(ITERATIONS):
         norms = [np.linalg.norm(zk) for zk in z]
         if min(norms, default=0.0) <= 0:

@@ -51,7 +51,8 @@ def gram_bound(X: Float[Array, "n d"], lam: Float[Array, " n"]) -> Float[Array, 
     """A proved upper bound in any dimension, tight on orthogonally separable data.
 
     For sign s let F = {n : s lambda_n > 0}. Dropping the terms outside F,
-    (s lambda^T (X u)_+)^2 <= max_{z in [0,1]^F} |sum_F z_n lambda_n x_n|^2 <= sum_{n,k in F} lambda_n lambda_k (x_n . x_k)_+.
+    (s lambda^T (X u)_+)^2 <= max_{z in [0,1]^F} |sum_F z_n lambda_n x_n|^2
+                           <= sum_{n,k in F} lambda_n lambda_k (x_n . x_k)_+.
     """
     gram = jnp.maximum(X @ X.T, 0.0)
     return jnp.sqrt(jnp.maximum(*(jnp.maximum(s * lam, 0.0) @ gram @ jnp.maximum(s * lam, 0.0) for s in (1.0, -1.0))))

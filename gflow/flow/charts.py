@@ -10,6 +10,7 @@ import abc
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
@@ -35,9 +36,7 @@ class AbstractChart(eqx.Module):
         """Vectors with the directions of the w_i, shape (d, m); their lengths are the chart's own business."""
 
     @abc.abstractmethod
-    def outputs(
-        self, z: PyTree[Array], X: Float[Array, "n d"], activation: AbstractActivation
-    ) -> Float[Array, " n"]:
+    def outputs(self, z: PyTree[Array], X: Float[Array, "n d"], activation: AbstractActivation) -> Float[Array, " n"]:
         """f(x_n), shape (n,)."""
 
     @abc.abstractmethod
@@ -58,9 +57,7 @@ class Cartesian(AbstractChart):
     def hidden(self, z: PyTree[Array]) -> Float[Array, "d m"]:
         return z[0]
 
-    def outputs(
-        self, z: PyTree[Array], X: Float[Array, "n d"], activation: AbstractActivation
-    ) -> Float[Array, " n"]:
+    def outputs(self, z: PyTree[Array], X: Float[Array, "n d"], activation: AbstractActivation) -> Float[Array, " n"]:
         return TwoLayer(*z)(X, activation)
 
     def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
@@ -93,9 +90,7 @@ class BalancedPolar(AbstractChart):
     def hidden(self, z: PyTree[Array]) -> Float[Array, "d m"]:
         return z[0]
 
-    def outputs(
-        self, z: PyTree[Array], X: Float[Array, "n d"], activation: AbstractActivation
-    ) -> Float[Array, " n"]:
+    def outputs(self, z: PyTree[Array], X: Float[Array, "n d"], activation: AbstractActivation) -> Float[Array, " n"]:
         u, r = z
         return activation(X @ _unit(u)) @ (self.sign * jnp.exp(2 * r))
 

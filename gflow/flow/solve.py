@@ -89,16 +89,20 @@ def solve_flow(
     log_S0 = field.problem.log_S(field.margins(z0))
     state0 = (z0, clock.start(log_S0))
     t1, goal = _horizon(clock, until_s, until_t, log_S0)
-    run = lambda t1, grid, armed: _integrate(field, state0, t1, goal, grid, armed, tuple(stop), solver, controller, max_steps)  # noqa: E731
+
+    def run(t1, grid, armed) -> tuple[diffrax.Solution, Array, dict]:
+        sol = _integrate(field, state0, t1, goal, grid, armed, tuple(stop), solver, controller, max_steps)
+        assert sol.ts is not None and sol.ys is not None
+        return sol, sol.ts["end"][-1], sol.ys
+
     # one compiled function, called twice: once to find the end, once to draw the curve on a grid up to there
-    first = run(t1, jnp.full(saves - 1, t1), True)
-    end, result = first.ys["end"], _result(first, stop)
-    time = first.ts["end"][-1]
+    first, time, ys = run(t1, jnp.full(saves - 1, t1), True)
+    end, result = ys["end"], _result(first, stop)
     if saves == 1:
         return _flow(field, time[None], end, log_S0, result, first.stats)
     grid = jnp.linspace(0.0, time, saves)
-    path = run(time, grid[:-1], False)
-    states = jax.tree.map(lambda a, last: jnp.concatenate([a, last]), path.ys["grid"], end)
+    _, _, path = run(time, grid[:-1], False)
+    states = jax.tree.map(lambda a, last: jnp.concatenate([a, last]), path["grid"], end)
     return _flow(field, grid, states, log_S0, result, first.stats)
 
 
@@ -159,7 +163,7 @@ def _result(sol, stop) -> RESULTS:
         which = RESULTS.horizon_reached if name == "horizon" else stop[int(name[4:])].result
         result = RESULTS.where(fired, which, result)
     finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf[-1])) for leaf in jax.tree.leaves(sol.ys["end"])]))
-    return RESULTS.where(finite, result, RESULTS.nonfinite)
+    return RESULTS.where(finite, result, RESULTS.nonfinite)  # pyright: ignore[reportArgumentType]
 
 
 def _check(problem, network, until_s, until_t, saves) -> None:
