@@ -227,9 +227,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 2
         if os.environ.get("GFLOW_TRACEBACK"):
             raise
-        _say(
-            f"gflow: failed: {type(error).__name__}: {str(error).strip().splitlines()[:1]} (GFLOW_TRACEBACK=1 shows where)"
-        )
+        text = (str(error).strip().splitlines() or [""])[0]
+        _say(f"gflow: failed: {type(error).__name__}: {text} (GFLOW_TRACEBACK=1 shows where)")
         return 1
     return 0
 
