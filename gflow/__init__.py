@@ -16,7 +16,8 @@ from gflow.convex.arrangements import Arrangement, arrangement
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
 from gflow.flow.charts import BalancedPolar, Cartesian
-from gflow.flow.field import PhysicalClock, ScaledClock
+from gflow.flow.clocks import PhysicalClock, ScaledClock
+from gflow.flow.filippov import Filippov
 from gflow.flow.solve import Flow, solve_flow
 from gflow.flow.stop import KKTTarget, MarginTarget, Unfitted
 from gflow.initializers import Gaussian, Sphere, key_of
@@ -37,6 +38,7 @@ __all__ = [
     "Certificate",
     "Exponential",
     "Faces",
+    "Filippov",
     "Flow",
     "Gaussian",
     "KKTTarget",

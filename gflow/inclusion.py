@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from gflow.activations import AbstractActivation
 
 SWEEPS = 200
-"""Projected Gauss-Seidel sweeps. The problems are tiny (at most MAX_KINKS unknowns) and converge linearly."""
+"""Projected Gauss-Seidel sweeps of a reported velocity. The problems are tiny and converge linearly."""
 
-MAX_KINKS = 8
-"""Kinks considered per neuron, the nearest ones. In general position at most rank(X) - 1 can matter at once."""
+MAX_KINKS = 12
+"""Kinks considered per neuron. In general position at most rank(X) - 1 can matter at once."""
 
 
 def least_norm_slopes(
@@ -34,37 +34,49 @@ def least_norm_slopes(
     `U` (d, m) holds directions or weights; pair (n, i) is a kink if |x_n . u_i| <= band |x_n| |u_i|. Rows of zeros
     are never kinks. Slopes of pairs that are not kinks are the activation's own.
     """
-    lower, upper = activation.slope_interval()
+    lower, _ = activation.slope_interval()
     Z = X @ U
-    row = jnp.linalg.norm(X, axis=1)
-    column = jnp.linalg.norm(U, axis=0)
-    distance = jnp.abs(Z) / jnp.maximum(row[:, None] * column[None, :], jnp.finfo(Z.dtype).tiny)
-    kink = (distance <= band) & (row[:, None] > 0) & (column[None, :] > 0)
+    sizes = jnp.linalg.norm(X, axis=1)[:, None] * jnp.linalg.norm(U, axis=0)
+    kink = (jnp.abs(Z) <= band * sizes) & (sizes > 0)
     D = jnp.where(kink, lower, activation.slope(Z))
-
-    K = min(MAX_KINKS, X.shape[0])
-    _, nearest = jax.lax.top_k(-jnp.where(kink, distance, jnp.inf).T, K)  # (m, K)
-    is_kink = jnp.take_along_axis(kink.T, nearest, axis=1)
-    rows = jnp.where(is_kink[..., None], lam[nearest][..., None] * X[nearest], 0.0)  # (m, K, d)
-    v0 = (X.T @ (D * lam[:, None])).T  # (m, d)
-    delta = box_least_squares(rows, v0, upper - lower)
-    one_hot = jax.nn.one_hot(nearest, X.shape[0], dtype=Z.dtype)  # (m, K, n)
-    return D + jnp.einsum("mk,mkn->nm", delta, one_hot)
+    return D + box_entries(X, lam, D, kink, activation, SWEEPS)
 
 
-def box_least_squares(rows: Float[Array, "m K d"], v0: Float[Array, "m d"], length: float) -> Float[Array, "m K"]:
-    """argmin over delta in [0, length]^K of |v0 + sum_k delta_k rows_k|^2, one problem per neuron."""
-    squared = jnp.sum(rows**2, axis=-1)
+def box_entries(
+    X: Float[Array, "n d"],
+    lam: Float[Array, " n"],
+    D: Float[Array, "n m"],
+    kink: Bool[Array, "n m"],
+    activation: AbstractActivation,
+    sweeps: int,
+) -> Float[Array, "n m"]:
+    """delta (n, m) in [0, upper - lower] at the kinks, 0 elsewhere: argmin |X^T D lambda + sum_k delta_k lambda_k x_k|.
+
+    One problem per neuron, by projected Gauss-Seidel. `D` (n, m) has the lower slope at the kinks.
+    """
+    lower, upper = activation.slope_interval()
+    rows, picks = gather(X * lam[:, None], kink, min(X.shape[0], MAX_KINKS))
+    squared = jnp.sum(rows**2, axis=1)
     safe = jnp.where(squared > 0, squared, 1.0)
 
     def sweep(_, carry):
         delta, v = carry
-        for k in range(rows.shape[1]):
-            step = -jnp.sum(rows[:, k] * v, axis=-1) / safe[:, k]
-            new = jnp.where(squared[:, k] > 0, jnp.clip(delta[:, k] + step, 0.0, length), 0.0)
-            v = v + (new - delta[:, k])[:, None] * rows[:, k]
-            delta = delta.at[:, k].set(new)
-        return delta, v
+        new = []
+        for k in range(rows.shape[0]):
+            step = delta[k] - jnp.sum(rows[k] * v, axis=0) / safe[k]
+            new.append(jnp.where(squared[k] > 0, jnp.clip(step, 0.0, upper - lower), 0.0))
+            v = v + (new[k] - delta[k]) * rows[k]
+        return jnp.stack(new), v
 
-    delta, _ = jax.lax.fori_loop(0, SWEEPS, sweep, (jnp.zeros(rows.shape[:2], rows.dtype), v0))
-    return delta
+    v = X.T @ (D * lam[:, None])
+    delta, _ = jax.lax.fori_loop(0, sweeps, sweep, (jnp.zeros_like(squared), v))
+    return jnp.sum(delta[:, None, :] * picks, axis=0)
+
+
+def gather(
+    X: Float[Array, "n d"], chosen: Bool[Array, "n m"], K: int
+) -> tuple[Float[Array, "K d m"], Float[Array, "K n m"]]:
+    """The first K chosen rows of every neuron, padded with zeros, and their one-hot selectors."""
+    order = jnp.cumsum(chosen, axis=0)
+    picks = (chosen & (order == jnp.arange(1, K + 1)[:, None, None])).astype(X.dtype)
+    return jnp.einsum("nd,knm->kdm", X, picks), picks

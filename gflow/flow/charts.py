@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from gflow.activations import AbstractActivation
 from gflow.network import TwoLayer, column_norms
 
 
@@ -33,11 +32,19 @@ class AbstractChart(eqx.Module):
 
     @abc.abstractmethod
     def hidden(self, z: PyTree[Array]) -> Float[Array, "d m"]:
-        """Vectors with the directions of the w_i, shape (d, m); their lengths are the chart's own business."""
+        """Vectors with the directions of the w_i, shape (d, m), in which the chart measures pre-activations."""
 
     @abc.abstractmethod
-    def outputs(self, z: PyTree[Array], X: Float[Array, "n d"], activation: AbstractActivation) -> Float[Array, " n"]:
-        """f(x_n), shape (n,)."""
+    def with_hidden(self, z: PyTree[Array], U: Float[Array, "d m"]) -> PyTree[Array]:
+        """The state with `hidden` replaced by U."""
+
+    @abc.abstractmethod
+    def orientation(self, z: PyTree[Array]) -> Float[Array, " m"]:
+        """o_i of the sign of a_i, such that d hidden_i/ds = o_i G_i + (a multiple of hidden_i)."""
+
+    @abc.abstractmethod
+    def outputs(self, z: PyTree[Array], activated: Float[Array, "n m"]) -> Float[Array, " n"]:
+        """f(x_n), shape (n,), from sigma(x_n . hidden_i), shape (n, m)."""
 
     @abc.abstractmethod
     def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
@@ -57,8 +64,14 @@ class Cartesian(AbstractChart):
     def hidden(self, z: PyTree[Array]) -> Float[Array, "d m"]:
         return z[0]
 
-    def outputs(self, z: PyTree[Array], X: Float[Array, "n d"], activation: AbstractActivation) -> Float[Array, " n"]:
-        return TwoLayer(*z)(X, activation)
+    def with_hidden(self, z: PyTree[Array], U: Float[Array, "d m"]) -> PyTree[Array]:
+        return U, z[1]
+
+    def orientation(self, z: PyTree[Array]) -> Float[Array, " m"]:
+        return z[1]
+
+    def outputs(self, z: PyTree[Array], activated: Float[Array, "n m"]) -> Float[Array, " n"]:
+        return activated @ z[1]
 
     def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
         W1, w2 = z
@@ -88,11 +101,16 @@ class BalancedPolar(AbstractChart):
         return TwoLayer(size * _unit(u), self.sign * size)
 
     def hidden(self, z: PyTree[Array]) -> Float[Array, "d m"]:
-        return z[0]
+        return _unit(z[0])
 
-    def outputs(self, z: PyTree[Array], X: Float[Array, "n d"], activation: AbstractActivation) -> Float[Array, " n"]:
-        u, r = z
-        return activation(X @ _unit(u)) @ (self.sign * jnp.exp(2 * r))
+    def with_hidden(self, z: PyTree[Array], U: Float[Array, "d m"]) -> PyTree[Array]:
+        return _unit(U), z[1]
+
+    def orientation(self, z: PyTree[Array]) -> Float[Array, " m"]:
+        return self.sign
+
+    def outputs(self, z: PyTree[Array], activated: Float[Array, "n m"]) -> Float[Array, " n"]:
+        return activated @ (self.sign * jnp.exp(2 * z[1]))
 
     def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
         u = _unit(z[0])

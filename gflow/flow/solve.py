@@ -16,7 +16,9 @@ from jaxtyping import Array, Float, Int
 
 from gflow._types import RESULTS
 from gflow.flow.charts import AbstractChart, chart_for
-from gflow.flow.field import AbstractClock, Field, ScaledClock
+from gflow.flow.clocks import AbstractClock, ScaledClock
+from gflow.flow.field import Field
+from gflow.flow.filippov import Clocked, Filippov, KinkController, freeze, initial_modes
 from gflow.flow.stop import AbstractStop, MarginTarget, Unfitted
 from gflow.network import TwoLayer
 from gflow.problem import Problem
@@ -65,7 +67,7 @@ def solve_flow(
     stop: Sequence[AbstractStop] | None = None,
     chart: type[AbstractChart] | None = None,
     clock: AbstractClock = ScaledClock(),
-    solver: diffrax.AbstractSolver = diffrax.Tsit5(),
+    solver: diffrax.AbstractSolver = Filippov(diffrax.Tsit5()),
     controller: diffrax.AbstractStepSizeController = diffrax.PIDController(rtol=1e-5, atol=1e-5),
     saves: int = 64,
     max_steps: int = 100_000,
@@ -84,10 +86,13 @@ def solve_flow(
         stop = () if until_s is not None or until_t is not None else DEFAULT_STOP
     if not stop and until_s is None and until_t is None:
         raise ValueError("nothing would end this flow: give until_s, until_t or a stop criterion")
+    if type(solver) is not Filippov:
+        solver = Clocked(solver)
+    elif isinstance(controller, diffrax.PIDController):
+        controller = KinkController(pid=controller)  # pyright: ignore[reportCallIssue]
     made, z0 = (chart or chart_for(network)).encode(network)
     field = Field(problem, made, clock)
-    log_S0 = field.problem.log_S(field.margins(z0))
-    state0 = (z0, clock.start(log_S0))
+    log_S0, state0 = _start(field, z0)
     t1, goal = _horizon(clock, until_s, until_t, log_S0)
 
     def run(t1, grid, armed) -> tuple[diffrax.Solution, Array, dict]:
@@ -107,12 +112,18 @@ def solve_flow(
 
 
 @eqx.filter_jit
+def _start(field: Field, z0):
+    """log S and the state (z, anchor) at the start."""
+    return field.problem.log_S(field.margins(z0)), (z0, field.start(z0, freeze(field, initial_modes(field, z0))))
+
+
+@eqx.filter_jit
 def _integrate(field, state0, t1, goal, grid, armed, stop, solver, controller, max_steps) -> diffrax.Solution:
     """One call of diffrax. States are saved at `grid` and at the end; stopping criteria count only if `armed`."""
     conditions = {f"stop{i}": _condition(criterion, armed) for i, criterion in enumerate(stop)}
     root_finder = None
     if goal is not None:
-        conditions["horizon"] = lambda t, y, args, **_: jnp.where(armed, y[1] - goal, jnp.ones_like(goal))
+        conditions["horizon"] = lambda t, y, args, **_: jnp.where(armed, _other(args, t, y) - goal, 1.0)
         root_finder = optx.Newton(rtol=1e-12, atol=1e-12)
     saves = {"end": diffrax.SubSaveAt(t1=True)} | ({"grid": diffrax.SubSaveAt(ts=grid)} if len(grid) else {})
     return diffrax.diffeqsolve(
@@ -122,11 +133,17 @@ def _integrate(field, state0, t1, goal, grid, armed, stop, solver, controller, m
     )  # fmt: skip
 
 
+def _other(field: Field, time, state) -> Float[Array, ""]:
+    """The other clock at a time inside a step, from the anchor at its start and the state there."""
+    z, anchor = state
+    return field.advance(time, z, anchor, freeze(field, initial_modes(field, z)))[0].other
+
+
 @eqx.filter_jit
 def _flow(field: Field, times, states, log_S0, result, stats) -> Flow:
-    z, carried = states
+    z, _ = states
     q = jax.vmap(field.margins)(z)
-    s, log_t = field.clock.read(times, carried, log_S0)
+    s, log_t = field.clock.read(times, jax.vmap(lambda t, y: _other(field, t, y))(times, states), log_S0)
     return Flow(
         network=jax.vmap(field.chart.decode)(z),
         s=s,
@@ -147,9 +164,7 @@ def _horizon(clock, until_s, until_t, log_S0):
     t1 = jnp.full_like(log_S0, jnp.inf if own is None else own)
     if other is None:
         return t1, None
-    other = jnp.full_like(log_S0, other)
-    # the scaled clock carries log(t + t0), t0 = 1/S(0); the physical one carries s
-    return t1, jnp.logaddexp(jnp.log(other), -log_S0) if scaled else other
+    return t1, clock.goal(jnp.full_like(log_S0, other), log_S0)
 
 
 def _condition(criterion: AbstractStop, armed):
