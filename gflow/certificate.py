@@ -8,6 +8,7 @@ arrays. Source: arXiv 2110.06488, sections 4 and 5; theory, "Certificate of a li
 from __future__ import annotations
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from gflow._types import VERDICT
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
-from gflow.convex.oracle import Bound, dual_maximum, require_float64
+from gflow.convex.oracle import Bound, dual_maxima, require_float64
 from gflow.limit import Limit, merge
 from gflow.network import TwoLayer
 from gflow.problem import Problem
@@ -135,11 +136,7 @@ def _guess_weights(problem: Problem, network: TwoLayer, q: np.ndarray) -> list[n
 
 
 def _best_bound(problem: Problem, weights: list[np.ndarray], known: Faces) -> tuple[np.ndarray, Bound]:
-    best = None
-    for w in weights:
-        p = w / w.sum()
-        bound = dual_maximum(problem.X, jnp.asarray(p) * problem.y, known)
-        if best is None or float(bound.upper) < float(best[1].upper):
-            best = p, bound
-    assert best is not None
-    return best
+    P = np.stack([w / w.sum() for w in weights])
+    bounds = dual_maxima(problem.X, jnp.asarray(P) * problem.y, known)
+    best = int(jnp.argmin(bounds.upper))
+    return P[best], jax.tree.map(lambda leaf: leaf[best], bounds)

@@ -57,19 +57,17 @@ def box_entries(
     lower, upper = activation.slope_interval()
     rows, picks = gather(X * lam[:, None], kink, min(X.shape[0], MAX_KINKS))
     squared = jnp.sum(rows**2, axis=1)
-    safe = jnp.where(squared > 0, squared, 1.0)
 
-    def sweep(_, carry):
+    def relax(i, carry):
         delta, v = carry
-        new = []
-        for k in range(rows.shape[0]):
-            step = delta[k] - jnp.sum(rows[k] * v, axis=0) / safe[k]
-            new.append(jnp.where(squared[k] > 0, jnp.clip(step, 0.0, upper - lower), 0.0))
-            v = v + (new[k] - delta[k]) * rows[k]
-        return jnp.stack(new), v
+        k = i % len(rows)
+        row, size = rows[k], squared[k]
+        new = jnp.clip(delta[k] - jnp.sum(row * v, axis=0) / jnp.where(size > 0, size, 1.0), 0.0, upper - lower)
+        new = jnp.where(size > 0, new, 0.0)
+        return delta.at[k].set(new), v + (new - delta[k]) * row
 
     v = X.T @ (D * lam[:, None])
-    delta, _ = jax.lax.fori_loop(0, sweeps, sweep, (jnp.zeros_like(squared), v))
+    delta, _ = jax.lax.fori_loop(0, sweeps * len(rows), relax, (jnp.zeros_like(squared), v))
     return jnp.sum(delta[:, None, :] * picks, axis=0)
 
 

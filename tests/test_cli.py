@@ -1,5 +1,7 @@
 """The commands, as a shell sees them: JSON, exit status, files, one-line errors."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -15,16 +17,31 @@ KEYS = {
 
 
 @pytest.fixture
-def gflow(tmp_path, xla_cache):
+def shell(tmp_path, xla_cache):
+    """A command in a process of its own, as a user starts it."""
+
     def call(*arguments):
         environment = os.environ | {"XDG_CACHE_HOME": xla_cache, "JAX_PLATFORMS": "cpu"}
-        command = [
-            sys.executable,
-            "-c",
-            "import sys; from gflow.cli import main; sys.exit(main())",
-            *map(str, arguments),
-        ]
+        command = [sys.executable, "-c", "import sys; from gflow.cli import main; sys.exit(main())"]
+        command += map(str, arguments)
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    return call
+
+
+@pytest.fixture
+def gflow(tmp_path, monkeypatch, xla_cache):
+    """The same command inside this process, which saves the import and shares what is compiled."""
+    from gflow.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", xla_cache)
+
+    def call(*arguments):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = main([str(a) for a in arguments])
+        return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
     return call
 
@@ -40,8 +57,8 @@ def write_csv(path, X, labels, header=None):
     path.write_text("\n".join(lines) + "\n")
 
 
-def test_run_writes_what_it_says(gflow, tmp_path):
-    done = gflow(
+def test_run_writes_what_it_says(shell, tmp_path):
+    done = shell(
         "run", "orthogonal-separable:n=8,d=2", "--width", 10, "--json", "--out", "flow.npz", "--plot", "flow.png"
     )
     assert done.returncode == 0, done.stderr
@@ -59,7 +76,7 @@ def test_run_writes_what_it_says(gflow, tmp_path):
 
 
 def test_run_until_a_time(gflow, tmp_path):
-    done = gflow("run", "xor", "--width", 6, "--until-s", 2, "--out", "f.npz", "--json")
+    done = gflow("run", "xor", "--width", 2, "--until-s", 2, "--out", "f.npz", "--json")
     assert strict(done.stdout)["s"] == 2.0 and strict(done.stdout)["result"] == "horizon_reached"
     np.savez(tmp_path / "w.npz", W1=np.array([[0.5, 0.0], [0.2, 1.0]]), w2=np.array([1.0, -0.3]))
     done = gflow("run", "xor", "--weights", "w.npz", "--until-t", 3, "--out", "f.npz", "--json")
@@ -209,7 +226,7 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, capsys, monkeypatch):
 
 
 def test_one_label_as_numbers_is_a_problem(gflow, tmp_path):
-    write_csv(tmp_path / "one.csv", np.array([[1.0, 0.5], [0.5, 1.0]]), [1, 1])
+    write_csv(tmp_path / "one.csv", np.array([[1.0, 0.5], [0.5, 1.0], [1.0, 1.0]]), [1, 1, 1])
     done = gflow("run", "one.csv", "--width", 8, "--json")
     assert done.returncode == 0 and strict(done.stdout)["verdict"] == "GLOBAL"
 

@@ -20,10 +20,13 @@ ALLOWED = {
     "flow.charts": {"activations", "network"},
     "flow.clocks": set(),
     "flow.field": {"flow.charts", "flow.clocks", "problem"},
-    "flow.filippov": {"flow.field", "inclusion"},
+    "flow.modes": {"flow.field", "inclusion"},
+    "flow.filippov": {"flow.field", "flow.modes"},
+    "flow.controller": {"flow.field"},
     "flow.stop": {"_types", "flow.field"},
     "flow.solve": {
-        "_types", "flow.charts", "flow.clocks", "flow.field", "flow.filippov", "flow.stop", "network", "problem",
+        "_types", "flow.charts", "flow.clocks", "flow.controller", "flow.field", "flow.filippov", "flow.modes",
+        "flow.stop", "network", "problem",
     },
     "convex.arrangements": set(),
     "convex.faces": {"convex.arrangements"},
@@ -41,7 +44,16 @@ ALLOWED = {
     "store": {"_types", "sweep"},
     "plots": {"_types"},
 }  # fmt: skip
-FREE = {"", "cli", "cli.main", "cli.data", "cli.output", "flow", "convex"}  # nothing below imports these
+FREE = {
+    "",
+    "cli",
+    "cli.main",
+    "cli.data",
+    "cli.output",
+    "cli.progress",
+    "flow",
+    "convex",
+}  # nothing below imports these
 CORE = {"jax", "numpy", "diffrax", "equinox", "optax", "jaxtyping", "optimistix", "lineax", "scipy"}
 
 

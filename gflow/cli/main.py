@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from gflow.cli.progress import Progress, say
+
 app = typer.Typer(
     add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True,
     help="Gradient flow of two-layer ReLU networks, integrated to its limit and certified by convex duality.",
@@ -88,7 +90,7 @@ def run(
             W1=flow.network.W1,
             w2=flow.network.w2,
         )
-        _say(f"wrote {out}")
+        say(f"wrote {out}")
     if plot:
         from gflow import plots
 
@@ -96,7 +98,7 @@ def run(
         residual = jax.jit(jax.vmap(lambda net, lam: problem.kkt_residual(net, lam, 1e-6)))(flow.network, flow.lam)
         slackness = jax.vmap(lambda q: problem.slackness(q, problem.weights(q)))(flow.margins)
         plots.save(plots.flow_figure(problem, flow, limit, residual, slackness), plot)
-        _say(f"wrote {plot}")
+        say(f"wrote {plot}")
     _emit(summary, json, output.print_run)
 
 
@@ -132,9 +134,9 @@ def sweep(
     _user_input(store.create, out, problem.X, problem.y, spec, inits=inits, width=width, attributes=attributes)
     left = store.pending(out)
     if len(left) < inits:
-        _say(f"{out} holds {inits - len(left)} of {inits} initialisations; continuing")
+        say(f"{out} holds {inits - len(left)} of {inits} initialisations; continuing")
     known = gflow.faces(problem.X)
-    with _Progress(inits, inits - len(left)) as progress:
+    with Progress(inits, inits - len(left)) as progress:
         optimum = gflow.solve_max_margin(problem, known) if len(left) else None
         for records in gflow.sweep(problem, law, width, left, seed=seed, known_faces=known, optimum=optimum):
             store.append(out, records)
@@ -143,7 +145,7 @@ def sweep(
     dataset = store.open_store(out)
     summary = _sweep_summary(dataset, out, seconds, len(left))
     picture = _sweep_plot(dataset, summary, out)
-    _say(f"wrote {out} and {picture}")
+    say(f"wrote {out} and {picture}")
     _emit(summary, json, output.print_sweep)
 
 
@@ -205,7 +207,7 @@ def report(store_path: Annotated[Path, typer.Argument(metavar="STORE")], json: J
 
     dataset = _user_input(store.open_store, store_path)
     summary = _sweep_summary(dataset, store_path, dataset.attrs.get("seconds"), None)
-    _say(f"wrote {_sweep_plot(dataset, summary, store_path)}")
+    say(f"wrote {_sweep_plot(dataset, summary, store_path)}")
     _emit(summary, json, output.print_sweep)
 
 
@@ -215,20 +217,20 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         app(args=arguments, prog_name="gflow", standalone_mode=False)
     except InputError as error:
-        _say("gflow: error: " + " ".join(str(error).split()))
+        say("gflow: error: " + " ".join(str(error).split()))
         return 2
     except (typer.Abort, KeyboardInterrupt):
-        _say("gflow: interrupted; the same command continues an unfinished store")
+        say("gflow: interrupted; the same command continues an unfinished store")
         return 1
     except Exception as error:
         # usage errors of the command line itself, whether typer depends on click or carries its own copy
         if hasattr(error, "format_message"):
-            _say("gflow: error: " + " ".join(error.format_message().split()))  # pyright: ignore
+            say("gflow: error: " + " ".join(error.format_message().split()))  # pyright: ignore
             return 2
         if os.environ.get("GFLOW_TRACEBACK"):
             raise
         text = (str(error).strip().splitlines() or [""])[0]
-        _say(f"gflow: failed: {type(error).__name__}: {text} (GFLOW_TRACEBACK=1 shows where)")
+        say(f"gflow: failed: {type(error).__name__}: {text} (GFLOW_TRACEBACK=1 shows where)")
         return 1
     return 0
 
@@ -269,7 +271,7 @@ def _problem(data: str, loss: str, bias: bool, standardize: bool, dtype: str):
         shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
         more.append(f"warning: no network of this kind can separate these data: {shown}; the verdict will be UNFITTED")
     for note in notes + more:
-        _say(note)
+        say(note)
     return problem
 
 
@@ -353,56 +355,6 @@ def _sweep_plot(dataset, summary: dict, path: Path) -> Path:
     picture = path.with_name(path.name + ".png")
     plots.save(plots.sweep_figure(dataset, summary["limits"]), picture)
     return picture
-
-
-class _Progress:
-    """A rich bar on a terminal, a line per block otherwise; always on stderr."""
-
-    def __init__(self, total: int, done: int):
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.total, self.done, self.start, self.fresh = total, done, time.perf_counter(), 0
-        self.counts: dict[str, int] = {}
-        self.bar = None
-        if sys.stderr.isatty():
-            columns = (
-                TextColumn("flows"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.description}"),
-                TimeRemainingColumn(),
-            )
-            self.bar = Progress(*columns, console=Console(stderr=True))
-            self.task = self.bar.add_task("compiling", total=total, completed=done)
-
-    def __enter__(self):
-        if self.bar:
-            self.bar.start()
-        else:
-            _say(f"flows: {self.done} of {self.total} done; compiling")
-        return self
-
-    def __exit__(self, *_):
-        if self.bar:
-            self.bar.stop()
-
-    def advance(self, records) -> None:
-        from gflow.cli import output
-
-        self.done, self.fresh = self.done + len(records), self.fresh + len(records)
-        for name, count in output.verdict_counts(records.verdict).items():
-            self.counts[name] = self.counts.get(name, 0) + count
-        rate = self.fresh / (time.perf_counter() - self.start)
-        text = f"{rate:.1f} flows/s  " + ", ".join(f"{k} {v}" for k, v in self.counts.items() if v)
-        if self.bar:
-            self.bar.update(self.task, completed=self.done, description=text)
-        else:
-            _say(f"flows: {self.done} of {self.total} done, {text}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _emit(summary: dict, json: bool, table) -> None:

@@ -87,12 +87,12 @@ def print_run(console, summary: dict) -> None:
         table.add_row(key, _text(value))
     console.print(table)
     merged = Table(
-        "sign", "mass |a||w|", "active", "sliding on", "direction", title="live neurons at q_min = 1", box=None
+        "sign", "mass |a||w|", "active", "sliding on (from 0)", "direction", title="live neurons at q_min = 1", box=None
     )
     for neuron in summary["neurons"][:20]:
         merged.add_row(
             f"{neuron['sign']:+d}", f"{float(neuron['mass']):.6g}", str(int(np.sum(neuron["mask"]))),
-            ", ".join(str(int(i) + 1) for i in neuron["sliding"]) or "-", _text(neuron["direction"]),
+            ", ".join(str(int(i)) for i in neuron["sliding"]) or "-", _text(neuron["direction"]),
         )  # fmt: skip
     console.print(merged)
     if len(summary["neurons"]) > 20:

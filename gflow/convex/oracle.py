@@ -47,6 +47,20 @@ def dual_maximum(X: Float[Array, "n d"], lam: Float[Array, " n"], faces: Faces) 
     return Bound(lower, jnp.maximum(upper, lower), U[best], faces.complete)
 
 
+def dual_maxima(X: Float[Array, "n d"], lams: Float[Array, "W n"], faces: Faces) -> Bound:
+    """`dual_maximum` for W multipliers at once: every field of the Bound has a leading axis W."""
+    if faces.complete:
+        return _exact(X, lams, jnp.asarray(faces.masks), jnp.asarray(faces.span), jnp.asarray(faces.projectors))
+    bounds = [dual_maximum(X, lam, faces) for lam in lams]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *bounds)
+
+
+@jax.jit
+def _exact(X, lams, masks, span, projectors) -> Bound:
+    faces = Faces(masks, span, projectors, True)
+    return jax.lax.map(lambda lam: dual_maximum(X, lam, faces), lams)
+
+
 def gram_bound(X: Float[Array, "n d"], lam: Float[Array, " n"]) -> Float[Array, ""]:
     """A proved upper bound in any dimension, tight on orthogonally separable data.
 

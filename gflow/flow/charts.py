@@ -47,6 +47,14 @@ class AbstractChart(eqx.Module):
         """f(x_n), shape (n,), from sigma(x_n . hidden_i), shape (n, m)."""
 
     @abc.abstractmethod
+    def sizes(self, z: PyTree[Array]) -> Float[Array, " m"]:
+        """What one unit of activated pre-activation adds to |f|, shape (m,)."""
+
+    def measured(self, state):
+        """The state (z, anchor) as the error norm sees it: entries whose error counts absolutely are 0."""
+        return state
+
+    @abc.abstractmethod
     def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
         """dz/ds from G, column i of which is X^T D_i lambda."""
 
@@ -72,6 +80,9 @@ class Cartesian(AbstractChart):
 
     def outputs(self, z: PyTree[Array], activated: Float[Array, "n m"]) -> Float[Array, " n"]:
         return activated @ z[1]
+
+    def sizes(self, z: PyTree[Array]) -> Float[Array, " m"]:
+        return jnp.abs(z[1])
 
     def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
         W1, w2 = z
@@ -111,6 +122,14 @@ class BalancedPolar(AbstractChart):
 
     def outputs(self, z: PyTree[Array], activated: Float[Array, "n m"]) -> Float[Array, " n"]:
         return activated @ (self.sign * jnp.exp(2 * z[1]))
+
+    def sizes(self, z: PyTree[Array]) -> Float[Array, " m"]:
+        return jnp.where(self.alive, jnp.exp(2 * z[1]), 0.0)
+
+    def measured(self, state):
+        # r is a logarithm: an error of r is a relative error of the neuron's size, whatever r is
+        (u, r), anchor = state
+        return (u, jnp.zeros_like(r)), anchor
 
     def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
         u = _unit(z[0])

@@ -25,7 +25,8 @@ _LOG_W = np.log(((_EDGES[1:] - _EDGES[:-1])[:, None] * _WEIGHTS / 2).ravel())
 
 
 class Anchor(NamedTuple):
-    """The last accepted step's end: `time`, the `other` clock there, the exponent `phi` and d phi/d time.
+    """The last accepted step's end: `time`, the `other` clock there, the exponent `phi` and d phi/d time, q_min, and
+    the largest `speed` |X^T D_i lambda| of a neuron (the least-norm one).
 
     Its entries are constant between steps, so that dense output returns the anchor of the step it lies in.
     """
@@ -34,6 +35,8 @@ class Anchor(NamedTuple):
     other: Float[Array, ""]
     phi: Float[Array, ""]
     slope: Float[Array, ""]
+    q_min: Float[Array, ""]
+    speed: Float[Array, ""]
 
 
 class AbstractClock(eqx.Module):

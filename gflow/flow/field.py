@@ -16,6 +16,9 @@ from gflow.flow.charts import AbstractChart
 from gflow.flow.clocks import AbstractClock, Anchor, log_integral
 from gflow.problem import Problem
 
+NEGLIGIBLE = 1e-30
+"""Multipliers below this are zero: they move nothing, and subnormal numbers would slow a processor down tenfold."""
+
 
 class Frozen(NamedTuple):
     """Activation modes held fixed, so that the field is smooth: slopes and the hyperplanes in which neurons slide.
@@ -29,9 +32,18 @@ class Frozen(NamedTuple):
 
     def project(self, G: Float[Array, "d m"]) -> Float[Array, "d m"]:
         """(I - Q_i Q_i^T) G_i for every neuron."""
-        for basis in self.Q:
-            G = G - basis * jnp.sum(basis * G, axis=0)
-        return G
+        return G - jnp.sum(self.Q * jnp.sum(self.Q * G, axis=1)[:, None], axis=0)
+
+
+class Rates(NamedTuple):
+    """What one evaluation of the field yields: pre-activations, margins, log S, multipliers, G, and dz/d time."""
+
+    Z: Float[Array, "n m"]
+    q: Float[Array, " n"]
+    log_S: Float[Array, ""]
+    lam: Float[Array, " n"]
+    G: Float[Array, "d m"]
+    dz: PyTree[Array]
 
 
 class Field(eqx.Module):
@@ -49,41 +61,43 @@ class Field(eqx.Module):
         """q (n,) at chart state z."""
         return self.problem.y * self.chart.outputs(z, self.problem.activation(self.preactivations(z)))
 
-    def velocity(self, time, state, frozen: Frozen | None = None) -> tuple[PyTree[Array], Anchor]:
-        """d(z, anchor)/d time; slopes sigma'(x_n . w_i) unless `frozen` fixes them. An anchor does not move."""
-        z, anchor = state
+    def rates(self, z: PyTree[Array], frozen: Frozen | None = None) -> Rates:
+        """The field at z; slopes sigma'(x_n . w_i) unless `frozen` fixes them."""
         Z = self.preactivations(z)
         D = self.problem.activation.slope(Z) if frozen is None else frozen.D
         q = self.problem.y * self.chart.outputs(z, D * Z)
-        G = self.problem.X.T @ (D * self.problem.multipliers(q)[:, None])
-        ds = self.clock.rate(self.problem.log_S(q))
-        dz = self.chart.velocity(z, G if frozen is None else frozen.project(G))
-        return tuple(ds * component for component in dz), jax.tree.map(jnp.zeros_like, anchor)
+        lam, log_S = self.problem.multipliers(q), self.problem.log_S(q)
+        lam = jnp.where(jnp.abs(lam) < NEGLIGIBLE, 0.0, lam)
+        G = self.problem.X.T @ (D * lam[:, None])
+        G = G if frozen is None else frozen.project(G)
+        ds = self.clock.rate(log_S)
+        return Rates(Z, q, log_S, lam, G, jax.tree.map(lambda v: ds * v, self.chart.velocity(z, G)))
 
-    def exponent(self, z: PyTree[Array]) -> Float[Array, ""]:
-        """phi = log of the other clock's rate."""
-        return self.clock.phi(self.problem.log_S(self.margins(z)))
+    def velocity(self, time, state) -> tuple[PyTree[Array], Anchor]:
+        """d(z, anchor)/d time with the slopes of the activation. An anchor does not move."""
+        z, anchor = state
+        return self.rates(z).dz, jax.tree.map(jnp.zeros_like, anchor)
 
-    def start(self, z: PyTree[Array], frozen: Frozen | None = None) -> Anchor:
-        """The anchor at the start."""
-        zero = jnp.zeros_like(self.exponent(z))
-        anchor = Anchor(zero, self.clock.start(self.problem.log_S(self.margins(z))), zero, zero)
-        return self._anchored(zero, z, anchor, anchor.other, frozen)
+    def anchor(self, time, z: PyTree[Array], rates: Rates, D: Float[Array, "n m"], other=None) -> Anchor:
+        """What is carried besides z at `time`; `other` is the other clock there (at the start if not given)."""
+        phi, slope = jax.jvp(lambda x: self.exponent(x, D), (z,), (rates.dz,))
+        other = self.clock.start(rates.log_S) if other is None else other
+        speed = jnp.sqrt(jnp.max(jnp.sum(rates.G**2, axis=0)))
+        return Anchor(time, other, phi, slope, jnp.min(rates.q), speed)
 
-    def advance(self, time, z: PyTree[Array], anchor: Anchor, frozen: Frozen | None = None, middle=None):
-        """The anchor moved to `time`, where the state is z, and an estimate of the quadrature's error.
+    def exponent(self, z: PyTree[Array], D: Float[Array, "n m"]) -> Float[Array, ""]:
+        """phi = log of the other clock's rate, with slopes D."""
+        outputs = self.chart.outputs(z, D * self.preactivations(z))
+        return self.clock.phi(self.problem.log_S(self.problem.y * outputs))
 
-        `middle`: the chart state halfway, which raises the order by one and gives the estimate (else it is 0).
+    def elapsed(self, old: Anchor, new: Anchor, middle: Float[Array, ""] | None = None):
+        """The other clock at `new`, integrated from `old`, and an estimate of the quadrature's error.
+
+        `middle`: phi halfway, which raises the order by one and gives the estimate (else it is 0).
         """
-        new = self._anchored(time, z, anchor, anchor.other, frozen)
-        ends = (time - anchor.time, anchor.phi, anchor.slope, new.phi, new.slope)
-        other = self.clock.add(anchor.other, log_integral(*ends))
+        ends = (new.time - old.time, old.phi, old.slope, new.phi, new.slope)
+        other = self.clock.add(old.other, log_integral(*ends))
         if middle is None:
-            return new._replace(other=other), jnp.zeros_like(other)
-        better = self.clock.add(anchor.other, log_integral(*ends, self.exponent(middle)))
-        return new._replace(other=better), jnp.abs(better - other)
-
-    def _anchored(self, time, z, anchor, other, frozen) -> Anchor:
-        dz, _ = self.velocity(time, (z, anchor), frozen)
-        phi, slope = jax.jvp(self.exponent, (z,), (dz,))
-        return Anchor(time, other, phi, slope)
+            return other, jnp.zeros_like(other)
+        better = self.clock.add(old.other, log_integral(*ends, middle))
+        return better, jnp.abs(better - other)

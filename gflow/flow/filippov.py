@@ -14,29 +14,17 @@ Source: theory, "Network, loss, flow" (which kinks can slide); arXiv 2110.06488,
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from gflow.flow.field import Field, Frozen
-from gflow.inclusion import box_entries, gather
-
-MAX_SLIDING = 12
-"""Rows on which one neuron can slide at once: min(n, d, MAX_SLIDING)."""
-
-BOX_SWEEPS = 24
-"""Projected Gauss-Seidel sweeps of the box problem at a change of mode. A wrong mode is mended by the next step."""
-
-
-class Modes(NamedTuple):
-    """`on`, `slide` (n, m) bool, never both; `delta` (n, m): kink entries of sliding pairs at the last step's end."""
-
-    on: Bool[Array, "n m"]
-    slide: Bool[Array, "n m"]
-    delta: Float[Array, "n m"]
+from gflow.flow.field import Field, Frozen, Rates
+from gflow.flow.modes import Modes, choose, freeze, gather, initial_modes, most_sliding, on_kink, slopes
 
 
 class KinkError(NamedTuple):
@@ -47,18 +35,31 @@ class KinkError(NamedTuple):
 
 
 class _State(NamedTuple):
-    inner: PyTree
+    """Modes, their frozen field, and the field's value at the start of the next step."""
+
     modes: Modes
+    frozen: Frozen
+    rates: Rates
 
 
 class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
     """Wraps `solver`, an explicit adaptive Runge-Kutta method, for the inclusion dtheta/dt in -d°L(theta).
 
-    For use by `solve_flow`, whose `args` is the Field. Its error estimate is a pair (of the smooth step, KinkError),
-    which `KinkController` reads.
+    For use by `solve_flow`, whose `args` is the Field. Its error estimate is a triple (of the smooth step, of the
+    other clock, KinkError), which `KinkController` reads. Raises ValueError for a method that is not explicit or has
+    no error estimate.
     """
 
-    solver: diffrax.AbstractSolver = diffrax.Tsit5()
+    solver: diffrax.AbstractERK = diffrax.Tsit5()
+
+    def __check_init__(self):
+        if not isinstance(self.solver, diffrax.AbstractERK) or not isinstance(
+            self.solver, diffrax.AbstractAdaptiveSolver
+        ):
+            raise ValueError(
+                f"Filippov wraps explicit adaptive Runge-Kutta methods (Heun, Bosh3, Tsit5, Dopri5, Dopri8); "
+                f"{type(self.solver).__name__} is none. Pass it to solve_flow as it is, kinks and all"
+            )
 
     @property
     def term_structure(self):
@@ -66,7 +67,7 @@ class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
 
     @property
     def interpolation_cls(self):
-        return self.solver.interpolation_cls
+        return _Interpolant(self.solver.interpolation_cls)
 
     def order(self, terms):
         return self.solver.order(terms)
@@ -76,18 +77,81 @@ class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
 
     def init(self, terms, t0, t1, y0, args: Field) -> _State:
         modes = initial_modes(args, y0[0])
-        return _State(self.solver.init(terms, t0, t1, y0, args), modes)
+        frozen = freeze(args, modes)
+        return _State(modes, frozen, args.rates(y0[0], frozen))
 
     def step(self, terms, t0, t1, y0, args: Field, solver_state: _State, made_jump):
-        # The first stage is always evaluated anew: whether modes changed differs between the lanes of a batch, and a
-        # shared decision would let a lane's rounding depend on its neighbours.
-        frozen = freeze(args, solver_state.modes)
-        smooth = diffrax.ODETerm(lambda t, y, field: field.velocity(t, y, frozen))
-        (z1, _), (error, _), dense, inner, result = self.solver.step(smooth, t0, t1, y0, args, solver_state.inner, True)
-        z1, modes, kinks = after_step(args, frozen, solver_state.modes, y0[0], z1, t1 - t0)
-        middle = midpoint(self.solver, t0, t1, dense)
-        anchor, clock_error = args.advance(t1, z1, y0[1], freeze(args, modes), middle)
-        return (z1, anchor), (error, clock_error, kinks), dense, _State(inner, modes), result
+        # The stages are written out here, since what they evaluate (pre-activations, multipliers, G) is what the
+        # choice of modes needs, and since their number must not depend on whether a neighbour in the batch crossed.
+        (z0, anchor), h = y0, t1 - t0
+        modes, frozen, start = solver_state
+        tableau = self.solver.tableau
+        assert isinstance(tableau, diffrax.ButcherTableau)
+        z, error, ks, end = stages(tableau, args, frozen, z0, start, h)
+        still = jax.tree.map(lambda a: jnp.zeros((tableau.num_stages,), a.dtype), anchor)
+        smooth = {"y0": (z0, anchor), "y1": (z, anchor), "k": (ks, still)}
+        zm, _ = self.solver.interpolation_cls(t0=t0, t1=t1, **smooth).evaluate(t0 + 0.5 * h)
+        Zm = args.preactivations(zm)
+        phi = args.clock.phi(args.problem.log_S(args.problem.y * args.chart.outputs(zm, frozen.D * Zm)))
+        z1, modes, frozen, kinks = after_step(args, modes, frozen, start, Zm, end, z, h)
+        rates = args.rates(z1, frozen)
+        new = args.anchor(t1, z1, rates, frozen.D, anchor.other)
+        other, clock_error = args.elapsed(anchor, new, phi)
+        new = new._replace(other=other)
+        dense = {"smooth": smooth, "shift": jax.tree.map(jnp.subtract, z1, z), "theta": kinks.theta}
+        return (z1, new), (error, clock_error, kinks), dense, _State(modes, frozen, rates), diffrax.RESULTS.successful
+
+
+class _KinkedStep(diffrax.AbstractLocalInterpolation):
+    """The smooth step's dense output; a neuron's correction grows linearly from its crossing at `theta`."""
+
+    t0: Array
+    t1: Array
+    smooth: diffrax.AbstractLocalInterpolation
+    shift: PyTree[Array]
+    theta: Float[Array, " m"]
+
+    def evaluate(self, t0, t1=None, left: bool = True):
+        if t1 is not None:
+            return jax.tree.map(jnp.subtract, self.evaluate(t1), self.evaluate(t0))
+        z, anchor = self.smooth.evaluate(t0)
+        length = jnp.where(self.t1 > self.t0, self.t1 - self.t0, 1.0)
+        since = (t0 - self.t0) / length - self.theta
+        ramp = jnp.clip(since / jnp.where(self.theta < 1, 1 - self.theta, 1.0), 0.0, 1.0)
+        return jax.tree.map(lambda a, b: a + ramp * b, z, self.shift), anchor
+
+
+@dataclasses.dataclass(frozen=True)
+class _Interpolant:
+    """`interpolation_cls` of Filippov for an inner one; comparable, as a static part of a solution must be."""
+
+    inner: Callable
+
+    def __call__(self, *, t0, t1, smooth, shift, theta) -> _KinkedStep:
+        return _KinkedStep(t0, t1, self.inner(t0=t0, t1=t1, **smooth), shift, theta)
+
+
+def stages(tableau: diffrax.ButcherTableau, field: Field, frozen: Frozen, z0: PyTree[Array], start: Rates, h):
+    """One step with modes held fixed: (z1, its error estimate, h times the stages' velocities, the field at z1)."""
+    slopes, last, z = [start.dz], start, z0
+    for row in tableau.a_lower:
+        z = _combine(z0, h, row, slopes)
+        last = field.rates(z, frozen)
+        slopes.append(last.dz)
+    if not tableau.ssal:  # else the last stage is the end of the step
+        z = _combine(z0, h, tableau.b_sol, slopes)
+        last = field.rates(z, frozen)
+    zero = jax.tree.map(jnp.zeros_like, z0)
+    dense = jax.tree.map(lambda *k: h * jnp.stack(k), *slopes)
+    return z, _combine(zero, h, tableau.b_error, slopes), dense, last
+
+
+def _combine(z0, h, weights, slopes):
+    """z0 + h sum_j weights_j slopes_j."""
+    used = [(float(b), k) for b, k in zip(weights, slopes, strict=True) if b != 0]
+    return jax.tree.map(
+        lambda a, *ks: a + h * sum(b * k for (b, _), k in zip(used, ks, strict=True)), z0, *(k for _, k in used)
+    )
 
 
 class Clocked(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
@@ -118,180 +182,83 @@ class Clocked(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
         return self.solver.init(terms, t0, t1, y0, args)
 
     def step(self, terms, t0, t1, y0, args: Field, solver_state, made_jump):
-        (z1, _), (error, zero), dense, state, result = self.solver.step(
+        (z1, _), (error, still), dense, state, result = self.solver.step(
             terms, t0, t1, y0, args, solver_state, made_jump
         )
-        anchor, clock_error = args.advance(t1, z1, y0[1], None, midpoint(self.solver, t0, t1, dense))
-        return (z1, anchor), (error, zero._replace(other=clock_error)), dense, state, result
+        zm, _ = self.solver.interpolation_cls(t0=t0, t1=t1, **dense).evaluate(t0 + 0.5 * (t1 - t0))
+        rates = args.rates(z1)
+        new = args.anchor(t1, z1, rates, slopes(args, rates.Z > 0), y0[1].other)
+        middle = args.exponent(zm, slopes(args, args.preactivations(zm) > 0))
+        other, clock_error = args.elapsed(y0[1], new, middle)
+        # the right-hand side's indicator is not the least-norm velocity of a neuron that chatters along a hyperplane
+        G = args.problem.least_norm_gradients(args.chart.decode(z1), rates.lam, CHATTER)
+        new = new._replace(other=other, speed=jnp.sqrt(jnp.max(jnp.sum(G**2, axis=0))))
+        return (z1, new), (error, still._replace(other=clock_error)), dense, state, result
 
 
-def midpoint(solver: diffrax.AbstractSolver, t0, t1, dense) -> PyTree[Array]:
-    """The chart state halfway through a step, from dense output."""
-    return solver.interpolation_cls(t0=t0, t1=t1, **dense).evaluate(t0 + 0.5 * (t1 - t0))[0]
+CHATTER = 1e-6
+"""Band in which a plain solver's neurons count as lying on a hyperplane."""
 
 
-def freeze(field: Field, modes: Modes) -> Frozen:
-    """Slopes of the modes, and per neuron an orthonormal basis of its sliding rows (Gram-Schmidt, twice is enough)."""
-    lower, upper = field.problem.activation.slope_interval()
-    D = jnp.where(modes.on, upper, lower).astype(field.problem.X.dtype)
-    n, d = field.problem.shape
-    rows, _ = gather(field.problem.X, modes.slide, min(n, d, MAX_SLIDING))
-    size = jnp.sum(rows**2, axis=1)
-    basis: list[Array] = []
-    for k in range(rows.shape[0]):
-        v = rows[k]
-        for _ in range(2):
-            for q in basis:
-                v = v - q * jnp.sum(q * v, axis=0)
-        left = jnp.sum(v**2, axis=0)
-        # a dependent row leaves rounding only
-        independent = left > 1e-20 * size[k]
-        basis.append(jnp.where(independent, v / jnp.sqrt(jnp.where(independent, left, 1.0)), 0.0))
-    return Frozen(D, jnp.stack(basis))
+def after_step(field: Field, modes: Modes, frozen: Frozen, start: Rates, Zm, end: Rates, z1: PyTree[Array], h):
+    """The corrected end of a step, the new modes and their frozen field, and what the correction leaves as an error.
 
-
-def initial_modes(field: Field, z: PyTree[Array]) -> Modes:
-    """Modes at a state: the sign of the pre-activation; the least-norm choice for pairs exactly on a kink."""
-    X = field.problem.X
-    Z, lam = field.preactivations(z), field.problem.multipliers(field.margins(z))
-    sizes = jnp.linalg.norm(X, axis=1)[:, None] * jnp.linalg.norm(field.chart.hidden(z), axis=0)
-    kink = (jnp.abs(Z) <= 64 * jnp.finfo(Z.dtype).eps * sizes) & (sizes > 0)
-    orientation = jnp.sign(field.chart.orientation(z))
-    hostile = orientation * lam[:, None] < 0
-    on = (Z > 0) & ~kink
-    lower, jump = _jump(field)
-    D = jnp.where(on, lower + jump, lower)
-    delta = box_entries(X, lam, D, kink, field.problem.activation, BOX_SWEEPS)
-    # a friendly pair cannot rest on its kink: it takes the side to which the least-norm choice leans
-    slide = kink & hostile & (delta > 0) & (delta < jump)
-    return Modes(on | (kink & ~slide & (delta >= 0.5 * jump)), slide, jnp.where(slide, delta, 0.0))
-
-
-def after_step(field: Field, frozen: Frozen, modes: Modes, z0: PyTree[Array], z1: PyTree[Array], h):
-    """New modes at the end of a step, the corrected end state, and what the correction leaves as an error."""
+    `start`, `end`: the field with the old modes; `Zm` (n, m): pre-activations halfway.
+    """
     problem, chart = field.problem, field.chart
-    X = problem.X
-    Z0, Z1 = field.preactivations(z0), field.preactivations(z1)
-    q0 = problem.y * chart.outputs(z0, frozen.D * Z0)
-    q1 = problem.y * chart.outputs(z1, frozen.D * Z1)
-    lam0, lam = problem.multipliers(q0), problem.multipliers(q1)
-    ds = field.clock.rate(problem.log_S(q1))
+    X, Z, lam = problem.X, end.Z, end.lam
+    lower, upper = problem.activation.slope_interval()
+    ds = field.clock.rate(end.log_S)
     orientation = chart.orientation(z1)
-    G = frozen.project(X.T @ (frozen.D * lam[:, None]))
 
-    wrong = ~modes.slide & jnp.where(modes.on, Z1 < 0, Z1 > 0)
-    theta = crossing(Z0, Z1, h * ds * orientation * (X @ G))
-    hostile = (jnp.sign(orientation) * lam[:, None]) < 0
-    through = wrong & ~hostile
-    on = modes.on ^ through
-    candidate = modes.slide | (wrong & hostile)
-    lower, jump = _jump(field)
-    D = jnp.where(on & ~candidate, lower + jump, lower)
-    delta = box_entries(X, lam, D, candidate, problem.activation, BOX_SWEEPS)
-    slide = candidate & (delta > 0) & (delta < jump)
-    on = jnp.where(candidate, delta >= jump, on)
+    wrong = ~modes.slide & jnp.where(modes.on, Z < 0, Z > 0) & ~on_kink(field, z1, Z)
+    hostile = jnp.sign(orientation) * lam[:, None] < 0
+    # one neuron slides on at most K rows: a crossing for which there is no room keeps its mode and is charged in full
+    rows = gather(X, modes.slide | (wrong & hostile), most_sliding(field), first=modes.slide)
+    choice, candidate = choose(field, modes.on ^ (wrong & ~hostile), rows, lam)
+    crowded = wrong & hostile & ~candidate
 
-    # what the pairs moved with the old mode since they crossed, in units of lambda_n x_n time
-    row = jnp.linalg.norm(X, axis=1)[:, None]
-    squared = jnp.where(row > 0, row**2, 1.0) * jnp.where(lam == 0, 1.0, lam)[:, None]
-    D1 = jnp.where(on, lower + jump, lower) + jnp.where(slide, delta, 0.0)
-    G1 = X.T @ (D1 * lam[:, None])
-    left = modes.slide & ~slide
-    # a released pair left when its entry passed the bound; the entry had grown linearly from its last value
-    excess = jnp.where(left, -(X @ G1) / squared, 0.0)
-    bound = jnp.where(on, jump, 0.0)
-    run = bound + excess - modes.delta
-    begun = jnp.clip((bound - modes.delta) / jnp.where(run == 0, 1.0, run), 0.0, 1.0)
-    theta = jnp.where(left, begun, theta)
+    # fraction of the step since which the new mode holds: the crossing, or where a sliding entry passed its bound
+    left = modes.slide & ~choice.modes.slide
+    bound = jnp.where(choice.modes.on, upper - lower, 0.0)
+    excess = jnp.where(left, choice.wanted - bound, 0.0)
+    run = choice.wanted - modes.delta
+    passed = jnp.clip((bound - modes.delta) / jnp.where(run == 0, 1.0, run), 0.0, 1.0)
+    theta = jnp.where(left, passed, crossing(start.Z, Zm, Z))
     tau = (1 - theta) * h * ds
-    change = jnp.where(wrong, D1 - frozen.D, jnp.where(left, -0.5 * excess, 0.0)) * tau
-    z1 = chart.with_hidden(z1, chart.hidden(z1) + orientation * (X.T @ (change * lam[:, None])))
 
-    rate = jnp.abs(lam - lam0) / jnp.maximum(jnp.maximum(jnp.abs(lam), jnp.abs(lam0)) * h * ds, 1e-300)
-    speed = jnp.abs(orientation) * jnp.linalg.norm(G, axis=0)
-    charge = jnp.abs(change * lam[:, None] * orientation) * row
-    charge = charge * jnp.minimum(1.0, (rate[:, None] + speed) * tau)
-    worst = jnp.argmax(charge, axis=0)
-    kinks = KinkError(jnp.sum(charge, axis=0), jnp.take_along_axis(theta, worst[None], axis=0)[0])
+    # the direction is corrected by what the pair added with its old mode; an excess entry had grown linearly from 0
+    after = choice.frozen.D + jnp.where(choice.modes.slide, choice.modes.delta, 0.0)
+    switch = jnp.where(wrong & ~crowded, after - frozen.D, jnp.where(left, -0.5 * excess, 0.0))
+    change = switch * tau * lam[:, None]
+    moved = chart.hidden(z1) + orientation * (X.T @ change)
+    z1 = chart.with_hidden(z1, choice.frozen.project(moved))
 
-    new = Modes(on, slide, jnp.where(slide, delta, 0.0))
-    snapped = freeze(field, new).project(chart.hidden(z1))
-    z1 = chart.with_hidden(z1, jnp.where(jnp.any(slide, axis=0), snapped, chart.hidden(z1)))
-    return z1, new, kinks
+    row = jnp.linalg.norm(X, axis=1)[:, None]
+    size = jnp.maximum(jnp.abs(lam), jnp.abs(start.lam))
+    drift = jnp.abs(lam - start.lam) / jnp.maximum(size * h * ds, 1e-300)
+    speed = jnp.abs(orientation) * jnp.linalg.norm(end.G, axis=0)
+    second = jnp.abs(change) * row * jnp.minimum(1.0, (drift[:, None] + speed) * tau)
+    first = jnp.where(crowded, jnp.abs(lam[:, None]) * (upper - lower) * row * tau, 0.0)
+    # while a pair is on the wrong side it also shifts its margin, and so the multipliers that move every neuron
+    shift = jnp.where(wrong, jnp.abs(Z) * (upper - lower) * chart.sizes(z1), 0.0)
+    shared = jnp.abs(lam[:, None]) * row * shift * 0.5 * tau * jnp.sqrt(jnp.asarray(Z.shape[1], Z.dtype))
+    charge = (second + first) * jnp.abs(orientation) + shared
+    # the earliest of the crossings that matter
+    heavy = charge >= jnp.maximum(0.1 * jnp.max(charge, axis=0), 1e-300)
+    kinks = KinkError(jnp.sum(charge, axis=0), jnp.min(jnp.where(heavy, theta, 1.0), axis=0))
+    return z1, choice.modes, choice.frozen, kinks
 
 
-def crossing(Z0: Float[Array, "n m"], Z1: Float[Array, "n m"], slope1: Float[Array, "n m"]) -> Float[Array, "n m"]:
-    """Fraction of the step at which the parabola through Z0, Z1 with end slope `slope1` (per step) is zero."""
-    c = slope1 - (Z1 - Z0)
+def crossing(Z0: Float[Array, "n m"], Zm: Float[Array, "n m"], Z1: Float[Array, "n m"]) -> Float[Array, "n m"]:
+    """Fraction of the step at which the parabola through Z0, Zm (halfway) and Z1 is zero, clipped to 0..1."""
+    c = 2 * (Z0 - 2 * Zm + Z1)
     b = Z1 - Z0 - c
-    root = jnp.sqrt(jnp.maximum(b**2 - 4 * c * Z0, 0.0))
-    q = -0.5 * (b + jnp.where(b >= 0, root, -root))
-    first, second = Z0 / jnp.where(q == 0, 1.0, q), q / jnp.where(c == 0, 1.0, c)
-    linear = Z0 / jnp.where(Z0 == Z1, 1.0, Z0 - Z1)
-    inside = lambda x: (x >= 0) & (x <= 1)  # noqa: E731
-    theta = jnp.where((q != 0) & inside(first), first, jnp.where((c != 0) & inside(second), second, linear))
-    return jnp.clip(theta, 0.0, 1.0)
+    # of the two roots the one where Z moves towards Z1's side, without cancellation and with one division
+    root = jnp.sign(Z1) * jnp.sqrt(jnp.maximum(b**2 - 4 * c * Z0, 0.0))
+    along = b * root > 0
+    top, bottom = jnp.where(along, -2 * Z0, root - b), jnp.where(along, b + root, 2 * c)
+    return jnp.clip(top / jnp.where(bottom == 0, 1.0, bottom), 0.0, 1.0)
 
 
-class KinkController(diffrax.AbstractAdaptiveStepSizeController):
-    """A PID controller that knows kinks: it steps onto a crossing whose charge is too large, then resumes."""
-
-    pid: diffrax.PIDController
-
-    @property
-    def rtol(self):
-        return self.pid.rtol
-
-    @property
-    def atol(self):
-        return self.pid.atol
-
-    @property
-    def norm(self):
-        return self.pid.norm
-
-    def wrap(self, direction):
-        return self
-
-    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
-        first, state = self.pid.init(terms, t0, t1, y0, dt0, args, func, error_order)
-        return first, (state, jnp.zeros_like(jnp.asarray(first)))
-
-    def adapt_step_size(self, t0, t1, y0, y1_candidate, args: Field, y_error, error_order, controller_state):
-        z_error, clock_error, kinks = y_error
-        pid_state, resume = controller_state
-        h = t1 - t0
-        d = args.problem.X.shape[1]
-        # the charge of a neuron is spread over the d entries of its direction
-        hidden = jnp.sqrt(z_error[0] ** 2 + kinks.charge**2 / d)
-        still = jax.tree.map(jnp.zeros_like, y0[1])._replace(other=clock_error)
-        smooth, total = (z_error, still), ((hidden, *z_error[1:]), still)
-        keep, next0, next1, jump, pid_state, result = self.pid.adapt_step_size(
-            t0, t1, y0, y1_candidate, args, total, error_order, pid_state
-        )
-        scale = lambda a, b, e: e / (self.atol + self.rtol * jnp.maximum(jnp.abs(a), jnp.abs(b)))  # noqa: E731
-        fine = self.norm(jax.tree.map(scale, y0, y1_candidate, smooth)) < 1
-        # h so small that time no longer moves: nothing more can be resolved
-        stuck = h <= 8 * jnp.finfo(h.dtype).eps * jnp.abs(t1)
-        keep = keep | stuck
-        next0 = jnp.where(stuck, t1, next0)
-
-        # land a little behind the first crossing that matters, where its charge (quadratic in time) passes
-        count = sum(leaf.size for leaf in jax.tree.leaves(y0))
-        own = kinks.charge / ((self.atol + self.rtol) * jnp.sqrt(jnp.asarray(count, h.dtype)))
-        behind = (1 - kinks.theta) * jnp.minimum(0.5, 0.4 / jnp.sqrt(jnp.maximum(own, 1e-30)))
-        land = h * jnp.min(jnp.where(own > 0.2, kinks.theta + behind, 0.5))
-        landing = ~keep & fine
-        dt = jnp.where(landing, jnp.minimum(land, 0.9 * h), next1 - next0)
-        dt = jnp.where(keep, jnp.maximum(dt, resume), dt)
-        resume = jnp.where(landing, jnp.maximum(resume, h), jnp.where(keep, 0.0, jnp.minimum(resume, dt)))
-        return keep, next0, next0 + dt, jump, (pid_state, resume), result
-
-
-def _jump(field: Field) -> tuple[float, float]:
-    """(lower slope, upper - lower)."""
-    lower, upper = field.problem.activation.slope_interval()
-    return lower, upper - lower
-
-
-__all__ = ["Clocked", "Filippov", "KinkController"]
+__all__ = ["Clocked", "Filippov"]

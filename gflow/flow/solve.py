@@ -17,8 +17,10 @@ from jaxtyping import Array, Float, Int
 from gflow._types import RESULTS
 from gflow.flow.charts import AbstractChart, chart_for
 from gflow.flow.clocks import AbstractClock, ScaledClock
+from gflow.flow.controller import KinkController
 from gflow.flow.field import Field
-from gflow.flow.filippov import Clocked, Filippov, KinkController, freeze, initial_modes
+from gflow.flow.filippov import Clocked, Filippov
+from gflow.flow.modes import Modes, freeze, initial_modes, resting_modes
 from gflow.flow.stop import AbstractStop, MarginTarget, Unfitted
 from gflow.network import TwoLayer
 from gflow.problem import Problem
@@ -90,13 +92,14 @@ def solve_flow(
         solver = Clocked(solver)
     elif isinstance(controller, diffrax.PIDController):
         controller = KinkController(pid=controller)  # pyright: ignore[reportCallIssue]
+    stop, controller = _numeric(tuple(stop), problem.X.dtype), _tolerances(controller, problem.X.dtype)
     made, z0 = (chart or chart_for(network)).encode(network)
     field = Field(problem, made, clock)
     log_S0, state0 = _start(field, z0)
     t1, goal = _horizon(clock, until_s, until_t, log_S0)
 
     def run(t1, grid, armed) -> tuple[diffrax.Solution, Array, dict]:
-        sol = _integrate(field, state0, t1, goal, grid, armed, tuple(stop), solver, controller, max_steps)
+        sol = _integrate(field, state0, t1, goal, grid, armed, stop, solver, controller, max_steps)
         assert sol.ts is not None and sol.ys is not None
         return sol, sol.ts["end"][-1], sol.ys
 
@@ -114,7 +117,8 @@ def solve_flow(
 @eqx.filter_jit
 def _start(field: Field, z0):
     """log S and the state (z, anchor) at the start."""
-    return field.problem.log_S(field.margins(z0)), (z0, field.start(z0, freeze(field, initial_modes(field, z0))))
+    anchor = _anchor(field, jnp.zeros_like(field.problem.y[0]), z0, initial_modes(field, z0))
+    return field.problem.log_S(field.margins(z0)), (z0, anchor)
 
 
 @eqx.filter_jit
@@ -136,7 +140,12 @@ def _integrate(field, state0, t1, goal, grid, armed, stop, solver, controller, m
 def _other(field: Field, time, state) -> Float[Array, ""]:
     """The other clock at a time inside a step, from the anchor at its start and the state there."""
     z, anchor = state
-    return field.advance(time, z, anchor, freeze(field, initial_modes(field, z)))[0].other
+    return field.elapsed(anchor, _anchor(field, time, z, resting_modes(field, z)))[0]
+
+
+def _anchor(field: Field, time, z, modes: Modes):
+    frozen = freeze(field, modes)
+    return field.anchor(time, z, field.rates(z, frozen), frozen.D)
 
 
 @eqx.filter_jit
@@ -165,6 +174,20 @@ def _horizon(clock, until_s, until_t, log_S0):
     if other is None:
         return t1, None
     return t1, clock.goal(jnp.full_like(log_S0, other), log_S0)
+
+
+def _numeric(tree, dtype):
+    """Python floats as arrays: a setting that is not static does not compile anew for every value."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if isinstance(leaf, float) else leaf, tree)
+
+
+def _tolerances(controller, dtype):
+    """rtol and atol of a PID controller as arrays, for the same reason; its coefficients steer Python branches."""
+    if isinstance(controller, KinkController):
+        return eqx.tree_at(lambda c: c.pid, controller, _tolerances(controller.pid, dtype))
+    if isinstance(controller, diffrax.PIDController):
+        return eqx.tree_at(lambda c: (c.rtol, c.atol), controller, replace_fn=lambda x: _numeric(x, dtype))
+    return controller
 
 
 def _condition(criterion: AbstractStop, armed):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import abc
 
 import equinox as eqx
-import equinox.internal as eqxi
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
@@ -33,7 +31,7 @@ class MarginTarget(AbstractStop):
     target: float = 1e3
 
     def reached(self, field: Field, state) -> Bool[Array, ""]:
-        return jnp.min(field.margins(state[0])) >= self.target
+        return state[1].q_min >= self.target
 
     @property
     def result(self) -> RESULTS:
@@ -65,26 +63,11 @@ class Unfitted(AbstractStop):
     """
 
     speed: float = 1e-3
-    band: float = 1e-6
 
     def reached(self, field: Field, state) -> Bool[Array, ""]:
-        problem, network = field.problem, field.chart.decode(state[0])
-        q = field.margins(state[0])
-        lam = problem.multipliers(q)
-        limit = self.speed * jnp.max(jnp.linalg.norm(problem.X, axis=1))
-        u = network.directions()
-        Z = problem.X @ u
-
-        # neurons away from every kink need no least-norm problem; if one of them moves the rest need not be solved
-        free = jnp.all(jnp.abs(Z) > self.band * jnp.linalg.norm(problem.X, axis=1)[:, None], axis=0)
-        G = problem.X.T @ (problem.activation.slope(Z) * lam[:, None])
-        still = jnp.all(jnp.where(free, jnp.linalg.norm(G, axis=0), 0.0) <= limit) & (jnp.min(q) <= 0)
-
-        def solve():
-            G = problem.least_norm_gradients(network, lam, self.band)
-            return jnp.max(jnp.linalg.norm(G, axis=0)) <= limit
-
-        return still & jax.lax.cond(eqxi.unvmap_any(still), solve, lambda: jnp.asarray(False))
+        _, anchor = state
+        limit = self.speed * jnp.max(jnp.linalg.norm(field.problem.X, axis=1))
+        return (anchor.q_min <= 0) & (anchor.speed <= limit)
 
     @property
     def result(self) -> RESULTS:

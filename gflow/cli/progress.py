@@ -1,0 +1,57 @@
+"""What long work says while it runs, on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """A rich bar on a terminal, a line per block otherwise; always on stderr."""
+
+    def __init__(self, total: int, done: int):
+        from rich import progress as rich
+        from rich.console import Console
+
+        self.total, self.done, self.start, self.fresh = total, done, time.perf_counter(), 0
+        self.counts: dict[str, int] = {}
+        self.bar = None
+        if sys.stderr.isatty():
+            columns = (
+                rich.TextColumn("flows"),
+                rich.BarColumn(),
+                rich.MofNCompleteColumn(),
+                rich.TextColumn("{task.description}"),
+                rich.TimeRemainingColumn(),
+            )
+            self.bar = rich.Progress(*columns, console=Console(stderr=True))
+            self.task = self.bar.add_task("compiling", total=total, completed=done)
+
+    def __enter__(self):
+        if self.bar:
+            self.bar.start()
+        else:
+            say(f"flows: {self.done} of {self.total} done; compiling")
+        return self
+
+    def __exit__(self, *_):
+        if self.bar:
+            self.bar.stop()
+
+    def advance(self, records) -> None:
+        from gflow.cli import output
+
+        self.done, self.fresh = self.done + len(records), self.fresh + len(records)
+        for name, count in output.verdict_counts(records.verdict).items():
+            self.counts[name] = self.counts.get(name, 0) + count
+        rate = self.fresh / (time.perf_counter() - self.start)
+        text = f"{rate:.1f} flows/s  " + ", ".join(f"{k} {v}" for k, v in self.counts.items() if v)
+        if self.bar:
+            self.bar.update(self.task, completed=self.done, description=text)
+        else:
+            say(f"flows: {self.done} of {self.total} done, {text}")

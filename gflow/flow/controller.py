@@ -1,0 +1,70 @@
+"""KinkController: a PID controller that reads the three parts of Filippov's error estimate."""
+
+# pyright: reportIncompatibleVariableOverride=false, reportIncompatibleMethodOverride=false
+
+from __future__ import annotations
+
+import diffrax
+import jax
+import jax.numpy as jnp
+
+from gflow.flow.field import Field
+
+
+class KinkController(diffrax.AbstractAdaptiveStepSizeController):
+    """A PID controller that knows kinks: it steps onto a crossing whose charge is too large, then resumes."""
+
+    pid: diffrax.PIDController
+
+    @property
+    def rtol(self):
+        return self.pid.rtol
+
+    @property
+    def atol(self):
+        return self.pid.atol
+
+    @property
+    def norm(self):
+        return self.pid.norm
+
+    def wrap(self, direction):
+        return self
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        first, state = self.pid.init(terms, t0, t1, y0, dt0, args, func, error_order)
+        return first, (state, jnp.zeros_like(jnp.asarray(first)))
+
+    def adapt_step_size(self, t0, t1, y0, y1_candidate, args: Field, y_error, error_order, controller_state):
+        z_error, clock_error, kinks = y_error
+        pid_state, resume = controller_state
+        h = jnp.asarray(t1 - t0)
+        d = args.problem.X.shape[1]
+        y0, y1 = args.chart.measured(y0), args.chart.measured(y1_candidate)
+        # the charge of a neuron is spread over the d entries of its direction
+        hidden = jnp.sqrt(z_error[0] ** 2 + kinks.charge**2 / d)
+        still = jax.tree.map(jnp.zeros_like, y0[1])._replace(other=clock_error)
+        smooth, total = (z_error, still), ((hidden, *z_error[1:]), still)
+        keep, next0, next1, jump, pid_state, result = self.pid.adapt_step_size(
+            t0, t1, y0, y1, args, total, error_order, pid_state
+        )
+        scale = lambda a, b, e: e / (self.atol + self.rtol * jnp.maximum(jnp.abs(a), jnp.abs(b)))  # noqa: E731
+        fine = self.norm(jax.tree.map(scale, y0, y1, smooth)) < 1
+        # h so small that time no longer moves: nothing more can be resolved
+        stuck = h <= 8 * jnp.finfo(h.dtype).eps * jnp.abs(t1)
+        keep = keep | stuck
+        next0 = jnp.where(stuck, t1, next0)
+
+        # land a little behind the first crossing that matters, where its charge (quadratic in time) passes
+        count = sum(leaf.size for leaf in jax.tree.leaves(y0))
+        own = kinks.charge / ((self.atol + self.rtol) * jnp.sqrt(jnp.asarray(count, h.dtype)))
+        behind = (1 - kinks.theta) * jnp.minimum(0.5, 0.4 / jnp.sqrt(jnp.maximum(own, 1e-30)))
+        land = h * jnp.min(jnp.where(own > 0.2, kinks.theta + behind, 0.5))
+        landing = ~keep & fine
+        dt = jnp.where(landing, jnp.minimum(land, 0.9 * h), next1 - next0)
+        dt = jnp.where(keep, jnp.maximum(dt, resume), dt)
+        resume = jnp.where(landing, jnp.maximum(resume, h), jnp.where(keep, 0.0, jnp.minimum(resume, dt)))
+        return keep, next0, next0 + dt, jump, (pid_state, resume), result
+
+
+__all__ = ["KinkController"]
