@@ -13,29 +13,34 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from gflow.convex.newton import KKTPoint, Patterns, newton
+from gflow.convex.newton import Patterns
 from gflow.convex.oracle import require_float64
+from gflow.convex.subsampled import Optimum, solve_subsampled
 from gflow.flow.solve import Flow
+from gflow.inclusion import least_norm_slopes
 from gflow.network import TwoLayer
 from gflow.problem import Problem
 
 SETTLED = 30.0
-"""Smallest q_min at which the patterns of a network are taken for those of its limit."""
+"""Smallest q_min at which the patterns of a network are taken for those on the way to its limit."""
 
 ACCEPT = 1e-9
 """A limit is exact ("polished") if KKT residual and slackness are at most this."""
 
-AGREEMENT = 30.0
+AGREEMENT = 10.0
 """The flow's end must agree with the limit: |P(flow) - P(limit)| <= AGREEMENT (1 + log q_min) / q_min * P."""
 
-BANDS = (1e-9, 1e-7, 1e-5, 1e-3)
-"""Tried in turn: |x_n . u_i| <= band |x_n| is sliding. An integrator that chatters needs a wide one."""
+BAND = 1e-9
+"""|x_n . u_i| <= BAND |x_n| is sliding."""
 
-MASSES = (1e-2, 1e-4, 1e-6)
-"""Tried in turn: neurons below this share of the largest mass are left out, they vanish in the limit."""
+MASSES = (1e-6, 1e-2)
+"""Tried in turn: neurons below this share of the largest mass are left out."""
 
-SUPPORTS = (1e-2, 1e-4, 1e-7)
-"""Tried in turn: samples with p_n above this share of the largest are support vectors."""
+CHANGES = 30
+"""Changes of patterns that are followed."""
+
+REST = 1e-9
+"""A neuron rests on a border if its entry there is at least this far inside the interval."""
 
 
 class Limit(eqx.Module):
@@ -45,7 +50,8 @@ class Limit(eqx.Module):
     limit sum alpha = P. `masks`, `sliding` (n, K): samples strictly active / on the hyperplane. `objective`: P(theta),
     infinite where the data are not fitted. `kkt_residual`: 1 - cos(theta, v); `slackness`: max_n p_n (q_n/q_min - 1).
     `polished`: the KKT point was solved for and accepted; otherwise the network is the flow's own end. `stuck`: the
-    data are not fitted and, as a linear program proves, cannot be with these patterns.
+    data are not fitted and, as a linear program proves, cannot be with these patterns. `changes`: how often patterns
+    were changed on the way from the flow's end to the limit, 0 if they had settled.
     """
 
     network: TwoLayer
@@ -58,6 +64,7 @@ class Limit(eqx.Module):
     slackness: float
     polished: bool = eqx.field(static=True)
     stuck: bool = eqx.field(static=True)
+    changes: int = eqx.field(static=True)
 
     @property
     def fitted(self) -> bool:
@@ -86,29 +93,59 @@ def limit_of_network(problem: Problem, network: TwoLayer, *, polish: bool = True
         raise ValueError("the weights give margins that are not finite")
     lam = problem.multipliers(jnp.asarray(q))
     if q.min() <= 0:
-        patterns, V = merge(problem, network, BANDS[1], 0.0)
+        patterns, V = merge(problem, network, 1e-7, 0.0)
         return _limit(problem, patterns, V, np.asarray(lam), polished=False, stuck=cannot_fit(problem, patterns))
-    objective = float(problem.objective(network))
-    X, y, p = np.asarray(problem.X), np.asarray(problem.y), np.asarray(problem.weights(jnp.asarray(q)))
-    tried: set[bytes] = set()
-    for band in BANDS if polish and q.min() >= settled else ():
-        for mass in MASSES:
-            patterns, V = merge(problem, network, band, mass)
-            for share in SUPPORTS:
-                support = p > share * p.max()
-                key = b"".join(np.packbits(a).tobytes() for a in (patterns.sign > 0, *patterns[1:], support))
-                if key in tried:
-                    continue
-                tried.add(key)
-                start = KKTPoint(V / q.min(), p * objective)
-                point = newton(X, y, patterns, start, support)
-                if point is None:
-                    continue
-                limit = _limit(problem, patterns, point.V, y * np.maximum(point.alpha, 0.0), polished=True)
-                if _accepted(limit, objective, float(q.min())):
-                    return limit
-    patterns, V = merge(problem, network, BANDS[0], 0.0)
+    if polish and q.min() >= settled:
+        limit = follow(problem, network, float(q.min()))
+        if limit is not None:
+            return limit
+    patterns, V = merge(problem, network, BAND, 0.0)
     return _limit(problem, patterns, V, np.asarray(lam), polished=False)
+
+
+def follow(problem: Problem, network: TwoLayer, q_min: float) -> Limit | None:
+    """The KKT point to which the patterns of `network` lead, or None.
+
+    The optimum of the subsampled program either is a KKT point or lies on the border of a cone that a neuron wants to
+    leave. The flow, which inside fixed patterns converges to this optimum, crosses there; so does the pattern, to the
+    side that the least-norm velocity at the border names, and the next program is solved.
+    """
+    X, y = np.asarray(problem.X), np.asarray(problem.y)
+    start = float(problem.objective(network))
+    for mass in MASSES:
+        patterns, _ = merge(problem, network, BAND, mass)
+        seen: set[bytes] = set()
+        for changes in range(CHANGES):
+            key = b"".join(np.packbits(a > 0).tobytes() for a in patterns)
+            optimum = None if key in seen else solve_subsampled(X, y, patterns)
+            seen.add(key)
+            if optimum is None:
+                break
+            lam = y * np.maximum(optimum.alpha, 0.0)
+            limit = _limit(problem, optimum.patterns, optimum.V, lam, polished=True, changes=changes)
+            if _accepted(limit, start, q_min):
+                return limit
+            patterns = _crossed(problem, patterns, optimum, limit)
+    return None
+
+
+def _crossed(problem: Problem, patterns: Patterns, optimum: Optimum, limit: Limit) -> Patterns:
+    """`patterns` after the neurons of `limit` have crossed the borders at which they do not rest."""
+    lower, upper = problem.activation.slope_interval()
+    network, K = _padded(limit.network)
+    delta = (np.asarray(_slopes(problem, network, limit.lam, BAND))[:, :K] - lower) / (upper - lower)
+    border, cones = optimum.patterns.sliding, optimum.cones
+    friendly = optimum.patterns.sign * np.asarray(problem.y)[:, None] > 0
+    # an entry at its upper end means: the velocity across a friendly border points off, across a hostile one on
+    on = np.where(friendly, delta <= REST, delta >= 1 - REST)
+    undecided = friendly & (delta > REST) & (delta < 1 - REST)
+    mask, sliding = patterns.mask.copy(), patterns.sliding.copy()
+    mask[:, cones] = np.where(border & ~undecided, on, mask[:, cones])
+    sliding[:, cones] = border & ~friendly & (delta > REST) & (delta < 1 - REST)
+    codes = np.concatenate([patterns.sign[None] > 0, mask, sliding])
+    _, first = np.unique(codes, axis=1, return_index=True)
+    first = np.sort(first)
+    return Patterns(patterns.sign[first], mask[:, first], sliding[:, first])
 
 
 def merge(problem: Problem, network: TwoLayer, band: float, mass: float) -> tuple[Patterns, np.ndarray]:
@@ -170,7 +207,7 @@ def cannot_fit(problem: Problem, patterns: Patterns) -> bool:
     return bool(sol.status == 0 and -sol.fun <= 1e-9 * np.max(np.abs(X)))
 
 
-def _limit(problem: Problem, patterns: Patterns, V, lam, *, polished: bool, stuck: bool = False) -> Limit:
+def _limit(problem: Problem, patterns: Patterns, V, lam, *, polished: bool, stuck: bool = False, changes: int = 0):
     mass = np.linalg.norm(V, axis=0)
     root = np.sqrt(mass)
     network = TwoLayer(jnp.asarray(V / np.where(root > 0, root, 1.0)), jnp.asarray(patterns.sign * root))
@@ -180,13 +217,26 @@ def _limit(problem: Problem, patterns: Patterns, V, lam, *, polished: bool, stuc
     q = problem.margins(network)
     p = np.abs(lam) / max(np.abs(lam).sum(), 1e-300)
     # sliding pairs of a solved point are exact to rounding; the band only has to cover that
-    residual, slackness, objective = _judge(problem, network, jnp.asarray(lam), jnp.asarray(p), 1e-9)
+    padded, _ = _padded(network)
+    residual, slackness, objective = _judge(problem, padded, jnp.asarray(lam), jnp.asarray(p), BAND)
     if not polished and q_min > 0:
         lam = lam * float(objective)  # multipliers of the scaled problem: sum alpha = P
     return Limit(
         network, jnp.asarray(lam), q, patterns.mask, patterns.sliding, float(objective), float(residual),
-        float(slackness), polished, stuck,
+        float(slackness), polished, stuck, changes,
     )  # fmt: skip
+
+
+def _padded(network: TwoLayer) -> tuple[TwoLayer, int]:
+    """The network with zero neurons up to a multiple of 16, so that few shapes are compiled, and its width."""
+    K = network.width
+    more = -K % 16 or (16 if K == 0 else 0)
+    return TwoLayer(jnp.pad(network.W1, ((0, 0), (0, more))), jnp.pad(network.w2, (0, more))), K
+
+
+@jax.jit
+def _slopes(problem: Problem, network: TwoLayer, lam, band):
+    return least_norm_slopes(problem.X, lam, network.W1, problem.activation, band)
 
 
 @jax.jit

@@ -18,7 +18,7 @@ from gflow.sweep import BLOCK, Records
 PENDING = -1
 """Verdict of a row that has not been computed yet."""
 
-FORMAT = "gflow-sweep-1"
+FORMAT = "gflow-sweep-2"
 
 LONG_NAMES = {
     "verdict": "what is proved about the limit",
@@ -30,6 +30,7 @@ LONG_NAMES = {
     "kkt_residual": "1 - cos(theta, least-norm velocity)",
     "slackness": "max_n p_n (q_n/q_min - 1)",
     "polished": "whether the KKT point was solved for and accepted",
+    "changes": "changes of patterns followed from the flow's end to the limit, 0 if they had settled",
     "s": "scaled clock at the end of the flow",
     "log_t": "natural log of physical time at the end of the flow",
     "steps": "attempted steps",
@@ -66,7 +67,7 @@ def create(path, X, y, spec: dict, *, inits: int, width: int, attributes: dict) 
     shapes = {"W1": ("init", "neuron", "feature"), "w2": ("init", "neuron")}
     sizes = {"init": inits, "neuron": width, "feature": d, "sample": n}
     types = {"verdict": np.int8, "result": np.int16, "polished": np.int8}
-    types |= {"steps": np.int64, "rejected": np.int64, "neurons": np.int32}
+    types |= {"steps": np.int64, "rejected": np.int64, "neurons": np.int32, "changes": np.int32}
     variables, encoding = {}, {}
     for name, text in LONG_NAMES.items():
         dims = shapes.get(name, ("init",))

@@ -36,7 +36,8 @@ class Records:
 
     `index` (b,): number of the initialisation. `verdict`, `result` (b,): codes of VERDICT and RESULTS. `objective`:
     P(theta) of the limit. `lower_bound`: proved, <= P*. `certificate`: c. `margin`: normalised. `kkt_residual`,
-    `slackness`, `polished`: of the limit. `s`, `log_t`, `steps`, `rejected`, `balance_drift`: of the flow. `neurons`:
+    `slackness`, `polished`, `changes`: of the limit. `s`, `log_t`, `steps`, `rejected`, `balance_drift`: of the
+    flow. `neurons`:
     number K of merged live neurons. `W1` (b, width, d), `w2` (b, width): the limit, row k is neuron k; NaN beyond K.
     A lane that failed has `result` saying so and NaN or inf where nothing is known.
     """
@@ -51,6 +52,7 @@ class Records:
     kkt_residual: np.ndarray
     slackness: np.ndarray
     polished: np.ndarray
+    changes: np.ndarray
     s: np.ndarray
     log_t: np.ndarray
     steps: np.ndarray
@@ -117,7 +119,7 @@ def _records(problem: Problem, width: int, chosen, flows: Flow, drift, judge) ->
     rows["index"] = np.asarray(chosen, np.int64)
     rows["result"] = np.asarray(result_code(flows.result))[:b].astype(np.int16)
     rows["verdict"] = np.full(b, VERDICT.INCONCLUSIVE, np.int8)
-    rows["polished"] = np.zeros(b, bool)
+    rows["polished"], rows["changes"] = np.zeros(b, bool), np.zeros(b, np.int32)
     rows["neurons"] = np.zeros(b, np.int32)
     rows["W1"], rows["w2"] = np.full((b, width, d), np.nan), np.full((b, width), np.nan)
     for name, column in (("s", flows.s[:, -1]), ("log_t", flows.log_t[:, -1]), ("balance_drift", drift)):
@@ -133,7 +135,7 @@ def _records(problem: Problem, width: int, chosen, flows: Flow, drift, judge) ->
         K = limit.network.width
         rows["verdict"][i], rows["polished"][i], rows["neurons"][i] = certificate.verdict, limit.polished, K
         rows["objective"][i], rows["lower_bound"][i] = limit.objective, certificate.lower_bound
-        rows["certificate"][i] = certificate.c
+        rows["certificate"][i], rows["changes"][i] = certificate.c, limit.changes
         rows["margin"][i] = float(problem.normalised_margin(limit.network))
         rows["kkt_residual"][i], rows["slackness"][i] = limit.kkt_residual, limit.slackness
         rows["W1"][i, :K], rows["w2"][i, :K] = np.asarray(limit.network.W1).T, np.asarray(limit.network.w2)

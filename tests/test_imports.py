@@ -33,7 +33,8 @@ ALLOWED = {
     "convex.oracle": {"convex.faces"},
     "convex.newton": set(),
     "convex.column_generation": {"_types", "convex.faces", "convex.oracle", "network", "problem"},
-    "limit": {"convex.newton", "convex.oracle", "flow.solve", "network", "problem"},
+    "convex.subsampled": {"convex.newton"},
+    "limit": {"convex.newton", "convex.oracle", "convex.subsampled", "flow.solve", "inclusion", "network", "problem"},
     "certificate": {
         "_types", "convex.column_generation", "convex.faces", "convex.oracle", "limit", "network", "problem",
     },

@@ -47,7 +47,7 @@ def run(
     weights: Annotated[Path | None, typer.Option(help="first weights: .npz with W1 (d, m) and w2 (m,)")] = None,
     until_s: Annotated[float | None, typer.Option(help="stop at this scaled time s")] = None,
     until_t: Annotated[float | None, typer.Option(help="stop at this physical time t")] = None,
-    rtol: Annotated[float, typer.Option(help="relative tolerance of the integrator")] = 1e-5,
+    rtol: Annotated[float, typer.Option(help="tolerance of the integrator")] = 1e-4,
     max_steps: Annotated[int, typer.Option(help="step budget")] = 100_000,
     out: Annotated[Path | None, typer.Option(help="write the trajectory to this .npz")] = None,
     plot: Annotated[Path | None, typer.Option(help="write a figure (.png, .pdf, .svg)")] = None,

@@ -42,6 +42,7 @@ def limit_summary(problem, limit, certificate) -> dict:
         "kkt_residual": limit.kkt_residual,
         "slackness": limit.slackness,
         "polished": limit.polished,
+        "changes": limit.changes,
         "missing_neuron": certificate.missing_neuron,
         "neurons": neurons(limit),
     }

@@ -55,7 +55,7 @@ def newton(X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray) -> KK
 
 
 def _solve(X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray) -> KKTPoint | None:
-    bases = [_complement(X[patterns.sliding[:, k]]) for k in range(len(patterns.sign))]
+    bases = [complement(X[patterns.sliding[:, k]]) for k in range(len(patterns.sign))]
     # row block k: d margins_S / d z_k
     blocks = [
         (y * patterns.sign[k] * patterns.mask[:, k])[support, None] * (X[support] @ Q) for k, Q in enumerate(bases)
@@ -107,7 +107,7 @@ def _newton_step(blocks, z, norms, residual) -> np.ndarray:
     return column * step
 
 
-def _complement(rows: np.ndarray) -> np.ndarray:
+def complement(rows: np.ndarray) -> np.ndarray:
     """Orthonormal basis (d, e) of the complement of the row space; all of R^d without rows."""
     if rows.shape[0] == 0:
         return np.eye(rows.shape[1])

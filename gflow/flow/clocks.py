@@ -26,7 +26,7 @@ _LOG_W = np.log(((_EDGES[1:] - _EDGES[:-1])[:, None] * _WEIGHTS / 2).ravel())
 
 class Anchor(NamedTuple):
     """The last accepted step's end: `time`, the `other` clock there, the exponent `phi` and d phi/d time, q_min, and
-    the largest `speed` |X^T D_i lambda| of a neuron (the least-norm one).
+    the `speed` of the fastest neuron (the field's).
 
     Its entries are constant between steps, so that dense output returns the anchor of the step it lies in.
     """

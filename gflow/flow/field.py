@@ -82,8 +82,21 @@ class Field(eqx.Module):
         """What is carried besides z at `time`; `other` is the other clock there (at the start if not given)."""
         phi, slope = jax.jvp(lambda x: self.exponent(x, D), (z,), (rates.dz,))
         other = self.clock.start(rates.log_S) if other is None else other
-        speed = jnp.sqrt(jnp.max(jnp.sum(rates.G**2, axis=0)))
-        return Anchor(time, other, phi, slope, jnp.min(rates.q), speed)
+        return Anchor(time, other, phi, slope, jnp.min(rates.q), self.speed(z, rates.G))
+
+    def speed(self, z: PyTree[Array], G: Float[Array, "d m"]) -> Float[Array, ""]:
+        """How fast the fastest neuron turns or grows, in units of |x|; 0 at a stationary network.
+
+        g_i = sign(a_i) G_i: it turns at |(I - u u^T) g_i| and grows at u . g_i. One that shrinks counts by what it
+        still has to lose: a neuron that slides into nothing, as happens on a ray of d = 2, does not keep a flow alive.
+        """
+        hidden = self.chart.hidden(z)
+        size = jnp.sqrt(jnp.sum(hidden**2, axis=0))
+        radial = jnp.sign(self.chart.orientation(z)) * jnp.sum(hidden * G, axis=0) / jnp.where(size > 0, size, 1.0)
+        turning = jnp.sqrt(jnp.maximum(jnp.sum(G**2, axis=0) - radial**2, 0.0))
+        largest = jnp.sqrt(jnp.max(jnp.sum(self.problem.X**2, axis=1)))
+        effect = jnp.minimum(1.0, self.chart.sizes(z) * size * largest)
+        return jnp.max(jnp.maximum(turning, jnp.where(radial > 0, radial, -radial * effect)))
 
     def exponent(self, z: PyTree[Array], D: Float[Array, "n m"]) -> Float[Array, ""]:
         """phi = log of the other clock's rate, with slopes D."""

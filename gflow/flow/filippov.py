@@ -28,10 +28,12 @@ from gflow.flow.modes import Modes, choose, freeze, gather, initial_modes, most_
 
 
 class KinkError(NamedTuple):
-    """Per neuron: `charge` (m,), the error left by crossings, and `theta` (m,), where in the step the worst one was."""
+    """Per neuron: `charge` (m,), the error left by crossings, and `theta` (m,), where in the step the worst one was;
+    `weights`: the error of p, and so of every velocity, that the error of the smooth step makes."""
 
     charge: Float[Array, " m"]
     theta: Float[Array, " m"]
+    weights: Float[Array, ""]
 
 
 class _State(NamedTuple):
@@ -98,6 +100,7 @@ class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
         new = args.anchor(t1, z1, rates, frozen.D, anchor.other)
         other, clock_error = args.elapsed(anchor, new, phi)
         new = new._replace(other=other)
+        kinks = kinks._replace(weights=weight_error(args, solver_state.frozen, z, error, end))
         dense = {"smooth": smooth, "shift": jax.tree.map(jnp.subtract, z1, z), "theta": kinks.theta}
         return (z1, new), (error, clock_error, kinks), dense, _State(modes, frozen, rates), diffrax.RESULTS.successful
 
@@ -192,7 +195,7 @@ class Clocked(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
         other, clock_error = args.elapsed(y0[1], new, middle)
         # the right-hand side's indicator is not the least-norm velocity of a neuron that chatters along a hyperplane
         G = args.problem.least_norm_gradients(args.chart.decode(z1), rates.lam, CHATTER)
-        new = new._replace(other=other, speed=jnp.sqrt(jnp.max(jnp.sum(G**2, axis=0))))
+        new = new._replace(other=other, speed=args.speed(z1, G))
         return (z1, new), (error, still._replace(other=clock_error)), dense, state, result
 
 
@@ -246,8 +249,15 @@ def after_step(field: Field, modes: Modes, frozen: Frozen, start: Rates, Zm, end
     charge = (second + first) * jnp.abs(orientation) + shared
     # the earliest of the crossings that matter
     heavy = charge >= jnp.maximum(0.1 * jnp.max(charge, axis=0), 1e-300)
-    kinks = KinkError(jnp.sum(charge, axis=0), jnp.min(jnp.where(heavy, theta, 1.0), axis=0))
+    kinks = KinkError(jnp.sum(charge, axis=0), jnp.min(jnp.where(heavy, theta, 1.0), axis=0), jnp.zeros_like(h))
     return z1, choice.modes, choice.frozen, kinks
+
+
+def weight_error(field: Field, frozen: Frozen, z: PyTree[Array], error: PyTree[Array], end: Rates) -> Float[Array, ""]:
+    """sum_n p_n |dq_n|, dq the change of the margins under the error of z: dp_n = -p_n (dq_n - mean) on the tail."""
+    other = jax.tree.map(jnp.subtract, z, error)
+    q = field.problem.y * field.chart.outputs(other, frozen.D * field.preactivations(other))
+    return jnp.sum(jnp.abs(end.lam * (end.q - q)))
 
 
 def crossing(Z0: Float[Array, "n m"], Zm: Float[Array, "n m"], Z1: Float[Array, "n m"]) -> Float[Array, "n m"]:

@@ -170,11 +170,13 @@ def initial_modes(field: Field, z: PyTree[Array]) -> Modes:
     jump = upper - lower
     on = (Z > 0) & ~kink
     delta = box_entries(X, lam, slopes(field, on), kink, field.problem.activation, SWEEPS)
-    # a friendly pair cannot rest on its kink: it takes the side to which the least-norm choice leans
+    # a friendly pair cannot rest on its kink. An entry at its upper end means that the velocity across a friendly
+    # kink points off, across a hostile one on
     slide = kink & hostile & (delta > 0) & (delta < jump)
     # more sliding rows than independent hyperplanes: the first ones do
     slide = slide & (jnp.cumsum(slide, axis=0) <= most_sliding(field))
-    return Modes(on | (kink & ~slide & (delta >= 0.5 * jump)), slide, jnp.where(slide, delta, 0.0))
+    side = jnp.where(hostile, delta >= 0.5 * jump, delta < 0.5 * jump)
+    return Modes(on | (kink & ~slide & side), slide, jnp.where(slide, delta, 0.0))
 
 
 def resting_modes(field: Field, z: PyTree[Array]) -> Modes:

@@ -70,7 +70,7 @@ def solve_flow(
     chart: type[AbstractChart] | None = None,
     clock: AbstractClock = ScaledClock(),
     solver: diffrax.AbstractSolver = Filippov(diffrax.Tsit5()),
-    controller: diffrax.AbstractStepSizeController = diffrax.PIDController(rtol=1e-5, atol=1e-5),
+    controller: diffrax.AbstractStepSizeController = diffrax.PIDController(rtol=1e-4, atol=1e-4),
     saves: int = 64,
     max_steps: int = 100_000,
 ) -> Flow:

@@ -56,7 +56,7 @@ class KKTTarget(AbstractStop):
 
 
 class Unfitted(AbstractStop):
-    """q_min <= 0 and no neuron moves: max_i |least-norm X^T D_i lambda| <= speed * max_n |x_n|.
+    """q_min <= 0 and no neuron turns or grows faster than speed * max_n |x_n| under the least-norm velocity.
 
     The test is free of scale. It holds for dead neurons (active nowhere) and for stuck ones (in balance between
     samples); whether the data could still be fitted with the patterns found is proved later, by `find_limit`.

@@ -1,0 +1,126 @@
+"""The subsampled max-margin program: only the (sign, mask) pairs of a network's live neurons.
+
+    P = min sum_k |v_k|   s.t.   Y sum_k s_k D_k X v_k >= 1,   v_k in the closed cone C_k of pattern k.
+
+Its optimum is the max-margin KKT point with these patterns, the limit of a flow whose patterns have settled. Column
+generation, with unit vectors of the cones as columns and the projection onto a cone (non-negative least squares) as
+pricing, finds it whatever the start; Newton's method on what it identifies makes it exact.
+Source: arXiv 2006.05900, section 3; theory, "The convex program".
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from gflow.convex.newton import KKTPoint, Patterns, complement, newton
+
+ROUNDS = 60
+
+CLOSE = 1e-4
+"""Newton's method is tried from this relative gap on, and again whenever it has shrunk tenfold."""
+
+THRESHOLDS = (1e-7, 1e-5, 1e-3)
+"""Tried in turn: rows with |x_n . v_k| <= threshold |x_n||v_k| slide, masses and multipliers below it vanish."""
+
+SLACK_PRICE = 1e6
+"""What a margin below 1 costs in the master, relative to 1/max|x|."""
+
+
+class Optimum(NamedTuple):
+    """`cones` (K,): which of the given patterns have v_k != 0. `V` (d, K), `alpha` (n,): as in KKTPoint.
+
+    `patterns`: theirs, where rows on which v_k lies on the border of its cone count as sliding.
+    """
+
+    cones: np.ndarray
+    patterns: Patterns
+    V: np.ndarray
+    alpha: np.ndarray
+
+
+def solve_subsampled(X: np.ndarray, y: np.ndarray, patterns: Patterns) -> Optimum | None:
+    """The optimum of the program of `patterns`.
+
+    None if no solution was found: the program is infeasible, or Newton's method did not close in on it. The point
+    returned satisfies its own reduced KKT system; that it is a KKT point of the whole problem is for the caller to
+    check.
+    """
+    unit = X / max(np.max(np.linalg.norm(X, axis=1)), 1e-300)
+    columns: list[tuple[int, np.ndarray]] = []
+    alpha, mass, due = np.full(len(y), 1.0), np.zeros(0), CLOSE
+    for _ in range(ROUNDS):
+        values = _price(unit, y, patterns, alpha, columns)
+        gap = max(values.max(initial=0.0), 1.0) - 1.0
+        if len(mass) and gap <= due:
+            V = _merged(patterns, columns, mass)
+            point = _identify(unit, y, patterns, V, alpha)
+            if point is not None:
+                scale = np.max(np.linalg.norm(X, axis=1))
+                return Optimum(point.cones, point.patterns, point.V / scale, point.alpha / scale)
+            due = 0.1 * gap
+            if gap <= 1e-12:
+                return None
+        solved = _master(unit, y, patterns, columns)
+        if solved is None:
+            return None
+        mass, alpha = solved
+    return None
+
+
+def _price(X, y, patterns: Patterns, alpha, columns) -> np.ndarray:
+    """max over unit vectors of every cone of s_k (Y alpha)^T D_k X u; the maximisers become columns."""
+    from scipy.optimize import nnls
+
+    values = np.zeros(len(patterns.sign))
+    for k, (s, mask, sliding) in enumerate(zip(patterns.sign, patterns.mask.T, patterns.sliding.T, strict=True)):
+        g = s * X.T @ (mask * y * alpha)
+        basis = complement(X[sliding])
+        A = np.where(mask, 1.0, -1.0)[~sliding, None] * (X[~sliding] @ basis)
+        g = basis.T @ g
+        z, _ = nnls(A.T, -g, maxiter=30 * A.shape[1] + 10 * len(A)) if len(A) else (np.zeros(0), 0.0)
+        u = g + A.T @ z
+        values[k] = np.linalg.norm(u)
+        if values[k] > 1e-12 * max(np.linalg.norm(g), 1e-300):
+            columns.append((k, basis @ (u / values[k])))
+    return values
+
+
+def _master(X, y, patterns: Patterns, columns):
+    """(mass of every column, alpha) of the linear program over the columns; None if it cannot be solved."""
+    from scipy.optimize import linprog
+
+    n = len(y)
+    A = np.stack([y * patterns.sign[k] * patterns.mask[:, k] * (X @ u) for k, u in columns], axis=1)
+    cost = np.concatenate([np.ones(A.shape[1]), np.full(n, SLACK_PRICE)])
+    tight = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    solution = linprog(cost, A_ub=-np.hstack([A, np.eye(n)]), b_ub=-np.ones(n), method="highs-ds", options=tight)
+    if solution.x is None:
+        return None
+    return solution.x[: A.shape[1]], np.maximum(-solution.ineqlin.marginals, 0.0)
+
+
+def _merged(patterns: Patterns, columns, mass) -> np.ndarray:
+    V = np.zeros((len(columns[0][1]), len(patterns.sign)))
+    for (k, u), value in zip(columns, mass, strict=False):
+        V[:, k] += value * u
+    return V
+
+
+def _identify(X, y, patterns: Patterns, V, alpha) -> Optimum | None:
+    """Newton's method on the rows, cones and support vectors that the approximate solution names."""
+    size = np.linalg.norm(V, axis=0)
+    row = np.linalg.norm(X, axis=1)[:, None]
+    for threshold in THRESHOLDS:
+        live = size > threshold * size.max(initial=0.0)
+        sliding = (patterns.sliding | (np.abs(X @ V) <= threshold * row * size)) & (row > 0)
+        kept = Patterns(patterns.sign[live], (patterns.mask & ~sliding)[:, live], sliding[:, live])
+        point = newton(X, y, kept, KKTPoint(V[:, live], alpha), alpha > threshold * alpha.max())
+        if point is None:
+            continue
+        Z = X @ point.V
+        inside = np.where(kept.mask, Z > 0, Z < 0) | kept.sliding | (row == 0)
+        if np.all(inside):
+            return Optimum(np.flatnonzero(live), kept, point.V, point.alpha)
+    return None
