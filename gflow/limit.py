@@ -21,8 +21,14 @@ from gflow.inclusion import least_norm_slopes
 from gflow.network import TwoLayer
 from gflow.problem import Problem
 
-SETTLED = 30.0
-"""Smallest q_min at which the patterns of a network are taken for those on the way to its limit."""
+SETTLED = 1e-2
+"""Largest KKT residual of a network whose patterns are taken for those on the way to its limit, and"""
+
+SLACK = 0.3
+"""largest slackness, or"""
+
+LARGE = 30.0
+"""smallest q_min. `settled` = 2 tries always."""
 
 ACCEPT = 1e-9
 """A limit is exact ("polished") if KKT residual and slackness are at most this."""
@@ -83,8 +89,9 @@ def find_limit(problem: Problem, flow: Flow) -> Limit:
 def limit_of_network(problem: Problem, network: TwoLayer, *, polish: bool = True, settled: float = SETTLED) -> Limit:
     """The KKT point with the patterns of `network`, or the network itself where that is not accepted.
 
-    Polishing starts at q_min >= `settled`: along a flow, patterns below say nothing about the limit. `polish=False`
-    judges the network as it is. Raises ValueError for wrong shapes, in float32 or where margins are not finite.
+    Polishing needs a KKT residual <= `settled` with slackness <= SLACK, or q_min >= LARGE: earlier in a flow patterns
+    say nothing about the limit. `polish=False` judges the network as it is. Raises ValueError for wrong shapes, in
+    float32 or where margins are not finite.
     """
     problem.check(network)
     require_float64(problem.X, network.W1)
@@ -95,7 +102,8 @@ def limit_of_network(problem: Problem, network: TwoLayer, *, polish: bool = True
     if q.min() <= 0:
         patterns, V = merge(problem, network, 1e-7, 0.0)
         return _limit(problem, patterns, V, np.asarray(lam), polished=False, stuck=cannot_fit(problem, patterns))
-    if polish and q.min() >= settled:
+    residual, slackness, _ = _judge(problem, network, lam, jnp.abs(lam), BAND)
+    if polish and (q.min() >= LARGE or (residual <= settled and (slackness <= SLACK or settled >= 2.0))):
         limit = follow(problem, network, float(q.min()))
         if limit is not None:
             return limit

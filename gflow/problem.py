@@ -98,9 +98,12 @@ class Problem(eqx.Module):
         Between 0 and 2, the same for c theta and c lambda, c > 0; 1 where v = 0 or theta = 0. `lam` (n,) are the
         multipliers (p_n y_n along a flow). Source: arXiv 1906.05890, section 4; arXiv 2110.06488, section 3.
         """
+        return self.misalignment(network, self.least_norm_gradients(network, lam, band))
+
+    def misalignment(self, network: TwoLayer, G: Float[Array, "d m"]) -> Float[Array, ""]:
+        """1 - cos(theta, v) for the velocity dw_i = a_i G_i, da_i = w_i . G_i; 1 where either is zero."""
         size = jnp.sqrt(network.squared_norm())
         unit = network.scaled(1 / jnp.where(size > 0, size, 1.0))
-        G = self.least_norm_gradients(network, lam, band)
         dW1, dw2 = unit.w2 * G, jnp.sum(unit.W1 * G, axis=0)
         speed = jnp.sqrt(jnp.sum(dW1**2) + jnp.sum(dw2**2))
         safe = jnp.where(speed > 0, speed, 1.0)

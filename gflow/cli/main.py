@@ -169,7 +169,7 @@ def certify(
     summary = output.limit_summary(problem, given, gflow.certify(problem, network))
     summary |= {"result": "given", "s": None, "log_t": None, "steps": 0, "rejected": 0, "balance_drift": None}
     # a trained network is never exactly a KKT point: the one with its patterns is reported beside it
-    point = gflow.limit_of_network(problem, network, settled=0.0)
+    point = gflow.limit_of_network(problem, network, settled=2.0)
     summary["kkt_point"] = None
     if point.polished:
         exact = gflow.certify(problem, point)

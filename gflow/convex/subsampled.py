@@ -115,12 +115,38 @@ def _identify(X, y, patterns: Patterns, V, alpha) -> Optimum | None:
     for threshold in THRESHOLDS:
         live = size > threshold * size.max(initial=0.0)
         sliding = (patterns.sliding | (np.abs(X @ V) <= threshold * row * size)) & (row > 0)
-        kept = Patterns(patterns.sign[live], (patterns.mask & ~sliding)[:, live], sliding[:, live])
-        point = newton(X, y, kept, KKTPoint(V[:, live], alpha), alpha > threshold * alpha.max())
-        if point is None:
-            continue
-        Z = X @ point.V
-        inside = np.where(kept.mask, Z > 0, Z < 0) | kept.sliding | (row == 0)
-        if np.all(inside):
-            return Optimum(np.flatnonzero(live), kept, point.V, point.alpha)
+        given = Patterns(patterns.sign[live], patterns.mask[:, live], patterns.sliding[:, live])
+        sliding, start = sliding[:, live], KKTPoint(V[:, live], alpha)
+        for _ in range(2 * sliding.sum() + 1):
+            kept = Patterns(given.sign, given.mask & ~sliding, sliding)
+            point = newton(X, y, kept, start, start.alpha > threshold * start.alpha.max())
+            if point is None:
+                break
+            wrong = _pulled_inside(X, y, given, kept, point)
+            if not wrong.any():
+                Z = X @ point.V
+                if np.all(np.where(kept.mask, Z > 0, Z < 0) | sliding | (row == 0)):
+                    return Optimum(np.flatnonzero(live), kept, point.V, point.alpha)
+                break
+            sliding, start = sliding & ~wrong, point
     return None
+
+
+def _pulled_inside(X, y, given: Patterns, kept: Patterns, point: KKTPoint) -> np.ndarray:
+    """Of the rows held on the border of a cone, for every cone the one whose multiplier has the wrong sign most.
+
+    s_k X^T D_k Y alpha + sum_n z_n (+-x_n) = v_k / |v_k| with z >= 0, + where the cone is on x_n's positive side: a
+    negative z_n means that the objective pulls v_k off the border, into the cone. Given sliding rows have any sign.
+    """
+    wrong = np.zeros_like(kept.sliding)
+    for k, s in enumerate(kept.sign):
+        held = np.flatnonzero(kept.sliding[:, k])
+        if len(held) == 0:
+            continue
+        side = np.where(given.mask[held, k], 1.0, -1.0)
+        missing = point.V[:, k] / np.linalg.norm(point.V[:, k]) - s * X.T @ (given.mask[:, k] * y * point.alpha)
+        z, *_ = np.linalg.lstsq((side[:, None] * X[held]).T, missing, rcond=None)
+        z = np.where(given.sliding[held, k], 0.0, z)
+        if z.min() < -1e-9:
+            wrong[held[np.argmin(z)], k] = True
+    return wrong

@@ -82,7 +82,9 @@ class Field(eqx.Module):
         """What is carried besides z at `time`; `other` is the other clock there (at the start if not given)."""
         phi, slope = jax.jvp(lambda x: self.exponent(x, D), (z,), (rates.dz,))
         other = self.clock.start(rates.log_S) if other is None else other
-        return Anchor(time, other, phi, slope, jnp.min(rates.q), self.speed(z, rates.G))
+        residual = self.problem.misalignment(self.chart.decode(z), rates.G)
+        slackness = self.problem.slackness(rates.q, jnp.abs(rates.lam))
+        return Anchor(time, other, phi, slope, jnp.min(rates.q), self.speed(z, rates.G), residual, slackness)
 
     def speed(self, z: PyTree[Array], G: Float[Array, "d m"]) -> Float[Array, ""]:
         """How fast the fastest neuron turns or grows, in units of |x|; 0 at a stationary network.

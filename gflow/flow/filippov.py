@@ -194,8 +194,9 @@ class Clocked(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
         middle = args.exponent(zm, slopes(args, args.preactivations(zm) > 0))
         other, clock_error = args.elapsed(y0[1], new, middle)
         # the right-hand side's indicator is not the least-norm velocity of a neuron that chatters along a hyperplane
-        G = args.problem.least_norm_gradients(args.chart.decode(z1), rates.lam, CHATTER)
-        new = new._replace(other=other, speed=args.speed(z1, G))
+        network = args.chart.decode(z1)
+        G = args.problem.least_norm_gradients(network, rates.lam, CHATTER)
+        new = new._replace(other=other, speed=args.speed(z1, G), residual=args.problem.misalignment(network, G))
         return (z1, new), (error, still._replace(other=clock_error)), dense, state, result
 
 

@@ -21,11 +21,11 @@ from gflow.flow.controller import KinkController
 from gflow.flow.field import Field
 from gflow.flow.filippov import Clocked, Filippov
 from gflow.flow.modes import Modes, freeze, initial_modes, resting_modes
-from gflow.flow.stop import AbstractStop, MarginTarget, Unfitted
+from gflow.flow.stop import AbstractStop, KKTTarget, MarginTarget, Unfitted
 from gflow.network import TwoLayer
 from gflow.problem import Problem
 
-DEFAULT_STOP = (MarginTarget(), Unfitted())
+DEFAULT_STOP = (MarginTarget(), KKTTarget(), Unfitted())
 
 
 class Flow(eqx.Module):
@@ -77,8 +77,9 @@ def solve_flow(
     """Integrate dtheta/dt in -d°L(theta) from `network` and return `saves` points of the curve.
 
     It ends at `until_s` (clock s) or `until_t` (physical time) if one is given, otherwise at the first of the `stop`
-    criteria (by default q_min >= 1e3, or stationary without fitting); `flow.result` says which, or that `max_steps`
-    ran out. `chart` is chosen from the network: BalancedPolar if it is balanced, else Cartesian; inside vmap name it.
+    criteria (by default q_min >= 1e3, a KKT residual of 1e-3 with slackness 0.1, or stationary without fitting);
+    `flow.result` says which, or that `max_steps` ran out. `chart` is chosen from the network: BalancedPolar if it is
+    balanced, else Cartesian; inside vmap name it.
     `saves = 1` keeps the end only; more than one costs a second integration, equally spaced on the time variable.
 
     Works under jit and vmap. Raises ValueError for shapes that do not fit or both horizons at once.
