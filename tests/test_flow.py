@@ -20,7 +20,7 @@ def first(problem, width=20, scale=1e-3, index=0):
 
 @pytest.fixture(scope="module")
 def flow_a():
-    return gflow.solve_flow(A, first(A))
+    return gflow.solve_flow(A, first(A), stop=(gflow.MarginTarget(),))
 
 
 @pytest.mark.parametrize("clock", [gflow.ScaledClock(), gflow.PhysicalClock()], ids=["s", "t"])
@@ -104,7 +104,7 @@ def test_early_directions_are_class_means():
 
 
 def test_scales_of_1e_100_stay_finite():
-    flow = gflow.solve_flow(A, first(A, scale=1e-100))
+    flow = gflow.solve_flow(A, first(A, scale=1e-100), stop=(gflow.MarginTarget(),))
     assert gflow.result_name(flow.result) == "margin_reached"
     for leaf in jax.tree.leaves(eqx.filter(flow, eqx.is_inexact_array)):
         assert bool(jnp.all(jnp.isfinite(leaf[1:] if leaf.ndim else leaf)))  # log t = -inf at the start

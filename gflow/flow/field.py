@@ -83,7 +83,8 @@ class Field(eqx.Module):
         phi, slope = jax.jvp(lambda x: self.exponent(x, D), (z,), (rates.dz,))
         other = self.clock.start(rates.log_S) if other is None else other
         residual = self.problem.misalignment(self.chart.decode(z), rates.G)
-        slackness = self.problem.slackness(rates.q, jnp.abs(rates.lam))
+        # finite, since dense output multiplies it by zero
+        slackness = jnp.minimum(self.problem.slackness(rates.q, jnp.abs(rates.lam)), 1e30)
         return Anchor(time, other, phi, slope, jnp.min(rates.q), self.speed(z, rates.G), residual, slackness)
 
     def speed(self, z: PyTree[Array], G: Float[Array, "d m"]) -> Float[Array, ""]:
