@@ -5,7 +5,7 @@ Source: arXiv 2110.06488, section 2; clock and polar chart: theory, "Clock".
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -52,6 +52,8 @@ class Field(eqx.Module):
     problem: Problem
     chart: AbstractChart
     clock: AbstractClock
+    modes: Any = None
+    """Modes at the start, for Filippov: found once, outside the compiled integration."""
 
     def preactivations(self, z: PyTree[Array]) -> Float[Array, "n m"]:
         """x_n . hidden_i, shape (n, m)."""

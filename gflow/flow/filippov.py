@@ -78,7 +78,7 @@ class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
         return self.solver.func(terms, t0, y0, args)
 
     def init(self, terms, t0, t1, y0, args: Field) -> _State:
-        modes = initial_modes(args, y0[0])
+        modes = initial_modes(args, y0[0]) if args.modes is None else args.modes
         frozen = freeze(args, modes)
         return _State(modes, frozen, args.rates(y0[0], frozen))
 

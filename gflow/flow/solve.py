@@ -5,6 +5,7 @@ Source: arXiv 2110.06488, section 2 (the flow); theory, "Clock" (s and log t).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import diffrax
@@ -96,7 +97,8 @@ def solve_flow(
     stop, controller = _numeric(tuple(stop), problem.X.dtype), _tolerances(controller, problem.X.dtype)
     made, z0 = (chart or chart_for(network)).encode(network)
     field = Field(problem, made, clock)
-    log_S0, state0 = _start(field, z0)
+    log_S0, state0, modes = _start(field, z0)
+    field = dataclasses.replace(field, modes=modes) if type(solver) is Filippov else field
     t1, goal = _horizon(clock, until_s, until_t, log_S0)
 
     def run(t1, grid, armed) -> tuple[diffrax.Solution, Array, dict]:
@@ -117,9 +119,10 @@ def solve_flow(
 
 @eqx.filter_jit
 def _start(field: Field, z0):
-    """log S and the state (z, anchor) at the start."""
-    anchor = _anchor(field, jnp.zeros_like(field.problem.y[0]), z0, initial_modes(field, z0))
-    return field.problem.log_S(field.margins(z0)), (z0, anchor)
+    """log S, the state (z, anchor) and the modes at the start."""
+    modes = initial_modes(field, z0)
+    anchor = _anchor(field, jnp.zeros_like(field.problem.y[0]), z0, modes)
+    return field.problem.log_S(field.margins(z0)), (z0, anchor), modes
 
 
 @eqx.filter_jit
