@@ -46,7 +46,7 @@ CHANGES = 30
 """Changes of patterns that are followed."""
 
 REST = 1e-9
-"""A neuron rests on a border if its entry there is at least this far inside the interval."""
+"""A neuron rests on a border if its velocity across it is at most this share of the largest velocity."""
 
 
 class Limit(eqx.Module):
@@ -138,18 +138,21 @@ def follow(problem: Problem, network: TwoLayer, q_min: float) -> Limit | None:
 
 
 def _crossed(problem: Problem, patterns: Patterns, optimum: Optimum, limit: Limit) -> Patterns:
-    """`patterns` after the neurons of `limit` have crossed the borders at which they do not rest."""
-    lower, upper = problem.activation.slope_interval()
+    """`patterns` after the neurons of `limit` have crossed the borders at which they do not rest.
+
+    The least-norm velocity across a border says to which side: its entry of the slope does not, where lambda_n = 0.
+    """
+    X = np.asarray(problem.X)
     network, K = _padded(limit.network)
-    delta = (np.asarray(_slopes(problem, network, limit.lam, BAND))[:, :K] - lower) / (upper - lower)
+    slopes = np.asarray(_slopes(problem, network, limit.lam, BAND))[:, :K]
+    velocity = optimum.patterns.sign * (X.T @ (slopes * np.asarray(limit.lam)[:, None]))
+    across = X @ velocity / np.maximum(np.linalg.norm(X, axis=1)[:, None], 1e-300)
     border, cones = optimum.patterns.sliding, optimum.cones
+    resting = np.abs(across) <= REST * np.max(np.linalg.norm(velocity, axis=0), initial=0.0)
     friendly = optimum.patterns.sign * np.asarray(problem.y)[:, None] > 0
-    # an entry at its upper end means: the velocity across a friendly border points off, across a hostile one on
-    on = np.where(friendly, delta <= REST, delta >= 1 - REST)
-    undecided = friendly & (delta > REST) & (delta < 1 - REST)
     mask, sliding = patterns.mask.copy(), patterns.sliding.copy()
-    mask[:, cones] = np.where(border & ~undecided, on, mask[:, cones])
-    sliding[:, cones] = border & ~friendly & (delta > REST) & (delta < 1 - REST)
+    mask[:, cones] = np.where(border & ~(friendly & resting), (across > 0) & ~resting, mask[:, cones])
+    sliding[:, cones] = border & ~friendly & resting
     codes = np.concatenate([patterns.sign[None] > 0, mask, sliding])
     _, first = np.unique(codes, axis=1, return_index=True)
     first = np.sort(first)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import gflow
 from gflow import datasets
+from gflow.limit import limit_of_network
 
 A = gflow.Problem(cases.A_X, cases.A_y)
 VERDICT = gflow.VERDICT
@@ -55,6 +56,26 @@ def test_a_limit_that_is_not_global_is_proved_so():
         assert abs((p * data.y) @ np.maximum(data.X @ u, 0)) * limit.objective == pytest.approx(certificate.c, rel=1e-9)
         return
     raise AssertionError("no NOT_GLOBAL limit among eight data sets: the test has lost its subject")
+
+
+def test_a_border_is_crossed_where_a_sample_without_multiplier_holds_it():
+    # two clouds in the plane; the flow stopped early (KKT residual 2e-3) with one neuron on the wrong side of sample 8,
+    # which is no support vector: the entry of the slope there says nothing, the velocity across does
+    X = np.array([
+        [1.5, 0.68], [1.34, -0.03], [1.23, -0.1], [1.54, 1.3], [1.2, 0.13],
+        [1.79, 0.71], [1.56, -0.06], [1.48, 0.92], [0.69, 0.23], [0.36, -0.27],
+        [0.4, 0.36], [0.74, 0.66], [1.59, 0.39], [-0.01, 0.18], [1.47, 0.57],
+        [-2.07, 0.67], [-1.68, 0.43], [-0.26, 0.43], [-1.02, 1.62], [-1.41, 0.92],
+        [-0.92, 1.04], [-1.86, 1.05], [-0.05, -0.08], [-0.4, 1.08], [-1.45, 2.4],
+        [-0.47, 0.16], [-0.95, 1.4], [-1.13, 1.48], [-1.05, 1.47], [0.01, 0.53],
+    ])  # fmt: skip
+    y = np.repeat([1.0, -1.0], 15)
+    problem = gflow.Problem(np.c_[X, np.ones(30)], y)
+    W1 = [[-1.25, -3.38, 0.58], [1.04, -1.38, 0.72], [0.92, -1.22, 0.63], [-0.69, 1.05, 0.23]]
+    network = gflow.TwoLayer(jnp.array(W1).T, jnp.array([-3.65, 1.87, 1.65, -1.28]))
+    limit = limit_of_network(problem, network, settled=2.0)
+    assert limit.polished and limit.changes > 0 and limit.kkt_residual < 1e-12
+    assert limit.objective < float(problem.objective(network))
 
 
 def test_weak_duality_on_1000_random_networks():
