@@ -106,13 +106,13 @@ def solve_flow(
         assert sol.ts is not None and sol.ys is not None
         return sol, sol.ts["end"][-1], sol.ys
 
-    # one compiled function, called twice: once to find the end, once to draw the curve on a grid up to there
-    first, time, ys = run(t1, jnp.full(saves - 1, t1), True)
+    # one compiled function (so `armed` is an array), called twice: to find the end, then to draw the curve up to there
+    first, time, ys = run(t1, jnp.full(saves - 1, t1), jnp.asarray(True))
     end, result = ys["end"], _result(first, stop)
     if saves == 1:
         return _flow(field, time[None], end, log_S0, result, first.stats)
     grid = jnp.linspace(0.0, time, saves)
-    _, _, path = run(time, grid[:-1], False)
+    _, _, path = run(time, grid[:-1], jnp.asarray(False))
     states = jax.tree.map(lambda a, last: jnp.concatenate([a, last]), path["grid"], end)
     return _flow(field, grid, states, log_S0, result, first.stats)
 
