@@ -91,9 +91,10 @@ def create(path, X, y, spec: dict, *, inits: int, width: int, attributes: dict) 
     dataset.to_zarr(path, mode="w-", encoding=encoding, zarr_format=3, consolidated=False)
 
 
-def append(path, records: Records) -> None:
-    """Write the rows of `records`; their indices must be consecutive."""
+def append(path, records: Records, seconds: float = 0.0) -> None:
+    """Write the rows of `records`; their indices must be consecutive. `seconds` (wall clock) are added to the sum."""
     import xarray as xr
+    import zarr
 
     columns = records.columns()
     start, stop = int(records.index[0]), int(records.index[-1]) + 1
@@ -104,6 +105,8 @@ def append(path, records: Records) -> None:
             {k: (dims.get(k, ("init",)), columns[k].astype(np.int8) if k == "polished" else columns[k]) for k in names}
         )
         block.to_zarr(path, region={"init": slice(start, stop)}, zarr_format=3, consolidated=False)
+    group = zarr.open_group(path, mode="r+")
+    group.attrs["seconds"] = float(group.attrs.get("seconds", 0.0)) + seconds  # pyright: ignore[reportArgumentType]
 
 
 def open_store(path):

@@ -115,6 +115,7 @@ def test_sweep_report_and_continue(gflow, tmp_path):
 
     attributes = xr.open_zarr(tmp_path / "s.zarr", consolidated=False).attrs
     assert {"versions", "device", "dtype", "command", "seed"} <= set(attributes)
+    assert attributes["seconds"] == summary["seconds"] > 0
     again = gflow("sweep", "orthogonal-separable:n=8,d=2", "--inits", 6, "--width", 8, "--out", "s.zarr", "--json")
     assert "continuing" in again.stderr and strict(again.stdout)["limits"] == summary["limits"]
     other = gflow("sweep", "xor", "--inits", 6, "--width", 8, "--out", "s.zarr")

@@ -139,11 +139,12 @@ def sweep(
     with Progress(inits, inits - len(left)) as progress:
         optimum = gflow.solve_max_margin(problem, known) if len(left) else None
         for records in gflow.sweep(problem, law, width, left, seed=seed, known_faces=known, optimum=optimum):
-            store.append(out, records)
+            now = time.perf_counter()
+            store.append(out, records, now - started)
+            started = now
             progress.advance(records)
-    seconds = time.perf_counter() - started
     dataset = store.open_store(out)
-    summary = _sweep_summary(dataset, out, seconds, len(left))
+    summary = _sweep_summary(dataset, out)
     picture = _sweep_plot(dataset, summary, out)
     say(f"wrote {out} and {picture}")
     _emit(summary, json, output.print_sweep)
@@ -206,7 +207,7 @@ def report(store_path: Annotated[Path, typer.Argument(metavar="STORE")], json: J
     from gflow.cli import output
 
     dataset = _user_input(store.open_store, store_path)
-    summary = _sweep_summary(dataset, store_path, dataset.attrs.get("seconds"), None)
+    summary = _sweep_summary(dataset, store_path)
     say(f"wrote {_sweep_plot(dataset, summary, store_path)}")
     _emit(summary, json, output.print_sweep)
 
@@ -327,7 +328,8 @@ def _provenance(seed: int, dtype: str) -> dict:
     }
 
 
-def _sweep_summary(dataset, path: Path, seconds, computed: int | None) -> dict:
+def _sweep_summary(dataset, path: Path) -> dict:
+    """`seconds`: wall clock of all runs that filled the store, compilation included."""
     from gflow.cli import output
     from gflow.sweep import distinct_limits
 
@@ -335,7 +337,7 @@ def _sweep_summary(dataset, path: Path, seconds, computed: int | None) -> dict:
     done = verdict >= 0
     columns = [dataset[name].values[done] for name in ("objective", "certificate", "verdict")]
     limits = distinct_limits(*columns)
-    rows = dataset["init"].values[done]
+    rows, seconds = dataset["init"].values[done], dataset.attrs.get("seconds")
     for limit in limits:
         limit["example"] = int(rows[limit["example"]])
     return {
@@ -344,7 +346,7 @@ def _sweep_summary(dataset, path: Path, seconds, computed: int | None) -> dict:
         "verdicts": output.verdict_counts(verdict),
         "limits": limits,
         "seconds": seconds,
-        "flows_per_second": computed / seconds if computed and seconds else None,
+        "flows_per_second": int(done.sum()) / seconds if seconds else None,
         "store": str(path),
     }
 
