@@ -15,7 +15,7 @@ from gflow.certificate import Certificate, certify
 from gflow.convex.arrangements import Arrangement, arrangement
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
-from gflow.flow.charts import BalancedPolar, Cartesian
+from gflow.flow.charts import BalancedPolar, Cartesian, Hyperbolic
 from gflow.flow.clocks import PhysicalClock, ScaledClock
 from gflow.flow.filippov import Filippov
 from gflow.flow.solve import Flow, solve_flow
@@ -41,6 +41,7 @@ __all__ = [
     "Filippov",
     "Flow",
     "Gaussian",
+    "Hyperbolic",
     "KKTTarget",
     "Limit",
     "Linear",

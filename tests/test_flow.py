@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gflow
+from gflow import datasets
 
 A = gflow.Problem(cases.A_X, cases.A_y)
 TIGHT = diffrax.PIDController(rtol=1e-11, atol=1e-11)
@@ -122,14 +123,40 @@ def test_one_flow_equals_its_row_in_a_batch():
         np.testing.assert_allclose(batch.margins[i], one.margins, rtol=1e-7)
 
 
-def test_charts_agree():
-    network = first(A, scale=0.3)
-    polar, cartesian = (
+def unbalanced(problem, width=12, scale=0.3):
+    """A third of the neurons each with c = a^2 - |w|^2 above, below and equal to 0."""
+    network = first(problem, width, scale)
+    factor = jnp.array([2.0, 0.25, 1.0])[jnp.arange(width) % 3]
+    return gflow.TwoLayer(network.W1, network.w2 * factor)
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_charts_agree(balanced):
+    network = first(A, 12, 0.3) if balanced else unbalanced(A)
+    special, cartesian = (
         gflow.solve_flow(A, network, until_s=3.0, chart=chart, controller=TIGHT)
-        for chart in (gflow.BalancedPolar, gflow.Cartesian)
+        for chart in (gflow.BalancedPolar if balanced else gflow.Hyperbolic, gflow.Cartesian)
     )
-    np.testing.assert_allclose(polar.network.W1, cartesian.network.W1, rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(polar.log_t[1:], cartesian.log_t[1:], rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(special.network.W1[0], network.W1, rtol=1e-13)
+    np.testing.assert_allclose(special.network.w2[0], network.w2, rtol=1e-13)
+    np.testing.assert_allclose(special.network.W1, cartesian.network.W1, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(special.network.w2, cartesian.network.w2, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(special.log_t[1:], cartesian.log_t[1:], rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1e-100])
+def test_unbalanced_flows_conserve_balance_at_default_tolerance(scale):
+    data = datasets.gaussian(n=10, d=5)
+    problem = gflow.Problem(data.X, data.y)
+    network = unbalanced(problem, scale=scale)
+    flow = gflow.solve_flow(problem, network, until_s=20.0 if scale > 1e-50 else 400.0, saves=16, max_steps=20_000)
+    assert gflow.result_name(flow.result) == "horizon_reached"
+    assert float(flow.balance_drift) < 1e-9
+    rises = network.balance() > 0
+    assert bool(jnp.all(jnp.where(rises, jnp.sign(flow.network.w2) == jnp.sign(network.w2), True)))
+    loss = np.asarray(flow.loss)
+    assert np.all(np.diff(loss) <= 1e-9 * loss[:-1])
+    assert loss[-1] < 0.9 * loss[0]
 
 
 def test_unfitted_flows_say_so():

@@ -1,4 +1,4 @@
-"""Coordinates in which the flow is integrated: Cartesian weights, or the balanced polar chart.
+"""Coordinates in which the flow is integrated: Cartesian weights, or charts that conserve a_i^2 - |w_i|^2.
 
 A chart is made for one network and turns it into a state and back. Source: arXiv 2110.06488, section 2; the polar
 chart is described in theory, "Clock".
@@ -138,15 +138,91 @@ class BalancedPolar(AbstractChart):
         return g - radial * u, radial
 
 
+class Hyperbolic(AbstractChart):
+    """For any network: c_i = a_i^2 - |w_i|^2, which the flow conserves, holds by construction. z = (U, r):
+
+    c > 0: U = omega, w = sqrt(c) omega, a = sign sqrt(c (1 + |omega|^2)); a keeps its sign, w may pass through 0;
+    c < 0: U = u, r = alpha, a = sqrt(-c) alpha, w = sqrt(-c (1 + alpha^2)) u; w never vanishes, a may change its sign;
+    c = 0: U = u, r = log|w|, as in BalancedPolar.
+    |c| below rounding of a^2 + |w|^2 counts as 0. Source: theory, "Clock" (unbalanced networks).
+    """
+
+    sign: Float[Array, " m"]
+    unit: Float[Array, " m"]
+    kind: Float[Array, " m"]
+
+    @classmethod
+    def encode(cls, network: TwoLayer) -> tuple[Hyperbolic, PyTree[Array]]:
+        a, w = network.w2, column_norms(network.W1)
+        c = (jnp.abs(a) - w) * (jnp.abs(a) + w)
+        kind = jnp.where(jnp.abs(c) <= 16 * jnp.finfo(a.dtype).eps * jnp.maximum(jnp.abs(a), w) ** 2, 0.0, jnp.sign(c))
+        unit = jnp.where(kind == 0, jnp.where(w > 0, 1.0, 0.0), jnp.sqrt(jnp.abs(c)))
+        safe = jnp.where(unit > 0, unit, 1.0)
+        u = network.directions()
+        r = jnp.where(kind < 0, a / safe, jnp.where((kind == 0) & (w > 0), jnp.log(jnp.where(w > 0, w, 1.0)), 0.0))
+        chart = cls(jnp.where((kind == 0) & (w == 0), 0.0, jnp.sign(a)), unit, kind)
+        return chart, (jnp.where(kind > 0, network.W1 / safe, u), r)
+
+    def decode(self, z: PyTree[Array]) -> TwoLayer:
+        U, r = z
+        size = self.unit * jnp.where(self.kind < 0, jnp.sqrt(1 + r**2), jnp.exp(self._log(r)))
+        W1 = jnp.where(self.kind > 0, self.unit * U, size * _unit(U))
+        return TwoLayer(W1, self.unit * self._per_unit(z))
+
+    def _log(self, r):
+        return jnp.where(self.kind == 0, r, 0.0)
+
+    def _per_unit(self, z: PyTree[Array]) -> Float[Array, " m"]:
+        """a_i / unit_i."""
+        U, r = z
+        above = self.sign * jnp.sqrt(1 + jnp.sum(U**2, axis=0))
+        return jnp.where(self.kind > 0, above, jnp.where(self.kind < 0, r, self.sign * jnp.exp(self._log(r))))
+
+    def hidden(self, z: PyTree[Array]) -> Float[Array, "d m"]:
+        return jnp.where(self.kind > 0, z[0], _unit(z[0]))
+
+    def with_hidden(self, z: PyTree[Array], U: Float[Array, "d m"]) -> PyTree[Array]:
+        return jnp.where(self.kind > 0, U, _unit(U)), z[1]
+
+    def orientation(self, z: PyTree[Array]) -> Float[Array, " m"]:
+        per_unit, r = self._per_unit(z), z[1]
+        return jnp.where(self.kind > 0, per_unit, jnp.where(self.kind < 0, r / jnp.sqrt(1 + r**2), self.sign))
+
+    def outputs(self, z: PyTree[Array], activated: Float[Array, "n m"]) -> Float[Array, " n"]:
+        return activated @ self._weight(z)
+
+    def _weight(self, z: PyTree[Array]) -> Float[Array, " m"]:
+        """a_i |w_i| / |hidden_i|."""
+        r = z[1]
+        length = jnp.where(self.kind < 0, jnp.sqrt(1 + r**2), jnp.exp(self._log(r)))
+        return self.unit**2 * self._per_unit(z) * jnp.where(self.kind > 0, 1.0, length)
+
+    def sizes(self, z: PyTree[Array]) -> Float[Array, " m"]:
+        return jnp.abs(self._weight(z))
+
+    def measured(self, state):
+        (U, r), anchor = state
+        return (U, jnp.where(self.kind == 0, 0.0, r)), anchor
+
+    def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
+        U, r = z
+        g = self.orientation(z) * G
+        u = _unit(U)
+        radial = jnp.sum(u * G, axis=0)
+        turning = g - jnp.sum(u * g, axis=0) * u
+        dr = jnp.where(self.kind < 0, jnp.sqrt(1 + r**2) * radial, jnp.where(self.kind == 0, self.sign * radial, 0.0))
+        return jnp.where(self.kind > 0, g, turning), dr
+
+
 def _unit(u: Float[Array, "d m"]) -> Float[Array, "d m"]:
     squared = jnp.sum(u**2, axis=0)
     return u / jnp.sqrt(jnp.where(squared > 0, squared, 1.0))
 
 
 def chart_for(network: TwoLayer) -> type[AbstractChart]:
-    """BalancedPolar if |a_i| = |w_i| to rounding for every neuron, else Cartesian. Cartesian inside jit or vmap."""
+    """BalancedPolar if |a_i| = |w_i| to rounding for every neuron, else Hyperbolic, also inside jit or vmap."""
     if isinstance(network.W1, jax.core.Tracer):
-        return Cartesian
+        return Hyperbolic
     a, w = np.abs(np.asarray(network.w2)), np.asarray(column_norms(network.W1))
     tolerance = 16 * np.finfo(a.dtype).eps
-    return BalancedPolar if bool(np.all(np.abs(a - w) <= tolerance * np.maximum(a, w))) else Cartesian
+    return BalancedPolar if bool(np.all(np.abs(a - w) <= tolerance * np.maximum(a, w))) else Hyperbolic

@@ -61,7 +61,8 @@ class KinkController(diffrax.AbstractAdaptiveStepSizeController):
         next0 = jnp.where(stuck, t1, next0)
 
         # land a little behind the first crossing that matters, where its charge (quadratic in time) passes
-        own = kinks.charge / ((self.atol + self.rtol) * jnp.sqrt(jnp.asarray(count, h.dtype)))
+        length = jnp.linalg.norm(y1[0][0], axis=0)
+        own = kinks.charge / ((self.atol + self.rtol * length) * jnp.sqrt(jnp.asarray(count, h.dtype)))
         behind = (1 - kinks.theta) * jnp.minimum(0.5, 0.4 / jnp.sqrt(jnp.maximum(own, 1e-30)))
         land = h * jnp.min(jnp.where(own > 0.2, kinks.theta + behind, 0.5))
         landing = ~keep & fine

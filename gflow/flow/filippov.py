@@ -247,7 +247,7 @@ def after_step(field: Field, modes: Modes, frozen: Frozen, start: Rates, Zm, end
     # while a pair is on the wrong side it also shifts its margin, and so the multipliers that move every neuron
     shift = jnp.where(wrong, jnp.abs(Z) * (upper - lower) * chart.sizes(z1), 0.0)
     shared = jnp.abs(lam[:, None]) * row * shift * 0.5 * tau * jnp.sqrt(jnp.asarray(Z.shape[1], Z.dtype))
-    charge = (second + first) * jnp.abs(orientation) + shared
+    charge = (second + first + shared) * jnp.abs(orientation)
     # the earliest of the crossings that matter
     heavy = charge >= jnp.maximum(0.1 * jnp.max(charge, axis=0), 1e-300)
     kinks = KinkError(jnp.sum(charge, axis=0), jnp.min(jnp.where(heavy, theta, 1.0), axis=0), jnp.zeros_like(h))

@@ -80,7 +80,7 @@ def solve_flow(
     It ends at `until_s` (clock s) or `until_t` (physical time) if one is given, otherwise at the first of the `stop`
     criteria (by default q_min >= 1e3, a KKT residual of 1e-3 with slackness 0.1, or stationary without fitting);
     `flow.result` says which, or that `max_steps` ran out. `chart` is chosen from the network: BalancedPolar if it is
-    balanced, else Cartesian; inside vmap name it.
+    balanced, else Hyperbolic; inside vmap name it.
     `saves = 1` keeps the end only; more than one costs a second integration, equally spaced on the time variable.
 
     Works under jit and vmap. Raises ValueError for shapes that do not fit or both horizons at once.
