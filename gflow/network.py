@@ -59,6 +59,12 @@ class TwoLayer(eqx.Module):
         """|theta|^2 = |W1|_F^2 + |w2|^2."""
         return jnp.sum(self.W1**2, axis=(-2, -1)) + jnp.sum(self.w2**2, axis=-1)
 
+    def normalised(self) -> TwoLayer:
+        """theta / max |theta_k|: nothing over- or underflows, and P(theta), c and directions stay the same."""
+        largest = jnp.maximum(jnp.max(jnp.abs(self.W1)), jnp.max(jnp.abs(self.w2)))
+        safe = jnp.where(largest > 0, largest, 1.0)
+        return TwoLayer(self.W1 / safe, self.w2 / safe)
+
     def scaled(self, factor: Float[Array, ""]) -> TwoLayer:
         """The network factor * theta; its outputs are multiplied by factor^2."""
         return TwoLayer(factor * self.W1, factor * self.w2)

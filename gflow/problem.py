@@ -12,19 +12,22 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from gflow.activations import AbstractActivation, ReLU
 from gflow.inclusion import least_norm_slopes
 from gflow.losses import AbstractLoss, Logistic
 from gflow.network import TwoLayer
 
+LENGTHS = (1e-100, 1e100)
+"""Lengths |x_n| of rows that are accepted, besides 0: squares and products of them stay in the range of float64."""
+
 
 class Problem(eqx.Module):
     """Binary data and a loss.
 
     `X` (n, d) samples in rows, `y` (n,) labels -1 or +1. Raises ValueError for anything else: wrong shapes, no rows,
-    entries that are not finite, labels that are not -1 or +1.
+    entries that are not finite, rows shorter than 1e-100 or longer than 1e100, labels that are not -1 or +1.
     """
 
     X: Float[Array, "n d"]
@@ -62,6 +65,13 @@ class Problem(eqx.Module):
         """L = sum_n l(q_n) from margins."""
         return jnp.sum(self.loss.value(q))
 
+    def separated(self, q: Float[Array, " n"]) -> Bool[Array, ""]:
+        """L < l(0), which implies that every margin is positive.
+
+        From then on the smoothed normalised margin never falls (arXiv 1906.05890, section 4).
+        """
+        return self.loss_value(q) < self.loss.value(jnp.zeros_like(q[0]))
+
     def log_S(self, q: Float[Array, " n"]) -> Float[Array, ""]:
         """log S, S = sum_n -l'(q_n): the rate of the clock, ds = S dt."""
         return logsumexp(self.loss.log_weight(q))
@@ -78,6 +88,16 @@ class Problem(eqx.Module):
         """P(theta) = 1/2 |theta|^2 / q_min; infinite unless every margin is positive."""
         q_min = jnp.min(self.margins(network))
         return jnp.where(q_min > 0, 0.5 * network.squared_norm() / jnp.where(q_min > 0, q_min, 1.0), jnp.inf)
+
+    def rounding(self, network: TwoLayer) -> Float[Array, ""]:
+        """A bound on the relative rounding error of q_min and P(theta); infinite unless every margin is positive.
+
+        (n_terms + 8) eps max_n sum_i |a_i| sum_j |x_nj||w_ji| / q_min: large where neurons cancel each other.
+        """
+        terms = jnp.abs(self.X) @ jnp.abs(network.W1) @ jnp.abs(network.w2)
+        q_min, count = jnp.min(self.margins(network)), network.width + self.shape[1] + 8
+        relative = count * jnp.finfo(self.X.dtype).eps * jnp.max(terms) / jnp.where(q_min > 0, q_min, 1.0)
+        return jnp.where(q_min > 0, relative, jnp.inf)
 
     def normalised_margin(self, network: TwoLayer) -> Float[Array, ""]:
         """q_min / |theta|^2; its optimum is 1/(2 P*). Zero for the zero network."""
@@ -125,6 +145,12 @@ def _check_data(X: np.ndarray, y: np.ndarray) -> None:
     for name, array in (("X", X), ("y", y)):
         if not np.issubdtype(array.dtype, np.number) or not np.all(np.isfinite(array)):
             raise ValueError(f"{name} must hold finite numbers; remove or impute NaN, inf and text")
+        if np.iscomplexobj(array):
+            raise ValueError(f"{name} must hold real numbers")
+    largest = np.max(np.abs(X.astype(float)), axis=1)
+    outside = np.flatnonzero((largest > 0) & ((largest < LENGTHS[0]) | (largest > LENGTHS[1])))
+    if len(outside):
+        raise ValueError(f"row {outside[0] + 1} of X has size {largest[outside[0]]:.3g}; rescale the data towards 1")
     if not np.all(np.isin(y, (-1, 1))):
         raise ValueError(f"labels must be -1 or +1; got {np.unique(y)[:5]}")
 

@@ -131,3 +131,55 @@ def test_scaling_flip_and_permutation(n, d, seed):
     first = value(X, y)
     for other in (3.0 * value(3.0 * X, y), value(X, -y), value(X[order], y[order])):
         assert other == pytest.approx(first, rel=3e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 6), st.integers(2, 3), st.integers(0, 10**6))
+def test_masks_do_not_depend_on_the_lengths_of_rows(n, d, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, d))
+    stretched = X * 10.0 ** rng.uniform(-40, 40, (n, 1))
+    assert {tuple(m) for m in gflow.arrangement(X).masks} == {tuple(m) for m in gflow.arrangement(stretched).masks}
+    assert len(gflow.faces(X)) == len(gflow.faces(stretched))
+
+
+def exact_ray_values(X, lam):
+    """|lambda^T (X u)_+| / |u| at every ray x_i x x_j of rows in R^3, cross products in rational arithmetic."""
+    from fractions import Fraction
+    from itertools import combinations
+
+    rows = [[Fraction(float(v)) for v in row] for row in X]
+    for (a, b, c), (e, f, g) in combinations(rows, 2):
+        ray = (b * g - c * f, c * e - a * g, a * f - b * e)
+        size = sum(v * v for v in ray)
+        if size == 0:
+            continue
+        for s in (1, -1):
+            h = sum(
+                Fraction(float(w)) * max(s * sum(x * v for x, v in zip(r, ray, strict=True)), 0)
+                for w, r in zip(lam, rows, strict=True)
+            )
+            yield float(h * h / size) ** 0.5
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(3, 15), st.integers(0, 10**6), st.booleans())
+def test_bounds_hold_for_nearly_parallel_rows_and_far_ones(exponent, seed, far):
+    # pairs of rows that differ by 1e-3 .. 1e-15: either their intersections are found or `upper` makes up for it
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((3, 3))
+    X = np.vstack([X, X + 10.0**-exponent * rng.standard_normal((3, 3))])
+    if far:
+        X[5] *= 3e7
+    lam = rng.standard_normal(6) / np.linalg.norm(X, axis=1)
+    bound = dual_maximum(jnp.asarray(X), jnp.asarray(lam), gflow.faces(X))
+    assert max(exact_ray_values(X, lam)) <= float(bound.upper) * (1 + 1e-12)
+
+
+def test_almost_parallel_rows_are_not_called_inseparable():
+    # lambda^T (X u)_+ reaches 2e-11 p only in a cell of this angle; P* is finite
+    X, y = np.array([[1.0, 1e-11], [1.0, -1e-11]]), np.array([1.0, -1.0])
+    bound = dual_maximum(jnp.asarray(X), jnp.asarray([0.5, -0.5]), gflow.faces(X))
+    assert float(bound.upper) >= 1e-11 * (1 - 1e-9)
+    solved = gflow.solve_max_margin(gflow.Problem(X, y))
+    assert gflow.result_name(solved.result) != "infeasible"

@@ -13,8 +13,12 @@ import math
 import equinox as eqx
 import numpy as np
 
-ZERO = 1e-10
-"""|x_n . v| <= ZERO |x_n||v| counts as v lying on the hyperplane of x_n."""
+ZERO = 1e-12
+"""|x_n . v| <= ZERO |x_n||v| counts as v lying on the hyperplane of x_n; more where v is known less well."""
+
+ROUNDING = 16 * np.finfo(float).eps
+"""Accuracy of a unit row; a direction found from rows of smallest singular value sigma is known to about 4/sigma times
+theirs."""
 
 BUDGET = 2e8
 """Largest number of signs (ray cells x samples) that is enumerated; beyond it masks are sampled."""
@@ -24,12 +28,14 @@ class Arrangement(eqx.Module):
     """The distinct masks 1[X u > 0] of the cells.
 
     `packed` (P, ceil(n/8)) uint8, bits in `np.packbits` order. `complete`: True only if every mask is there; a sampled
-    arrangement proves nothing about all directions.
+    arrangement proves nothing about all directions. `error`: cells narrower than this angle may be missing, as where
+    rows are parallel or concurrent up to rounding.
     """
 
     packed: np.ndarray
     n: int = eqx.field(static=True)
     complete: bool = eqx.field(static=True)
+    error: float
 
     @property
     def masks(self) -> np.ndarray:
@@ -50,14 +56,24 @@ def enumerable(n: int, r: int) -> bool:
     return math.comb(n, max(r - 1, 0)) * 2**r * n <= BUDGET
 
 
-def row_space(X: np.ndarray) -> np.ndarray:
-    """An orthonormal basis (d, r) of the row space of X: masks depend on u through it only."""
-    if not X.any():
-        return np.zeros((X.shape[1], 0))
-    norms = np.linalg.norm(X, axis=1)
-    rows = X[norms > 0] / norms[norms > 0][:, None]
+def unit_rows(X: np.ndarray) -> np.ndarray:
+    """x_n / |x_n|, zero rows as they are: masks do not depend on the lengths of rows, however different they are."""
+    X = X / np.maximum(np.max(np.abs(X), axis=1, keepdims=True), np.finfo(float).tiny)
+    norms = np.linalg.norm(X, axis=1, keepdims=True)
+    return X / np.where(norms > 0, norms, 1.0)
+
+
+def row_space(rows: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """An orthonormal basis (d, r) of the span of unit rows (n, d): masks depend on u through it only.
+
+    Also the smallest singular value that was kept, and the largest distance of a row from the span.
+    """
+    if not rows.any():
+        return np.zeros((rows.shape[1], 0)), 1.0, 0.0
     _, sigma, Vt = np.linalg.svd(rows, full_matrices=False)
-    return Vt[sigma > ZERO * sigma[0]].T
+    kept = sigma > ZERO * sigma[0]
+    basis = Vt[kept].T
+    return basis, float(sigma[kept][-1]), float(np.max(np.linalg.norm(rows - (rows @ basis) @ basis.T, axis=1)))
 
 
 def arrangement(X, *, samples: int = 4096, seed: int = 0) -> Arrangement:
@@ -66,31 +82,46 @@ def arrangement(X, *, samples: int = 4096, seed: int = 0) -> Arrangement:
     Zero rows have mask 0. Duplicate, parallel, rank-deficient rows and several hyperplanes through one ray are right.
     """
     X = np.asarray(X, float)
-    basis = row_space(X)
+    rows = unit_rows(X)
+    basis, _, outside = row_space(rows)
     if enumerable(X.shape[0], basis.shape[1]):
-        return Arrangement(np.packbits(cells(X @ basis) > 0, axis=1), X.shape[0], True)
+        signs, error = cells(*restricted(rows, basis, np.full(len(rows), ROUNDING + outside)))
+        return Arrangement(np.packbits(signs > 0, axis=1), X.shape[0], True, max(error, outside))
     U = np.random.default_rng(seed).standard_normal((X.shape[1], samples))
     masks = (X @ U > 0).T
-    return Arrangement(np.unique(np.packbits(np.vstack([masks, ~masks]), axis=1), axis=0), X.shape[0], False)
+    return Arrangement(np.unique(np.packbits(np.vstack([masks, ~masks]), axis=1), axis=0), X.shape[0], False, np.inf)
 
 
-def cells(A: np.ndarray) -> np.ndarray:
-    """Sign vectors (P, n) in {-1, 0, +1} of all cells of the rows of A (n, r), rank A = r; 0 only for zero rows."""
-    n, r = A.shape
+def restricted(rows: np.ndarray, basis: np.ndarray, accuracy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows as unit functionals on span(basis), zero where they vanish there, and how accurately they are known."""
+    A = rows @ basis
     norms = np.linalg.norm(A, axis=1)
-    A = np.divide(A, norms[:, None], out=np.zeros_like(A), where=norms[:, None] > ZERO * max(norms.max(), 1e-300))
+    live = norms > np.maximum(ZERO, 4 * accuracy)
+    safe = np.where(live, norms, 1.0)
+    return np.where(live[:, None], A / safe[:, None], 0.0), np.where(live, accuracy / safe, 0.0)
+
+
+def cells(A: np.ndarray, accuracy: np.ndarray) -> tuple[np.ndarray, float]:
+    """Sign vectors (P, n) in {-1, 0, +1} of all cells of the rows of A (n, r), rank A = r; 0 only for zero rows.
+
+    Rows are units or zero and known to within `accuracy` (n,). The second result bounds the angle of missing cells.
+    """
+    n, r = A.shape
     if r == 0:
-        return np.zeros((1, n), np.int8)
+        return np.zeros((1, n), np.int8), 0.0
     if r == 1:
         sign = np.sign(A[:, 0]).astype(np.int8)
-        return np.stack([sign, -sign])
+        return np.stack([sign, -sign]), 0.0
     found = []
     corners = np.array(list(itertools.product((-1, 1), repeat=r - 1)), np.int8)
-    rays = null_rays(A)
-    Z = A @ rays.T  # (n, R)
-    on = np.abs(Z) <= ZERO
-    signs = np.where(on, 0, np.sign(Z)).astype(np.int8).T  # (R, n)
     live = np.any(A != 0, axis=1)
+    rays, known, error = null_rays(A, accuracy)
+    if len(rays) == 0:  # all rows are parallel up to rounding: nothing is proved
+        signs = np.sign(A @ A[live][0]).astype(np.int8)
+        return np.stack([signs, -signs]), np.inf
+    Z = A @ rays.T  # (n, R)
+    on = np.abs(Z) <= np.maximum(ZERO, known + accuracy[:, None])
+    signs = np.where(on, 0, np.sign(Z)).astype(np.int8).T  # (R, n)
     simple = (on.T & live).sum(axis=1) == r - 1
     if simple.any():
         which = np.nonzero((signs[simple] == 0) & live)[1].reshape(-1, r - 1)
@@ -103,23 +134,36 @@ def cells(A: np.ndarray) -> np.ndarray:
         found += [block, -block]
     for index in _first_by_zero_set(signs, ~simple):
         through = (signs[index] == 0) & live
-        local = cells(A[through] @ row_space(A[through]))
+        offset = np.max(np.abs(Z[through, index]))
+        # orthogonal to the ray: rows that only nearly pass it would else span one dimension more, for ever
+        around = A[through] - np.outer(Z[through, index], rays[index])
+        basis, sigma, outside = row_space(around)
+        local, inside = cells(*restricted(around, basis, accuracy[through] + offset + outside))
+        # rows that pass the ray at this offset bound cells of this size
+        error = max(error, inside, (offset + outside) / sigma)
         block = np.repeat(signs[index][None], len(local), axis=0)
         block[:, through] = local
         found += [block, -block]
-    return _distinct(np.concatenate(found))
+    return _distinct(np.concatenate(found)), float(error)
 
 
-def null_rays(A: np.ndarray) -> np.ndarray:
-    """Unit vectors (R, r) spanning the null spaces of r - 1 independent rows of A, one per choice of rows."""
+def null_rays(A: np.ndarray, accuracy: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Unit vectors (R, r) spanning the null spaces of r - 1 independent rows of A, one per choice of rows.
+
+    Also how accurately each is known (R,), and the largest singular value that counted as zero.
+    """
     r = A.shape[1]
     live = np.flatnonzero(np.any(A != 0, axis=1))
     choices = np.array(list(itertools.combinations(live, r - 1)), int).reshape(-1, r - 1)
-    rays = []
+    rays, known, error = [], [], 0.0
     for block in np.array_split(choices, max(1, len(choices) // 50_000)):
         _, sigma, Vt = np.linalg.svd(A[block], full_matrices=True)
-        rays.append(Vt[sigma[:, -1] > ZERO**0.5 * 1e-2, -1])
-    return np.concatenate(rays)
+        least, rough = sigma[:, -1], 4 * accuracy[block].max(axis=1)
+        independent = least > np.maximum(ZERO, rough)
+        rays.append(Vt[independent, -1])
+        known.append(rough[independent] / least[independent])
+        error = max(error, least[~independent].max(initial=0.0))
+    return np.concatenate(rays), np.concatenate(known), error
 
 
 def _first_by_zero_set(signs: np.ndarray, candidates: np.ndarray) -> list[int]:

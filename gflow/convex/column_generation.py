@@ -13,7 +13,7 @@ import numpy as np
 
 from gflow._types import RESULTS
 from gflow.convex.faces import Faces, faces
-from gflow.convex.oracle import _candidates, dual_maximum, require_float64
+from gflow.convex.oracle import _candidates, arrays_of, dual_maximum, require_float64
 from gflow.network import TwoLayer
 from gflow.problem import Problem
 
@@ -120,9 +120,7 @@ def _master(X, y, U, price: float):
 
 def _violated(problem: Problem, lam, known: Faces, U: np.ndarray) -> np.ndarray:
     """At most 4n directions that violate |lambda^T (X u)_+| <= 1 most, none of them a column already."""
-    values, V = _candidates(
-        problem.X, jnp.asarray(lam), jnp.asarray(known.masks), jnp.asarray(known.span), jnp.asarray(known.projectors)
-    )
+    values, V, *_ = _candidates(problem.X, jnp.asarray(lam), *arrays_of(known))
     values, V = np.asarray(values), np.asarray(V)
     order = np.argsort(-values)
     order = order[values[order] > 1 + 1e-12]

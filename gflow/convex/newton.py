@@ -73,6 +73,8 @@ def _solve(X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray) -> KK
         if np.max(np.abs(residual)) <= RELATIVE * (1 + np.max(np.abs(alpha), initial=0) * np.max(np.abs(X))):
             break
         step = _newton_step(blocks, z, norms, residual)
+        if step is None:
+            return None
         dz = np.split(step[: len(step) - len(alpha)], np.cumsum([len(zk) for zk in z])[:-1])
         collapse = max(np.linalg.norm(d) / r for d, r in zip(dz, norms, strict=True))
         t = min(1.0, 0.5 / collapse) if collapse > 0 else 1.0
@@ -86,8 +88,11 @@ def _solve(X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray) -> KK
     return KKTPoint(V, full)
 
 
-def _newton_step(blocks, z, norms, residual) -> np.ndarray:
-    """Minimum-norm solution of the equilibrated Newton system: duplicate neurons and dependent rows are harmless."""
+def _newton_step(blocks, z, norms, residual) -> np.ndarray | None:
+    """Minimum-norm solution of the equilibrated Newton system: duplicate neurons and dependent rows are harmless.
+
+    None where the iteration has run off to numbers that are not finite.
+    """
     sizes = [len(zk) for zk in z]
     total, count = sum(sizes), blocks[0].shape[0]
     J = np.zeros((total + count, total + count))
@@ -103,7 +108,13 @@ def _newton_step(blocks, z, norms, residual) -> np.ndarray:
     column[total:] = 1 / np.maximum(np.linalg.norm(J[:, total:], axis=0), 1e-300)
     scaled = J * column
     row = 1 / np.maximum(np.linalg.norm(scaled, axis=1), 1e-300)
-    step, *_ = np.linalg.lstsq(scaled * row[:, None], -residual * row, rcond=1e-14)
+    matrix, right = scaled * row[:, None], -residual * row
+    if not (np.all(np.isfinite(matrix)) and np.all(np.isfinite(right))):
+        return None
+    try:
+        step, *_ = np.linalg.lstsq(matrix, right, rcond=1e-14)
+    except np.linalg.LinAlgError:
+        return None
     return column * step
 
 

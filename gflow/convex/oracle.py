@@ -20,7 +20,7 @@ ASCENT_STEPS = 100
 class Bound(eqx.Module):
     """`lower` <= max_u |lambda^T (X u)_+| <= `upper`; `u` (d,) attains `lower`.
 
-    `exact`: `lower` is the maximum over all faces, up to rounding.
+    `exact`: `upper` comes from all faces: the two agree up to rounding and to what nearly degenerate rows leave open.
     """
 
     lower: Float[Array, ""]
@@ -32,32 +32,45 @@ class Bound(eqx.Module):
 def dual_maximum(X: Float[Array, "n d"], lam: Float[Array, " n"], faces: Faces) -> Bound:
     """Bounds on max_{|u|<=1} |lambda^T (X u)_+| for one lambda (n,).
 
-    Complete faces: the maximum itself, enlarged by a rounding margin of 1e-13 n |lambda|^T |x|. Sampled ones: the best
-    of ascents from the sampled cells as `lower`, and the Gram bound as `upper`. Float64 only.
+    Complete faces: the maximum lies on a face F with span L at u = P_L g / |P_L g|, where it is |P_L g|. `upper` is the
+    largest |P_L g| among the faces that hold their u within its accuracy, plus rounding: with Lambda = sum |lambda_n|
+    |x_n| nothing changes by more than Lambda times the angle by which u or a face is known. Sampled ones: the best of
+    ascents from the sampled cells as `lower`, and the Gram bound as `upper`. Float64 only.
     """
-    values, U = _candidates(X, lam, jnp.asarray(faces.masks), jnp.asarray(faces.span), jnp.asarray(faces.projectors))
+    values, U, norms, known, Z = _candidates(X, lam, *arrays_of(faces))
     upper = gram_bound(X, lam)
     if not faces.complete:
         values, U = _ascend(X, lam, U)
     best = jnp.argmax(values)
     lower = values[best]
     if faces.complete:
-        rounding = 1e-13 * X.shape[0] * jnp.sum(jnp.abs(lam) * jnp.linalg.norm(X, axis=1))
-        upper = jnp.minimum(upper, lower + rounding)
+        size = jnp.linalg.norm(X, axis=1)
+        largest = jnp.sum(jnp.abs(lam) * size)
+        # g is known to within Lambda known, its direction to within that over |P_L g|
+        off = 2 * largest * known / jnp.where(norms > 0, norms, 1.0)
+        side = jnp.where(jnp.concatenate([faces.masks, faces.masks]), -1.0, 1.0)
+        inside = jnp.all(side * Z <= off[:, None] * size, axis=1)
+        over_faces = jnp.max(jnp.where(inside, norms + largest * known, 0.0)) + largest * faces.error
+        upper = jnp.minimum(upper, jnp.maximum(over_faces, lower * (1 + 1e-15)))
     return Bound(lower, jnp.maximum(upper, lower), U[best], faces.complete)
 
 
 def dual_maxima(X: Float[Array, "n d"], lams: Float[Array, "W n"], faces: Faces) -> Bound:
     """`dual_maximum` for W multipliers at once: every field of the Bound has a leading axis W."""
     if faces.complete:
-        return _exact(X, lams, jnp.asarray(faces.masks), jnp.asarray(faces.span), jnp.asarray(faces.projectors))
+        return _exact(X, lams, *arrays_of(faces))
     bounds = [dual_maximum(X, lam, faces) for lam in lams]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *bounds)
 
 
+def arrays_of(faces: Faces) -> tuple[Array, ...]:
+    """The fields of Faces but the last, as jax arrays."""
+    return tuple(map(jnp.asarray, (faces.masks, faces.span, faces.projectors, faces.accuracy, faces.error)))
+
+
 @jax.jit
-def _exact(X, lams, masks, span, projectors) -> Bound:
-    faces = Faces(masks, span, projectors, True)
+def _exact(X, lams, *arrays) -> Bound:
+    faces = Faces(*arrays, complete=True)
     return jax.lax.map(lambda lam: dual_maximum(X, lam, faces), lams)
 
 
@@ -78,13 +91,17 @@ def value(X: Float[Array, "n d"], lam: Float[Array, " n"], U: Float[Array, "F d"
 
 
 @jax.jit
-def _candidates(X, lam, masks, span, projectors):
-    """+-P_L X^T D lambda normalised, for every face. The true function is evaluated, so no face can lie."""
+def _candidates(X, lam, masks, span, projectors, accuracy, error):
+    """+-P_L X^T D lambda normalised, for every face: |lambda^T (X u)_+|, u, |P_L g|, accuracy of u |P_L g| and X u.
+
+    The true function is evaluated, so no face can lie.
+    """
     g = jnp.einsum("fij,fj->fi", projectors[span], (masks * lam) @ X)
-    norms = jnp.linalg.norm(g, axis=1, keepdims=True)
-    U = jnp.where(norms > 0, g / jnp.where(norms > 0, norms, 1.0), 0.0)
+    norms = jnp.linalg.norm(g, axis=1)
+    U = jnp.where(norms[:, None] > 0, g / jnp.where(norms > 0, norms, 1.0)[:, None], 0.0)
     U = jnp.concatenate([U, -U])
-    return value(X, lam, U), U
+    known = accuracy[span] + X.shape[0] * jnp.finfo(X.dtype).eps
+    return value(X, lam, U), U, jnp.tile(norms, 2), jnp.tile(known, 2), U @ X.T
 
 
 @jax.jit
