@@ -17,7 +17,7 @@ from gflow._types import VERDICT
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
 from gflow.convex.oracle import Bound, dual_maxima, require_float64
-from gflow.limit import Limit, merge
+from gflow.limit import Limit, cannot_fit, merge
 from gflow.network import TwoLayer
 from gflow.problem import Problem
 
@@ -37,7 +37,8 @@ class Certificate(eqx.Module):
     `objective`: P(theta). `lower_bound`: proved, P* >= lower_bound at every width. `c` = P(theta) B(p) >= 1, an upper
     bound of P(theta)/P*; infinite where the data are not fitted. `exact`: B(p) was maximised over all masks; otherwise
     c comes from a bound that holds for all masks. `p` (n,): the weights used. `missing_neuron` (d,): a direction with
-    |lambda^T (X u)_+| P(theta) > 1, whose absence keeps the network from the optimum; None if none was found.
+    |lambda^T (X u)_+| P(theta) > 1, whose absence keeps the network from the optimum; None if none was found, and for
+    networks whose multipliers are guesses, unless they are NOT_GLOBAL.
     `better`: a feasible network (q_min = 1) with a lower objective, the proof of NOT_GLOBAL, or None. `optimum`: P*
     where it is proved to a relative gap of 1e-6 (by this certificate or by the solved program), else None.
     """
@@ -63,44 +64,73 @@ def certify(
 ) -> Certificate:
     """The certificate of a limit, or of any trained network without multipliers.
 
+    GLOBAL needs 1 - lower_bound/P(theta) <= 1e-6, NOT_GLOBAL a network whose objective is lower by more than that, each
+    less what rounding leaves open. A limit that is not `polished` is a flow under way: a better network proves nothing
+    about where it goes, and the verdict stays INCONCLUSIVE. UNFITTED: a margin is not positive and a linear program
+    proves that no weights with these activation patterns fit.
+
     `known_faces`: `gflow.faces(X)`, to share it between many limits. `optimum`: the solved program, likewise; if it is
     not given and the network is not proved GLOBAL, `search` solves it, looking for a better network. Raises ValueError
     in float32 or for weights that are not finite.
     """
+    given = limit if isinstance(limit, Limit) else None
     network = limit.network if isinstance(limit, Limit) else limit
     problem.check(network)
     require_float64(problem.X, network.W1)
-    if not bool(jnp.all(jnp.isfinite(network.W1))) or not bool(jnp.all(jnp.isfinite(network.w2))):
-        raise ValueError("the weights are not finite")
+    for name, array in (("weights", network.W1), ("weights", network.w2), ("multipliers", given and given.lam)):
+        if array is not None and not bool(jnp.all(jnp.isfinite(array))):
+            raise ValueError(f"the {name} are not finite")
+    network = network.normalised()
     known = faces(problem.X) if known_faces is None else known_faces
-    objective = float(problem.objective(network))
-    q = problem.margins(network)
-    if isinstance(limit, Limit) and float(jnp.sum(jnp.abs(limit.lam))) > 0:
-        weights = [np.abs(np.asarray(limit.lam))]
-    else:
-        weights = _guess_weights(problem, network, np.asarray(q))
-    p, bound = _best_bound(problem, weights, known)
+    objective, rounding = float(problem.objective(network)), float(problem.rounding(network))
+    p, bound = _best_bound(problem, _candidate_weights(problem, network, given), known)
     B = float(bound.upper)
-    c, lower = (objective * B if np.isfinite(objective) else np.inf), (1 / B if B > 0 else np.inf)
+    lower = 1 / B if B > 0 else np.inf
+    c = objective * B if np.isfinite(objective) else np.inf
+    facts = {"objective": objective, "p": p, "exact": known.complete}
     if not np.isfinite(objective):
-        stuck = isinstance(limit, Limit) and limit.stuck
-        verdict = VERDICT.UNFITTED if stuck or not isinstance(limit, Limit) else VERDICT.INCONCLUSIVE
-        return Certificate(verdict, objective, lower, c, p, None, None, _value(optimum), known.complete)
-    if 1 - 1 / c <= GLOBAL_RTOL:
-        return Certificate(VERDICT.GLOBAL, objective, lower, c, p, None, None, objective, known.complete)
+        unfitted = given.stuck if given is not None else cannot_fit(problem, merge(problem, network, 0.0, 0.0)[0])
+        verdict = VERDICT.UNFITTED if unfitted else VERDICT.INCONCLUSIVE
+        return Certificate(verdict, lower_bound=lower, c=c, **_nothing(), optimum=_value(optimum), **facts)
+    if c < 1 - rounding - GLOBAL_RTOL:  # weak duality forbids it: whatever went wrong, nothing is proved
+        return Certificate(VERDICT.INCONCLUSIVE, lower_bound=lower, c=c, **_nothing(), optimum=None, **facts)
+    if 1 - lower / objective <= GLOBAL_RTOL - rounding:
+        return Certificate(VERDICT.GLOBAL, lower_bound=lower, c=c, **_nothing(), optimum=objective, **facts)
     if optimum is None and search:
-        directions = np.asarray(network.directions()).T
-        optimum = solve_max_margin(problem, known, directions=directions)
+        optimum = solve_max_margin(problem, known, directions=np.asarray(network.directions()).T)
     verdict, better = VERDICT.INCONCLUSIVE, None
     if optimum is not None:
-        if optimum.network is not None and optimum.primal < (1 - BETTER_RTOL) * objective:
-            verdict, better = VERDICT.NOT_GLOBAL, optimum.network
-        elif optimum.dual >= (1 - GLOBAL_RTOL) * objective:
-            verdict = VERDICT.GLOBAL
         lower = max(lower, optimum.dual)
-    violated = verdict != VERDICT.GLOBAL and float(bound.lower) * objective > 1 + GLOBAL_RTOL
-    missing = np.asarray(bound.u) if violated else None
-    return Certificate(verdict, objective, lower, c, p, missing, better, _value(optimum), known.complete)
+        if optimum.network is not None:
+            gap = BETTER_RTOL + rounding + float(problem.rounding(optimum.network))
+            if optimum.primal < (1 - gap) * objective:
+                better = optimum.network
+        # a flow that has not reached its limit may yet go on to a better one: nothing is proved about the limit
+        if better is not None and (given is None or given.polished):
+            verdict = VERDICT.NOT_GLOBAL
+        elif 1 - lower / objective <= GLOBAL_RTOL - rounding:
+            verdict = VERDICT.GLOBAL
+    missing = _missing_neuron(problem, network, p, bound) if verdict != VERDICT.GLOBAL else None
+    if better is None and (given is None or not given.polished):
+        missing = None  # guessed multipliers accuse nobody
+    return Certificate(
+        verdict, lower_bound=lower, c=c, missing_neuron=missing, better=better, optimum=_value(optimum), **facts
+    )
+
+
+def _nothing() -> dict:
+    return {"missing_neuron": None, "better": None}
+
+
+def _missing_neuron(problem: Problem, network: TwoLayer, p, bound: Bound) -> np.ndarray | None:
+    """The maximiser u of |lambda^T (X u)_+| if it exceeds 1/P(theta) and no neuron of its sign has this direction."""
+    objective, u = float(problem.objective(network)), np.asarray(bound.u)
+    if float(bound.lower) * objective <= 1 + GLOBAL_RTOL + float(problem.rounding(network)):
+        return None
+    sign = np.sign((p * np.asarray(problem.y)) @ np.maximum(np.asarray(problem.X) @ u, 0.0))
+    same = (np.sign(np.asarray(network.w2)) == sign) & (np.asarray(network.masses()) > 0)
+    present = same & (u @ np.asarray(network.directions()) >= 1 - 1e-12)
+    return None if present.any() else u
 
 
 def _value(optimum: MaxMargin | None) -> float | None:
@@ -109,34 +139,46 @@ def _value(optimum: MaxMargin | None) -> float | None:
     return optimum.primal
 
 
-def _guess_weights(problem: Problem, network: TwoLayer, q: np.ndarray) -> list[np.ndarray]:
-    """Candidate weights for a network that comes without multipliers; every one gives a valid bound.
+def _candidate_weights(problem: Problem, network: TwoLayer, given: Limit | None) -> list[np.ndarray]:
+    """The weights p to try: those of a limit, else guesses. Every one gives a valid bound."""
+    n, q = problem.shape[0], np.asarray(problem.margins(network))
+    if given is not None and bool(jnp.any(given.lam != 0)):
+        return [np.abs(np.asarray(given.lam))]
+    if q.min() <= 0:
+        return [np.ones(n)]
+    return _guess_weights(problem, network, q)
 
-    Uniform where it does not fit. Else p ~ exp(-tau (q_n/q_min - 1)) for a range of tau, and the multipliers that
-    explain the weights best: min_{alpha >= 0} |theta - sum_n alpha_n y_n grad f(x_n)|.
+
+def _guess_weights(problem: Problem, network: TwoLayer, q: np.ndarray) -> list[np.ndarray]:
+    """Candidate weights for a network that fits but comes without multipliers.
+
+    p ~ exp(-tau (q_n/q_min - 1)) for a range of tau, and the multipliers that explain the weights best:
+    min_{alpha >= 0} |theta - sum_n alpha_n y_n grad f(x_n)|.
     """
     from scipy.optimize import nnls
 
-    if q.min() <= 0:
-        return [np.full(len(q), 1 / len(q))]
     weights = [np.exp(-tau * (q / q.min() - 1)) for tau in SHARPNESS]
     X, y = np.asarray(problem.X), np.asarray(problem.y)
     # neurons of one pattern act together: one unit vector per pattern, |X^T D lambda| = 1 at a KKT point
     patterns, V = merge(problem, network, 1e-9, 1e-9)
     masses = np.linalg.norm(V, axis=0)
+    if not np.all(masses > 0) or len(masses) == 0:
+        return weights
+    unit = X / np.max(np.abs(X))
     rows = [
-        y[:, None] * (s * D)[:, None] * X * np.sqrt(r)
+        y[:, None] * (s * D)[:, None] * unit * np.sqrt(r)
         for s, D, r in zip(patterns.sign, patterns.mask.T, masses, strict=True)
     ]
     target = (V / np.sqrt(masses)).T.reshape(-1)
-    alpha, _ = nnls(np.concatenate(rows, axis=1).T, target)
-    if alpha.sum() > 0:
-        weights.append(alpha)
-    return weights
+    try:
+        alpha, _ = nnls(np.concatenate(rows, axis=1).T, target)
+    except RuntimeError:  # its iterations ran out: a guess less
+        return weights
+    return [*weights, alpha] if alpha.sum() > 0 else weights
 
 
 def _best_bound(problem: Problem, weights: list[np.ndarray], known: Faces) -> tuple[np.ndarray, Bound]:
-    P = np.stack([w / w.sum() for w in weights])
+    P = np.stack([w / w.max() / np.sum(w / w.max()) for w in weights])
     bounds = dual_maxima(problem.X, jnp.asarray(P) * problem.y, known)
     best = int(jnp.argmin(bounds.upper))
     return P[best], jax.tree.map(lambda leaf: leaf[best], bounds)

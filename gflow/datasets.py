@@ -57,7 +57,10 @@ def teacher(n: int = 20, d: int = 2, k: int = 3, seed: int = 0) -> Dataset:
     rng = np.random.default_rng(seed)
     X, W, a = rng.standard_normal((n, d)), rng.standard_normal((d, k)), rng.standard_normal(k)
     f = np.maximum(X @ W, 0) @ a
-    return Dataset(X, np.where(f > np.median(f), 1.0, -1.0))
+    y = np.where(f > np.median(f), 1.0, -1.0)
+    if n > 1 and abs(y.sum()) == n:
+        raise ValueError("this teacher gives every sample the same label; choose another seed, or a larger k")
+    return Dataset(X, y)
 
 
 def iris(first: int = 0, second: int = 1) -> Dataset:

@@ -23,13 +23,13 @@ def key_of(seed: int, index) -> PRNGKeyArray:
 
 
 class AbstractInitializer(eqx.Module):
-    """A law of first weights. `scale` > 0 may be as small as 1e-100."""
+    """A law of first weights. `scale` is between 1e-150 and 1e100. Raises ValueError otherwise."""
 
     scale: eqx.AbstractVar[float]
 
     def __check_init__(self):
-        if not 0 < self.scale < float("inf"):
-            raise ValueError(f"the scale of an initialisation must be a positive number, got {self.scale}")
+        if not 1e-150 <= self.scale <= 1e100:
+            raise ValueError(f"the scale of an initialisation must be positive, 1e-150 to 1e100, got {self.scale}")
 
     @abc.abstractmethod
     def hidden(self, key: PRNGKeyArray, d: int, width: int) -> Float[Array, "d m"]:

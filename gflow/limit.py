@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from gflow.convex.arrangements import unit_rows
 from gflow.convex.newton import Patterns
 from gflow.convex.oracle import require_float64
 from gflow.convex.subsampled import Optimum, solve_subsampled
@@ -39,11 +40,23 @@ AGREEMENT = 10.0
 BAND = 1e-9
 """|x_n . u_i| <= BAND |x_n| is sliding."""
 
+MOVING = 1e-6
+"""The same for a flow under way, whose neurons approach hyperplanes on which they will come to rest."""
+
 MASSES = (1e-6, 1e-2)
 """Tried in turn: neurons below this share of the largest mass are left out."""
 
 CHANGES = 30
 """Changes of patterns that are followed."""
+
+OUTGROWN = 1e-6
+"""A neuron outgrows a limit if it grows faster than the limit's own neurons by more than this, relatively."""
+
+NO_MARGIN = 1e-9
+"""A network whose normalised margin is proved to be below this times max|x_n| is said not to fit."""
+
+PROGRAM = 2e7
+"""Largest number of non-zeros of that proof."""
 
 REST = 1e-9
 """A neuron rests on a border if its velocity across it is at most this share of the largest velocity."""
@@ -52,9 +65,10 @@ REST = 1e-9
 class Limit(eqx.Module):
     """The end of a flow, its neurons merged by (sign, pattern) and scaled to q_min = 1.
 
-    `network`: K live neurons, W1 (d, K), w2 (K,), balanced. `lam` (n,): lambda = Y alpha, alpha >= 0, at an exact
-    limit sum alpha = P. `masks`, `sliding` (n, K): samples strictly active / on the hyperplane. `objective`: P(theta),
-    infinite where the data are not fitted. `kkt_residual`: 1 - cos(theta, v); `slackness`: max_n p_n (q_n/q_min - 1).
+    `network`: K live neurons, W1 (d, K), w2 (K,), balanced (largest weight 1 if the data are not fitted).
+    `lam` (n,): lambda = Y alpha, alpha >= 0, at an exact limit sum alpha = P. `masks`, `sliding` (n, K): samples
+    strictly active / on the hyperplane. `objective`: P(theta), infinite where the data are not fitted.
+    `kkt_residual`: 1 - cos(theta, v); `slackness`: max_n p_n (q_n/q_min - 1).
     `polished`: the KKT point was solved for and accepted; otherwise the network is the flow's own end. `stuck`: the
     data are not fitted and, as a linear program proves, cannot be with these patterns. `changes`: how often patterns
     were changed on the way from the flow's end to the limit, 0 if they had settled.
@@ -89,25 +103,30 @@ def find_limit(problem: Problem, flow: Flow) -> Limit:
 def limit_of_network(problem: Problem, network: TwoLayer, *, polish: bool = True, settled: float = SETTLED) -> Limit:
     """The KKT point with the patterns of `network`, or the network itself where that is not accepted.
 
-    Polishing needs a KKT residual <= `settled` with slackness <= SLACK, or q_min >= LARGE: earlier in a flow patterns
-    say nothing about the limit. `polish=False` judges the network as it is. Raises ValueError for wrong shapes, in
-    float32 or where margins are not finite.
+    Polishing needs a loss below that of one sample at margin 0 and a KKT residual <= `settled` with slackness <= SLACK,
+    or q_min >= LARGE: earlier in a flow patterns say nothing about the limit, and both residuals are small in its early
+    phase too. `polish=False` judges the network as it is. Raises ValueError for wrong shapes, weights that are not
+    finite, and in float32.
     """
     problem.check(network)
     require_float64(problem.X, network.W1)
-    q = np.asarray(problem.margins(network))
-    if not np.all(np.isfinite(q)):
-        raise ValueError("the weights give margins that are not finite")
+    unit = network.normalised()
+    size = float(jnp.max(jnp.abs(network.W1), initial=jnp.max(jnp.abs(network.w2))))
+    if not np.isfinite(size):
+        raise ValueError("the weights are not finite")
+    with np.errstate(over="ignore"):
+        q = np.clip(np.asarray(problem.margins(unit)) * size * size, -1e300, 1e300)
     lam = problem.multipliers(jnp.asarray(q))
     if q.min() <= 0:
-        patterns, V = merge(problem, network, 1e-7, 0.0)
+        patterns, V = merge(problem, unit, BAND, 0.0)
         return _limit(problem, patterns, V, np.asarray(lam), polished=False, stuck=cannot_fit(problem, patterns))
-    residual, slackness, _ = _judge(problem, network, lam, jnp.abs(lam), BAND)
-    if polish and (q.min() >= LARGE or (residual <= settled and (slackness <= SLACK or settled >= 2.0))):
-        limit = follow(problem, network, float(q.min()))
+    residual, slackness, _ = _judge(problem, unit, lam, jnp.abs(lam), MOVING)
+    aligned = problem.separated(jnp.asarray(q)) and residual <= settled and slackness <= SLACK
+    if polish and (q.min() >= LARGE or aligned or settled >= 2.0):
+        limit = follow(problem, unit, float(q.min()))
         if limit is not None:
             return limit
-    patterns, V = merge(problem, network, BAND, 0.0)
+    patterns, V = merge(problem, unit, BAND, 0.0)
     return _limit(problem, patterns, V, np.asarray(lam), polished=False)
 
 
@@ -131,10 +150,39 @@ def follow(problem: Problem, network: TwoLayer, q_min: float) -> Limit | None:
                 break
             lam = y * np.maximum(optimum.alpha, 0.0)
             limit = _limit(problem, optimum.patterns, optimum.V, lam, polished=True, changes=changes)
-            if _accepted(limit, start, q_min):
+            if not _accepted(limit, start, q_min):
+                patterns = _crossed(problem, patterns, optimum, limit)
+                continue
+            late = _outgrowing(problem, network, limit)
+            if not late.any():
                 return limit
-            patterns = _crossed(problem, patterns, optimum, limit)
+            patterns = _joined(patterns, merge(problem, _only(network, late), BAND, 0.0)[0])
     return None
+
+
+def _outgrowing(problem: Problem, network: TwoLayer, limit: Limit) -> np.ndarray:
+    """(m,) neurons, however small, that would outgrow `limit`: s_i lambda^T (X u_i)_+ > 1, the rate of its own neurons.
+
+    A flow can pass near a KKT point for as long as it takes such a neuron to grow.
+    """
+    rate = np.sign(network.w2) * (np.asarray(limit.lam) @ np.maximum(np.asarray(problem.X @ network.directions()), 0.0))
+    return (np.asarray(network.masses()) > 0) & (rate > 1 + OUTGROWN)
+
+
+def _only(network: TwoLayer, chosen: np.ndarray) -> TwoLayer:
+    return TwoLayer(network.W1[:, chosen], network.w2[chosen])
+
+
+def _joined(first: Patterns, second: Patterns) -> Patterns:
+    """The patterns of both."""
+    return _distinct(Patterns(*(np.concatenate([a, b], axis=-1) for a, b in zip(first, second, strict=True))))
+
+
+def _distinct(patterns: Patterns) -> Patterns:
+    codes = np.concatenate([patterns.sign[None] > 0, patterns.mask, patterns.sliding])
+    _, first = np.unique(codes, axis=1, return_index=True)
+    first = np.sort(first)
+    return Patterns(patterns.sign[first], patterns.mask[:, first], patterns.sliding[:, first])
 
 
 def _crossed(problem: Problem, patterns: Patterns, optimum: Optimum, limit: Limit) -> Patterns:
@@ -153,10 +201,7 @@ def _crossed(problem: Problem, patterns: Patterns, optimum: Optimum, limit: Limi
     mask, sliding = patterns.mask.copy(), patterns.sliding.copy()
     mask[:, cones] = np.where(border & ~(friendly & resting), (across > 0) & ~resting, mask[:, cones])
     sliding[:, cones] = border & ~friendly & resting
-    codes = np.concatenate([patterns.sign[None] > 0, mask, sliding])
-    _, first = np.unique(codes, axis=1, return_index=True)
-    first = np.sort(first)
-    return Patterns(patterns.sign[first], mask[:, first], sliding[:, first])
+    return _distinct(Patterns(patterns.sign, mask, sliding))
 
 
 def merge(problem: Problem, network: TwoLayer, band: float, mass: float) -> tuple[Patterns, np.ndarray]:
@@ -191,31 +236,32 @@ def merge(problem: Problem, network: TwoLayer, band: float, mass: float) -> tupl
 def cannot_fit(problem: Problem, patterns: Patterns) -> bool:
     """Whether no weights with these patterns separate the data: the best margin of a linear program is 0.
 
-    max tau  s.t.  Y sum_k s_k D_k X v_k >= tau, v_k in the closed cone of pattern k, |v_k|_inf <= 1.
+    max tau  s.t.  Y sum_k s_k D_k (x_n/|x_n|) . v_k >= tau, v_k in the closed cone of pattern k, |v_k|_inf <= 1,
+    is at most 1e-9. False where that is not proved, also for programs that are too large.
     """
+    import scipy.sparse as sp
     from scipy.optimize import linprog
 
-    X, y = np.asarray(problem.X), np.asarray(problem.y)
+    X, y = unit_rows(np.asarray(problem.X)), np.asarray(problem.y)
     (n, d), K = X.shape, len(patterns.sign)
-    if K == 0:
+    if K == 0 or not X.any(axis=1).all():
         return True
+    if 2 * K * n * d > PROGRAM:
+        return False
     margins = np.concatenate(
         [(y * s * D)[:, None] * X for s, D in zip(patterns.sign, patterns.mask.T, strict=True)], axis=1
     )
-    A_ub = [np.hstack([-margins, np.ones((n, 1))])]
-    A_eq = []
-    for k in range(K):
-        block = np.zeros((n, K * d + 1))
-        block[:, k * d : (k + 1) * d] = np.where(patterns.mask[:, k], -1.0, 1.0)[:, None] * X
-        A_ub.append(block[~patterns.sliding[:, k]])
-        A_eq.append(block[patterns.sliding[:, k]])
-    A_eq = np.concatenate(A_eq)
+    sides = [np.where(mask, -1.0, 1.0)[:, None] * X for mask in patterns.mask.T]
+    slide = patterns.sliding.T.ravel()
+    cones = sp.csr_array(sp.hstack([sp.block_diag(sides), sp.csr_array((len(slide), 1))]))
+    A_ub = sp.vstack([sp.csr_array(np.hstack([-margins, np.ones((n, 1))])), cones[~slide]])
+    border = {"A_eq": cones[slide], "b_eq": np.zeros(slide.sum())} if slide.any() else {}
+    tight = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
     sol = linprog(
-        np.append(np.zeros(K * d), -1.0), A_ub=np.concatenate(A_ub), b_ub=np.zeros(sum(map(len, A_ub))),
-        A_eq=A_eq if len(A_eq) else None, b_eq=np.zeros(len(A_eq)) if len(A_eq) else None,
-        bounds=[(-1, 1)] * (K * d) + [(0, 1)], method="highs",
+        np.append(np.zeros(K * d), -1.0), A_ub=A_ub, b_ub=np.zeros(n + np.sum(~slide)), **border,
+        bounds=[(-1, 1)] * (K * d) + [(0, 1)], method="highs", options=tight,
     )  # fmt: skip
-    return bool(sol.status == 0 and -sol.fun <= 1e-9 * np.max(np.abs(X)))
+    return bool(sol.status == 0 and -sol.fun <= NO_MARGIN)
 
 
 def _limit(problem: Problem, patterns: Patterns, V, lam, *, polished: bool, stuck: bool = False, changes: int = 0):

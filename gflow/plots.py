@@ -36,8 +36,9 @@ def neurons_on_circle(ax, X, y, W1, w2, title: str = "live neurons"):
     angle = np.linspace(0, 2 * np.pi, 400)
     ax.plot(np.cos(angle), np.sin(angle), color="#cccccc", lw=0.8, zorder=0)
     if X.shape[1] == 2:  # the data's hyperplanes x_n . u = 0
-        for x in rows:
-            ax.plot([-x[1], x[1]], [x[0], -x[0]], color="#e5e5e5", lw=0.6, zorder=0)
+        for k, x in enumerate(rows):
+            label = "kinks $x_n \\cdot u = 0$" if k == 0 else None
+            ax.plot([-x[1], x[1]], [x[0], -x[0]], color="#dddddd", lw=0.6, zorder=0, label=label)
     for label, colour in ((1, PLUS), (-1, MINUS)):
         pick = rows[y == label]
         ax.scatter(
@@ -56,10 +57,9 @@ def neurons_on_circle(ax, X, y, W1, w2, title: str = "live neurons"):
             tips[chosen, 0],
             tips[chosen, 1],
             s=20 + 300 * share,
-            color=colour,
-            alpha=0.6,
-            edgecolor="black",
-            lw=0.5,
+            facecolors="none",
+            edgecolors=colour,
+            lw=1.5,
             label=f"neurons, a {'>' if label > 0 else '<'} 0",
         )
     ax.set(title=title, xlabel=labels[0], ylabel=labels[1], aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))

@@ -134,4 +134,8 @@ def _check_same(path: Path, identity: dict) -> None:
     if have["fingerprint"] != identity["fingerprint"]:
         raise ValueError(f"{path} holds a sweep of another problem (different data); choose another --out")
     if have["spec"] != identity["spec"]:
-        raise ValueError(f"{path} holds a sweep with other settings: {have['spec']}; choose another --out")
+        old, new = json.loads(have["spec"]), json.loads(identity["spec"])
+        changed = ", ".join(
+            f"{k} {old.get(k)!r}, not {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)
+        )
+        raise ValueError(f"{path} holds a sweep with {changed}; give the same, or choose another --out")

@@ -167,6 +167,13 @@ def bad_files(path):
     np.savez(path / "w.npz", W1=np.ones((3, 4)), w2=np.ones(4))
     np.savez(path / "w_shape.npz", W1=np.ones((2, 4)), w2=np.ones(3))
     np.savez(path / "w_nan.npz", W1=np.full((2, 4), np.nan), w2=np.ones(4))
+    np.savez(path / "w_complex.npz", W1=np.ones((2, 4)) * 1j, w2=np.ones(4))
+    np.save(path / "w.npy", np.ones((2, 4)))
+    np.savez(path / "data.npz", X=X3, y=[1, -1, 1])
+    np.savez(path / "huge.npz", X=X3 * 1e150, y=[1, -1, 1])
+    (path / "unlabelled.csv").write_text("x,y,label\n1,2,a\n1,1,\n2,1,b\n")
+    (path / "semicolon.csv").write_text("x;y;label\n1;2;1\n1;1;-1\n")
+    (path / "folder.png").mkdir()
     (path / "mine").mkdir()
     (path / "mine" / "x").write_text("x")
 
@@ -182,11 +189,11 @@ BAD = {
     "no header": ("run noheader.csv", "header"),
     "text": ("run text.csv", "'red'"),
     "no file": ("run missing.csv", "cannot read"),
-    "broken npz": ("run broken.npz", "cannot read"),
+    "broken npz": ("run broken.npz", "not an .npz archive"),
     "flat X": ("run flat.npz", "X must be"),
     "no y": ("run noy.npz", "no array 'y'"),
-    "weights of other d": ("certify good.csv w.npz", "do not fit"),
-    "weights of other d, run": ("run good.csv --weights w.npz", "do not fit"),
+    "weights of other d": ("certify good.csv w.npz", "W1 has 3 rows"),
+    "weights of other d, run": ("run good.csv --weights w.npz", "W1 has 3 rows"),
     "weights of two widths": ("certify good.csv w_shape.npz", "W1 must be"),
     "weights nan": ("certify good.csv w_nan.npz", "finite"),
     "width 0": ("sweep good.csv --width 0 --out s.zarr", "width"),
@@ -205,6 +212,23 @@ BAD = {
     "no folder": ("sweep good.csv --out nowhere/s.zarr", "does not exist"),
     "foreign store": ("sweep good.csv --out mine", "mine"),
     "no store": ("report nothing.zarr", "no store"),
+    "complex weights": ("certify good.csv w_complex.npz", "real"),
+    "npy weights": ("certify good.csv w.npy", "not an .npz archive"),
+    "numbers out of range": ("run huge.npz", "rescale"),
+    "empty label": ("run unlabelled.csv", "line 3"),
+    "semicolons": ("run semicolon.csv", "commas"),
+    "index -1": ("run good.csv --index -1", "numbered from 0"),
+    "index 2^32": ("run good.csv --index 4294967296", "numbered from 0"),
+    "seed -1": ("sweep good.csv --seed -1 --out s.zarr", "--seed"),
+    "scale 1e300": ("run good.csv --scale 1e300", "scale"),
+    "plot is a folder": ("run good.csv --plot folder.png", "folder"),
+    "out is the data": ("run data.npz --out data.npz", "overwritten"),
+    "out is a file": ("sweep good.csv --out good.csv", "is a file"),
+    "out is empty": ("sweep good.csv --out .", "name of a store"),
+    "parameter twice": ("run gaussian:n=3,n=4", "given twice"),
+    "no parameter after colon": ("run gaussian:", "whole number"),
+    "file as built-in": ("data good.csv", "is a file"),
+    "other kind of file": ("run w.npy", ".csv"),
     "unknown option": ("run good.csv --speed 3", "--speed"),
 }
 

@@ -34,7 +34,10 @@ ALLOWED = {
     "convex.newton": set(),
     "convex.column_generation": {"_types", "convex.faces", "convex.oracle", "network", "problem"},
     "convex.subsampled": {"convex.newton"},
-    "limit": {"convex.newton", "convex.oracle", "convex.subsampled", "flow.solve", "inclusion", "network", "problem"},
+    "limit": {
+        "convex.arrangements", "convex.newton", "convex.oracle", "convex.subsampled", "flow.solve", "inclusion",
+        "network", "problem",
+    },
     "certificate": {
         "_types", "convex.column_generation", "convex.faces", "convex.oracle", "limit", "network", "problem",
     },

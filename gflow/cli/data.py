@@ -19,25 +19,31 @@ def load(argument: str) -> tuple[Dataset, list[str]]:
         return from_csv(path)
     if path.suffix.lower() == ".npz":
         return from_npz(path)
+    if path.suffix and path.exists():
+        raise ValueError(f"{path}: data files end in .csv (header line, label last) or .npz (arrays X and y)")
     return built_in(argument), []
 
 
 def built_in(argument: str) -> Dataset:
     """`name`, `name:key=value,...` or `name:value,...`, for instance gaussian:n=10,d=5,seed=0 and digits:3,8."""
-    name, _, text = argument.partition(":")
+    name, colon, text = argument.partition(":")
     catalogue = {entry.replace("_", "-"): getattr(datasets, entry) for entry in datasets.__all__}
+    if Path(argument).suffix.lower() in (".csv", ".npz"):
+        raise ValueError(f"{argument} is a file; this command prints built-in data sets: {', '.join(catalogue)}")
     if name not in catalogue:
         raise ValueError(f"no data set {name!r}: use a .csv or .npz file, or one of {', '.join(catalogue)}")
     generator = catalogue[name]
     parameters = list(inspect.signature(generator).parameters)
     chosen: dict[str, int] = {}
-    for position, part in enumerate(filter(None, text.split(","))):
-        key, equals, value = part.partition("=")
+    for position, part in enumerate(text.split(",") if colon else []):
+        key, equals, value = part.strip().partition("=")
         if not equals:
             key, value = (parameters[position] if position < len(parameters) else ""), part
         if key not in parameters:
             known = ", ".join(parameters) or "none"
             raise ValueError(f"{name} has no parameter {key or value!r}; its parameters are: {known}")
+        if key in chosen:
+            raise ValueError(f"{name}: {key} is given twice")
         try:
             chosen[key] = int(value)
         except ValueError:
@@ -56,7 +62,8 @@ def from_csv(path: Path) -> tuple[Dataset, list[str]]:
         raise ValueError(f"{path} holds no data: it needs a header line and at least one sample")
     header = [name.strip() for name in lines[0][1]]
     if len(header) < 2:
-        raise ValueError(f"{path} has one column; it needs at least one feature and the label in the last column")
+        hint = "; separate columns by commas, not semicolons" if ";" in header[0] else ""
+        raise ValueError(f"{path} has one column; it needs at least one feature and the label in the last column{hint}")
     if all(_number(field) is not None for field in header):
         raise ValueError(f"{path}: the first line looks like data; add a header line with column names")
     values = np.empty((len(lines) - 1, len(header) - 1))
@@ -72,6 +79,8 @@ def from_csv(path: Path) -> tuple[Dataset, list[str]]:
                 )
             values[index, column] = value
         labels.append(row[-1].strip())
+        if not labels[-1]:
+            raise ValueError(f"{path}, line {number}: the label is empty; remove or complete this sample")
     numbers = [_number(label) for label in labels]
     y = np.array(labels) if any(v is None for v in numbers) else np.array(numbers, float)
     return _dataset(values, y, tuple(header[:-1]), str(path))
@@ -85,6 +94,12 @@ def from_npz(path: Path) -> tuple[Dataset, list[str]]:
 
 def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """The named arrays of an .npz file. Raises ValueError if one is missing or the file cannot be read."""
+    import zipfile
+
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path} is not an .npz archive; write it with numpy.savez({', '.join(f'{k}=...' for k in names)})"
+        )
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in names if name not in archive]

@@ -15,7 +15,7 @@ import typer
 from gflow.cli.progress import Progress, say
 
 app = typer.Typer(
-    add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True,
+    add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     help="Gradient flow of two-layer ReLU networks, integrated to its limit and certified by convex duality.",
 )  # fmt: skip
 
@@ -34,6 +34,19 @@ Dtype = Annotated[str, typer.Option(help="float64; certificates exist in float64
 
 class InputError(ValueError):
     """Bad input: exit status 2."""
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False,
+) -> None:
+    if version:
+        import gflow
+
+        typer.echo(gflow.__version__)
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -63,16 +76,20 @@ def run(
 
     import gflow
     from gflow.cli import output
+    from gflow.flow.solve import check_arguments
 
     problem = _problem(data, loss, bias, standardize, dtype)
     if not 0 < rtol < 1:
         raise InputError(f"--rtol must be between 0 and 1, got {rtol}")
     if max_steps < 1:
         raise InputError(f"--max-steps must be at least 1, got {max_steps}")
-    _writable(out, (".npz",))
-    _writable(plot, (".png", ".pdf", ".svg"))
-    network = _weights(weights) if weights else _law(scale, width)(gflow.key_of(seed, index), problem, width)
-    _user_input(problem.check, network)
+    _writable(out, (".npz",), data, weights)
+    _writable(plot, (".png", ".pdf", ".svg"), data, weights)
+    _key(seed, index)
+    law = _law(scale, width)
+    network = _weights(weights, problem) if weights else law(gflow.key_of(seed, index), problem, width)
+    _user_input(check_arguments, problem, network, until_s, until_t)
+    say("compiling and integrating (compilation takes half a minute)")
     flow = _user_input(
         gflow.solve_flow, problem, network, until_s=until_s, until_t=until_t, max_steps=max_steps,
         controller=diffrax.PIDController(rtol=rtol, atol=rtol),
@@ -124,8 +141,12 @@ def sweep(
     problem = _problem(data, loss, bias, standardize, dtype)
     if inits < 1:
         raise InputError(f"--inits must be at least 1, got {inits}")
-    if not out.parent.is_dir():
-        raise InputError(f"the folder {out.parent} does not exist")
+    _key(seed, inits - 1)
+    if not out.name:
+        raise InputError("--out needs the name of a store, for instance --out sweep.zarr")
+    if out.is_file():
+        raise InputError(f"{out} is a file; choose another --out")
+    _folder(out)
     law = _law(scale, width)
     spec = {"data": data, "loss": loss, "width": width, "scale": scale, "seed": seed, "inits": inits}
     spec |= {"bias": bias, "standardize": standardize, "law": "gaussian", "dtype": dtype}
@@ -136,7 +157,7 @@ def sweep(
     if len(left) < inits:
         say(f"{out} holds {inits - len(left)} of {inits} initialisations; continuing")
     known = gflow.faces(problem.X)
-    with Progress(inits, inits - len(left)) as progress:
+    with Progress(inits, store.open_store(out)["verdict"].values) as progress:
         optimum = gflow.solve_max_margin(problem, known) if len(left) else None
         for records in gflow.sweep(problem, law, width, left, seed=seed, known_faces=known, optimum=optimum):
             now = time.perf_counter()
@@ -165,7 +186,7 @@ def certify(
     from gflow.cli import output
 
     problem = _problem(data, loss, bias, standardize, dtype)
-    network = _weights(weights)
+    network = _weights(weights, problem)
     given = _user_input(gflow.limit_of_network, problem, network, polish=False)
     summary = output.limit_summary(problem, given, gflow.certify(problem, network))
     summary |= {"result": "given", "s": None, "log_t": None, "steps": 0, "rejected": 0, "balance_drift": None}
@@ -270,7 +291,7 @@ def _problem(data: str, loss: str, bias: bool, standardize: bool, dtype: str):
     reasons = never_separable(dataset.X, dataset.y)
     if reasons:
         shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
-        more.append(f"warning: no network of this kind can separate these data: {shown}; the verdict will be UNFITTED")
+        more.append(f"warning: no network of this kind can separate these data: {shown}; none will be GLOBAL")
     for note in notes + more:
         say(note)
     return problem
@@ -284,7 +305,14 @@ def _law(scale: float, width: int):
     return _user_input(gflow.Gaussian, scale=scale)
 
 
-def _weights(path: Path):
+def _key(seed: int, index: int) -> None:
+    if not 0 <= seed < 2**63:
+        raise InputError(f"--seed must be between 0 and 2^63 - 1, got {seed}")
+    if not 0 <= index < 2**32:
+        raise InputError(f"initialisations are numbered from 0 to 2^32 - 1, got {index}")
+
+
+def _weights(path: Path, problem):
     import jax.numpy as jnp
     import numpy as np
 
@@ -296,18 +324,36 @@ def _weights(path: Path):
     if W1.ndim != 2 or w2.shape != W1.shape[1:] or w2.size == 0:
         raise InputError(f"{path}: W1 must be (d, m) and w2 (m,) with m >= 1; got W1 {W1.shape} and w2 {w2.shape}")
     for name, array in (("W1", W1), ("w2", w2)):
-        if not np.issubdtype(array.dtype, np.number) or not np.all(np.isfinite(array)):
-            raise InputError(f"{path}: {name} must hold finite numbers")
+        if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array) or not np.all(np.isfinite(array)):
+            raise InputError(f"{path}: {name} must hold finite real numbers")
+    if W1.shape[0] != problem.shape[1]:
+        raise InputError(
+            f"{path}: W1 has {W1.shape[0]} rows, but the data have d = {problem.shape[1]} columns"
+            f"{'; transpose it?' if W1.shape[1] == problem.shape[1] else ' (--bias adds one)'}"
+        )
     return gflow.TwoLayer(jnp.asarray(W1, float), jnp.asarray(w2, float))
 
 
-def _writable(path: Path | None, suffixes: tuple[str, ...]) -> None:
+def _writable(path: Path | None, suffixes: tuple[str, ...], *inputs) -> None:
+    """Refuse, before anything is computed, a file that cannot be written or that is an input."""
     if path is None:
         return
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{path}: the file must end in {' or '.join(suffixes)}")
+    _folder(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder")
+    if path.exists() and any(other and Path(other).exists() and path.samefile(other) for other in inputs):
+        raise InputError(f"{path} is an input of this command and would be overwritten")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise InputError(f"{path} cannot be written")
+
+
+def _folder(path: Path) -> None:
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist")
+    if not path.exists() and not os.access(path.parent, os.W_OK):
+        raise InputError(f"the folder {path.parent} cannot be written to")
 
 
 def _provenance(seed: int, dtype: str) -> dict:

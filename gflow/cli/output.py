@@ -31,6 +31,10 @@ def _plain(value):
 
 def limit_summary(problem, limit, certificate) -> dict:
     """The keys that `run` and `certify` share."""
+    missing, sign = certificate.missing_neuron, None
+    if missing is not None:
+        lam = certificate.p * np.asarray(problem.y)
+        sign = int(np.sign(lam @ np.maximum(np.asarray(problem.X) @ missing, 0.0)))
     return {
         "verdict": certificate.verdict.name,
         "objective": certificate.objective,
@@ -43,7 +47,8 @@ def limit_summary(problem, limit, certificate) -> dict:
         "slackness": limit.slackness,
         "polished": limit.polished,
         "changes": limit.changes,
-        "missing_neuron": certificate.missing_neuron,
+        "missing_neuron": missing,
+        "missing_sign": sign,
         "neurons": neurons(limit),
     }
 
@@ -80,7 +85,15 @@ def print_run(console, summary: dict) -> None:
     """Tables of one flow or one set of weights."""
     from rich.table import Table
 
-    console.print(f"[bold]{summary['verdict']}[/bold]  {EXPLAIN[summary['verdict']]}")
+    verdict, limit = summary["verdict"], summary["polished"] or summary["result"] == "given"
+    fitted = math.isfinite(summary["objective"])
+    explain = EXPLAIN["INCONCLUSIVE, not fitted" if verdict == "INCONCLUSIVE" and not fitted else verdict]
+    console.print(f"[bold]{verdict}[/bold]  {explain}")
+    if not limit and verdict != "UNFITTED":
+        console.print(
+            f"This is the network at s = {float(summary['s']):.6g}, where the integration ended "
+            f"({summary['result']}), and not the limit of the flow."
+        )
     table = Table("quantity", "value", box=None)
     for key, value in summary.items():
         if key in ("verdict", "neurons", "kkt_point"):
@@ -88,7 +101,13 @@ def print_run(console, summary: dict) -> None:
         table.add_row(key, _text(value))
     console.print(table)
     merged = Table(
-        "sign", "mass |a||w|", "active", "sliding on (from 0)", "direction", title="live neurons at q_min = 1", box=None
+        "sign",
+        "mass |a||w|",
+        "active",
+        "sliding on (from 0)",
+        "direction",
+        title="live neurons, scaled to q_min = 1" if fitted else "live neurons",
+        box=None,
     )
     for neuron in summary["neurons"][:20]:
         merged.add_row(
@@ -110,7 +129,8 @@ EXPLAIN = {
     "GLOBAL": "proved: the global optimum of the max-margin problem, at every width",
     "NOT_GLOBAL": "proved: a network with a lower objective is known",
     "INCONCLUSIVE": "neither optimality nor a better network is proved",
-    "UNFITTED": "the data are not fitted: no direction separates them",
+    "INCONCLUSIVE, not fitted": "a margin is not positive; that weights with these patterns cannot fit is not proved",
+    "UNFITTED": "proved: a margin is not positive, and no weights with these activation patterns fit the data",
 }
 
 

@@ -14,12 +14,16 @@ def say(text: str) -> None:
 class Progress:
     """A rich bar on a terminal, a line per block otherwise; always on stderr."""
 
-    def __init__(self, total: int, done: int):
+    def __init__(self, total: int, verdict):
+        """`verdict`: codes of the rows so far, those of pending rows negative."""
         from rich import progress as rich
         from rich.console import Console
 
+        from gflow.cli import output
+
+        done = int((verdict >= 0).sum())
         self.total, self.done, self.start, self.fresh = total, done, time.perf_counter(), 0
-        self.counts: dict[str, int] = {}
+        self.counts = output.verdict_counts(verdict)
         self.bar = None
         if sys.stderr.isatty():
             columns = (
@@ -48,7 +52,7 @@ class Progress:
 
         self.done, self.fresh = self.done + len(records), self.fresh + len(records)
         for name, count in output.verdict_counts(records.verdict).items():
-            self.counts[name] = self.counts.get(name, 0) + count
+            self.counts[name] += count
         rate = self.fresh / (time.perf_counter() - self.start)
         text = f"{rate:.1f} flows/s  " + ", ".join(f"{k} {v}" for k, v in self.counts.items() if v)
         if self.bar:

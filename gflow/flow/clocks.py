@@ -26,7 +26,7 @@ _LOG_W = np.log(((_EDGES[1:] - _EDGES[:-1])[:, None] * _WEIGHTS / 2).ravel())
 
 class Anchor(NamedTuple):
     """The last accepted step's end: `time`, the `other` clock there, the exponent `phi` and d phi/d time, q_min, the
-    `speed` of the fastest neuron and the KKT `residual` (both by the field's velocity), and the `slackness`.
+    `speed` of the fastest neuron, the largest |q_n| (`q_size`), the KKT `residual` and the `slackness`.
 
     Its entries are constant between steps, so that dense output returns the anchor of the step it lies in.
     """
@@ -37,6 +37,7 @@ class Anchor(NamedTuple):
     slope: Float[Array, ""]
     q_min: Float[Array, ""]
     speed: Float[Array, ""]
+    q_size: Float[Array, ""]
     residual: Float[Array, ""]
     slackness: Float[Array, ""]
 

@@ -80,14 +80,18 @@ class Field(eqx.Module):
         z, anchor = state
         return self.rates(z).dz, jax.tree.map(jnp.zeros_like, anchor)
 
-    def anchor(self, time, z: PyTree[Array], rates: Rates, D: Float[Array, "n m"], other=None) -> Anchor:
-        """What is carried besides z at `time`; `other` is the other clock there (at the start if not given)."""
+    def anchor(self, time, z: PyTree[Array], rates: Rates, D: Float[Array, "n m"], old: Anchor | None = None) -> Anchor:
+        """What is carried besides z at `time`; `old` is the anchor before (None at the start).
+
+        The other clock is still that of `old`.
+        """
         phi, slope = jax.jvp(lambda x: self.exponent(x, D), (z,), (rates.dz,))
-        other = self.clock.start(rates.log_S) if other is None else other
+        other = self.clock.start(rates.log_S) if old is None else old.other
+        speed, q_size = self.speed(z, rates.G), jnp.max(jnp.abs(rates.q))
         residual = self.problem.misalignment(self.chart.decode(z), rates.G)
         # finite, since dense output multiplies it by zero
         slackness = jnp.minimum(self.problem.slackness(rates.q, jnp.abs(rates.lam)), 1e30)
-        return Anchor(time, other, phi, slope, jnp.min(rates.q), self.speed(z, rates.G), residual, slackness)
+        return Anchor(time, other, phi, slope, jnp.min(rates.q), speed, q_size, residual, slackness)
 
     def speed(self, z: PyTree[Array], G: Float[Array, "d m"]) -> Float[Array, ""]:
         """How fast the fastest neuron turns or grows, in units of |x|; 0 at a stationary network.

@@ -97,7 +97,7 @@ class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
         phi = args.clock.phi(args.problem.log_S(args.problem.y * args.chart.outputs(zm, frozen.D * Zm)))
         z1, modes, frozen, kinks = after_step(args, modes, frozen, start, Zm, end, z, h)
         rates = args.rates(z1, frozen)
-        new = args.anchor(t1, z1, rates, frozen.D, anchor.other)
+        new = args.anchor(t1, z1, rates, frozen.D, anchor)
         other, clock_error = args.elapsed(anchor, new, phi)
         new = new._replace(other=other)
         kinks = kinks._replace(weights=weight_error(args, solver_state.frozen, z, error, end))
@@ -190,7 +190,7 @@ class Clocked(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
         )
         zm, _ = self.solver.interpolation_cls(t0=t0, t1=t1, **dense).evaluate(t0 + 0.5 * (t1 - t0))
         rates = args.rates(z1)
-        new = args.anchor(t1, z1, rates, slopes(args, rates.Z > 0), y0[1].other)
+        new = args.anchor(t1, z1, rates, slopes(args, rates.Z > 0), y0[1])
         middle = args.exponent(zm, slopes(args, args.preactivations(zm) > 0))
         other, clock_error = args.elapsed(y0[1], new, middle)
         # the right-hand side's indicator is not the least-norm velocity of a neuron that chatters along a hyperplane

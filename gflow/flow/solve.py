@@ -85,7 +85,7 @@ def solve_flow(
 
     Works under jit and vmap. Raises ValueError for shapes that do not fit or both horizons at once.
     """
-    _check(problem, network, until_s, until_t, saves)
+    check_arguments(problem, network, until_s, until_t, saves)
     if stop is None:
         stop = () if until_s is not None or until_t is not None else DEFAULT_STOP
     if not stop and until_s is None and until_t is None:
@@ -208,7 +208,8 @@ def _result(sol, stop) -> RESULTS:
     return RESULTS.where(finite, result, RESULTS.nonfinite)  # pyright: ignore[reportArgumentType]
 
 
-def _check(problem, network, until_s, until_t, saves) -> None:
+def check_arguments(problem, network, until_s=None, until_t=None, saves=1) -> None:
+    """Raise ValueError as `solve_flow` does for these arguments, before anything is compiled."""
     problem.check(network)
     if until_s is not None and until_t is not None:
         raise ValueError("give until_s or until_t, not both")

@@ -39,9 +39,10 @@ class MarginTarget(AbstractStop):
 
 
 class KKTTarget(AbstractStop):
-    """1 - cos(theta, least-norm velocity) <= target and max_n p_n (q_n/q_min - 1) <= slackness, all margins positive.
+    """1 - cos(theta, least-norm velocity) <= target, max_n p_n (q_n/q_min - 1) <= slackness and n l(q_min) < l(0).
 
-    The first alone is also small near the start, where directions align with their own growth.
+    The first alone is also small near the start, where directions align with their own growth, and so is the second
+    where margins grow alike; the third implies L < l(0), the phase in which the direction converges.
     """
 
     target: float = 1e-3
@@ -49,7 +50,9 @@ class KKTTarget(AbstractStop):
 
     def reached(self, field: Field, state) -> Bool[Array, ""]:
         _, anchor = state
-        return (anchor.q_min > 0) & (anchor.residual <= self.target) & (anchor.slackness <= self.slackness)
+        value, q_min = field.problem.loss.value, anchor.q_min
+        separated = (q_min > 0) & (field.problem.shape[0] * value(q_min) < value(jnp.zeros_like(q_min)))
+        return separated & (anchor.residual <= self.target) & (anchor.slackness <= self.slackness)
 
     @property
     def result(self) -> RESULTS:
@@ -57,17 +60,22 @@ class KKTTarget(AbstractStop):
 
 
 class Unfitted(AbstractStop):
-    """q_min <= 0 and no neuron turns or grows faster than speed * max_n |x_n| under the least-norm velocity.
+    """q_min <= 0 and all neurons have come to rest: under the least-norm velocity none turns or grows faster than
+    `speed` * max_n |x_n| while some |q_n| >= `size`, or than `rest` * max_n |x_n| whatever the margins.
 
-    The test is free of scale. It holds for dead neurons (active nowhere) and for stuck ones (in balance between
-    samples); whether the data could still be fitted with the patterns found is proved later, by `find_limit`.
+    A speed v means that no weights with the present patterns have P(theta) < 1/v: sum_n p_n q_n <= v sum_i |a_i||w_i|.
+    A small network that moves slowly is not at rest: it grows exponentially (two samples that nearly cancel). Whether
+    the data could be fitted at all with the patterns found is proved later, by `find_limit`.
     """
 
     speed: float = 1e-3
+    size: float = 0.1
+    rest: float = 1e-10
 
     def reached(self, field: Field, state) -> Bool[Array, ""]:
         _, anchor = state
-        limit = self.speed * jnp.max(jnp.linalg.norm(field.problem.X, axis=1))
+        largest = jnp.max(jnp.linalg.norm(field.problem.X, axis=1))
+        limit = largest * jnp.where(anchor.q_size >= self.size, self.speed, self.rest)
         return (anchor.q_min <= 0) & (anchor.speed <= limit)
 
     @property
