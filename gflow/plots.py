@@ -71,7 +71,7 @@ def margins(ax, s, q):
     """The positive margins q_n (k, n) against the scaled clock s (k,), q_min in front."""
     s, q = np.asarray(s), np.asarray(q)
     positive = np.where(q > 0, q, np.nan)
-    ax.semilogy(s, positive, color="#bbbbbb", lw=0.7)
+    ax.semilogy(s, positive, color="#bbbbbb", lw=0.7, label=["all $q_n$", *[None] * (q.shape[1] - 1)])
     smallest = q.min(axis=1)
     ax.semilogy(s, np.where(smallest > 0, smallest, np.nan), color=PLUS, lw=1.8, label="$q_{min}$")
     ax.set(title="margins", xlabel="scaled clock $s$", ylabel="margin $q_n$ (positive ones)")
@@ -86,7 +86,8 @@ def residuals(ax, s, kkt_residual, slackness):
         ax.semilogy(
             np.asarray(s), np.where((values > 0) & np.isfinite(values), values, np.nan), color=colour, label=label
         )
-    ax.set(title="KKT residual of the direction", xlabel="scaled clock $s$", ylabel="residual")
+    ax.set(title="KKT residual of the direction", xlabel="scaled clock $s$", ylabel="residual (below 10)")
+    ax.set_ylim(top=min(ax.get_ylim()[1], 10.0))  # slackness starts as large as margins differ
     ax.legend(frameon=False)
     return ax
 
