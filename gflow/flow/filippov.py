@@ -196,7 +196,9 @@ class Clocked(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
         # the right-hand side's indicator is not the least-norm velocity of a neuron that chatters along a hyperplane
         network = args.chart.decode(z1)
         G = args.problem.least_norm_gradients(network, rates.lam, CHATTER)
-        new = new._replace(other=other, speed=args.speed(z1, G), residual=args.problem.misalignment(network, G))
+        new = new._replace(
+            other=other, speed=args.speed(z1, G, rates.lam), residual=args.problem.misalignment(network, G)
+        )
         return (z1, new), (error, still._replace(other=clock_error)), dense, state, result
 
 
@@ -228,22 +230,37 @@ def after_step(field: Field, modes: Modes, frozen: Frozen, start: Rates, Zm, end
     excess = jnp.where(left, choice.wanted - bound, 0.0)
     run = choice.wanted - modes.delta
     passed = jnp.clip((bound - modes.delta) / jnp.where(run == 0, 1.0, run), 0.0, 1.0)
-    theta = jnp.where(left, passed, crossing(start.Z, Zm, Z))
+    crossed = crossing(start.Z, Zm, Z)
+    # a crossing changes the normal velocity of every row on which its neuron slides: these entries jump with it
+    first_crossing = jnp.min(jnp.where(wrong & ~crowded, crossed, 1.0), axis=0)
+    jumped = left & (first_crossing < 1)
+    theta = jnp.where(jumped, first_crossing, jnp.where(left, passed, crossed))
     tau = (1 - theta) * h * ds
 
     # the direction is corrected by what the pair added with its old mode; an excess entry had grown linearly from 0
     after = choice.frozen.D + jnp.where(choice.modes.slide, choice.modes.delta, 0.0)
-    switch = jnp.where(wrong & ~crowded, after - frozen.D, jnp.where(left, -0.5 * excess, 0.0))
+    drifted = jnp.where(left, -0.5 * excess, 0.0)
+    switch = jnp.where(wrong & ~crowded, after - frozen.D, jnp.where(jumped, bound - modes.delta, drifted))
     change = switch * tau * lam[:, None]
-    moved = chart.hidden(z1) + orientation * (X.T @ change)
-    z1 = chart.with_hidden(z1, choice.frozen.project(moved))
+    correction = orientation * (X.T @ change)
+    z1 = chart.with_hidden(z1, choice.frozen.project(chart.hidden(z1) + correction))
 
     row = jnp.linalg.norm(X, axis=1)[:, None]
     size = jnp.maximum(jnp.abs(lam), jnp.abs(start.lam))
     drift = jnp.abs(lam - start.lam) / jnp.maximum(size * h * ds, 1e-300)
     speed = jnp.abs(orientation) * jnp.linalg.norm(end.G, axis=0)
-    second = jnp.abs(change) * row * jnp.minimum(1.0, (drift[:, None] + speed) * tau)
-    first = jnp.where(crowded, jnp.abs(lam[:, None]) * (upper - lower) * row * tau, 0.0)
+    # several crossings of one neuron: each moves the others', relatively by what it shifts their pre-activation
+    others = jnp.abs(X @ correction - orientation * change * row**2)
+    shifted = jnp.where(wrong, others / jnp.maximum(jnp.abs(Z), 1e-300), 0.0)
+    last_crossing = jnp.max(jnp.where(wrong & ~crowded, crossed, 0.0), axis=0)
+    spread = (last_crossing - first_crossing) / jnp.maximum(1 - first_crossing, 1e-300)
+    shifted = jnp.where(jumped, spread, shifted)
+    second = jnp.abs(change) * row * jnp.minimum(1.0, (drift[:, None] + speed) * jnp.where(left, h * ds, tau) + shifted)
+    # a pair on the wrong side that kept its mode, or found no settled one, is not accounted for: it may be off by what
+    # it moved since, or by its distance where the neuron is being pulled back
+    unmended = crowded | (wrong & ((after == frozen.D) | choice.unsettled))
+    whole = jnp.abs(lam[:, None]) * (upper - lower) * row * tau
+    first = jnp.where(unmended, jnp.minimum(whole, jnp.abs(Z) / jnp.where(row > 0, row, 1.0)), 0.0)
     # while a pair is on the wrong side it also shifts its margin, and so the multipliers that move every neuron
     shift = jnp.where(wrong, jnp.abs(Z) * (upper - lower) * chart.sizes(z1), 0.0)
     shared = jnp.abs(lam[:, None]) * row * shift * 0.5 * tau * jnp.sqrt(jnp.asarray(Z.shape[1], Z.dtype))

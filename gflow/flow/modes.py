@@ -126,18 +126,24 @@ def slopes(field: Field, on: Bool[Array, "n m"]) -> Float[Array, "n m"]:
 
 
 class Choice(NamedTuple):
-    """New modes of the candidates. `wanted` (n, m): the entry before it was clipped; `frozen`: for the next step."""
+    """New modes of the candidates. `wanted` (n, m): the entry that keeps a candidate on its hyperplane together with
+    all others; `frozen`: for the next step; `unsettled` (m,): neurons for which the pivots ran out."""
 
     modes: Modes
     wanted: Float[Array, "n m"]
     frozen: Frozen
+    unsettled: Bool[Array, " m"]
+
+
+PIVOTS = 6
+"""Rounds of pivoting after the first; one is the rule."""
 
 
 def choose(field: Field, on: Bool[Array, "n m"], rows: Rows, lam: Float[Array, " n"]) -> tuple[Choice, Array]:
-    """Which of the candidate `rows` slide, the modes of the others, and where the candidates are: by pivoting.
+    """Which of the candidate `rows` slide, and the modes of the others: the box problem of the least-norm velocity.
 
-    All candidates slide at first; those whose entry leaves the interval go to its ends, and the entries of the rest
-    are solved again. A choice that is still wrong shows as a crossing in the next step and is mended there.
+    By pivoting: all candidates slide at first. Those whose entry leaves the interval go to that end of it; one that
+    rests at an end although the velocity points back to its hyperplane slides again.
     """
     X, n = field.problem.X, field.problem.shape[0]
     lower, upper = field.problem.activation.slope_interval()
@@ -146,18 +152,42 @@ def choose(field: Field, on: Bool[Array, "n m"], rows: Rows, lam: Float[Array, "
     on = on & ~candidate
     weight = jnp.take(lam, rows.at, mode="fill", fill_value=0.0)
     live, safe = weight != 0, jnp.where(weight == 0, 1.0, weight)
-    v = X.T @ (slopes(field, on) * lam[:, None])
-    first = entries(*orthonormal(rows.x, 1), v) / safe
+    pull = weight[:, None] * rows.x  # what a unit of the entry adds to v
+    v0 = X.T @ (slopes(field, on) * lam[:, None])
+    first = entries(*orthonormal(rows.x, 1), v0) / safe
     high = live & (first >= jump)
-    stays = live & (first > 0) & ~high
-    Q, R = orthonormal(jnp.where(stays[:, None], rows.x, 0.0), 2)
-    v = v + jump * jnp.sum(jnp.where(high[:, None], weight[:, None] * rows.x, 0.0), axis=0)
-    # a dependent row, and one without weight, has nothing to slide on: it is off
-    slides = stays & (R.diagonal().T != 0)
-    delta = jnp.where(slides, jnp.clip(entries(Q, R, v) / safe, 0.0, jump), 0.0)
+
+    def solve(slides, high):
+        Q, R = orthonormal(jnp.where(slides[:, None], rows.x, 0.0), 2)
+        v = v0 + jump * jnp.sum(jnp.where(high[:, None], pull, 0.0), axis=0)
+        # a dependent row, and one without weight, has nothing to slide on: it is off
+        slides = slides & (R.diagonal().T != 0)
+        delta = jnp.where(slides, entries(Q, R, v) / safe, 0.0)
+        v = v + jnp.sum(jnp.where(slides[:, None], delta[:, None] * pull, 0.0), axis=0)
+        across = jnp.sum(pull * v, axis=1)  # the gradient of |v|^2 / 2 in the entry
+        small = 1e-9 * jnp.sqrt(jnp.sum(pull**2, axis=1) * (jnp.sum(v**2, axis=0) + jnp.sum(v0**2, axis=0)))
+        low_ok = ~live | slides | high | (across >= -small)
+        high_ok = ~high | (across <= small)
+        inside = ~slides | ((delta >= 0) & (delta <= jump))
+        return Q, slides, delta, low_ok, high_ok, inside
+
+    def wrong(carry):
+        *_, low_ok, high_ok, inside = carry[1]
+        return (carry[0] < PIVOTS) & ~jnp.all(low_ok & high_ok & inside)
+
+    def pivot(carry):
+        count, (_, slides, delta, low_ok, high_ok, _), high = carry
+        to_high, to_low = slides & (delta > jump), slides & (delta < 0)
+        high = (high & high_ok) | to_high
+        slides = (slides & ~to_high & ~to_low) | ~low_ok | ~high_ok
+        return count + 1, solve(slides, high), high
+
+    start = (0, solve(live & (first > 0) & ~high, high), high)
+    _, (Q, slides, delta, *settled), high = jax.lax.while_loop(wrong, pivot, start) if len(rows.at) > 1 else start
+    unsettled = ~jnp.all(settled[0] & settled[1] & settled[2], axis=0)
     on = on | rows.put(high, n)
-    modes = Modes(on, rows.put(slides, n), rows.put(delta, n))
-    return Choice(modes, rows.put(first, n), Frozen(slopes(field, on), Q)), candidate
+    modes = Modes(on, rows.put(slides, n), rows.put(jnp.clip(delta, 0.0, jump), n))
+    return Choice(modes, rows.put(first, n), Frozen(slopes(field, on), Q), unsettled), candidate
 
 
 def initial_modes(field: Field, z: PyTree[Array]) -> Modes:
