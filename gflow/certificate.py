@@ -67,7 +67,7 @@ def certify(
     GLOBAL needs 1 - lower_bound/P(theta) <= 1e-6, NOT_GLOBAL a network whose objective is lower by more than that, each
     less what rounding leaves open. A limit that is not `polished` is a flow under way: a better network proves nothing
     about where it goes, and the verdict stays INCONCLUSIVE. UNFITTED: a margin is not positive and a linear program
-    proves that no weights with these activation patterns fit.
+    proves that no weights with these activation patterns have margins q_n >= 1e-9 |x_n| sum_i |a_i||w_i|.
 
     `known_faces`: `gflow.faces(X)`, to share it between many limits. `optimum`: the solved program, likewise; if it is
     not given and the network is not proved GLOBAL, `search` solves it, looking for a better network. Raises ValueError
@@ -75,12 +75,13 @@ def certify(
     """
     given = limit if isinstance(limit, Limit) else None
     network = limit.network if isinstance(limit, Limit) else limit
-    problem.check(network)
+    if given is None:
+        problem.check(network)
     require_float64(problem.X, network.W1)
     for name, array in (("weights", network.W1), ("weights", network.w2), ("multipliers", given and given.lam)):
         if array is not None and not bool(jnp.all(jnp.isfinite(array))):
             raise ValueError(f"the {name} are not finite")
-    network = network.normalised()
+    balanced, network = network.balanced(), network.normalised()
     known = faces(problem.X) if known_faces is None else known_faces
     objective, rounding = float(problem.objective(network)), float(problem.rounding(network))
     p, bound = _best_bound(problem, _candidate_weights(problem, network, given), known)
@@ -89,7 +90,11 @@ def certify(
     c = objective * B if np.isfinite(objective) else np.inf
     facts = {"objective": objective, "p": p, "exact": known.complete}
     if not np.isfinite(objective):
-        unfitted = given.stuck if given is not None else cannot_fit(problem, merge(problem, network, 0.0, 0.0)[0])
+        if given is not None:
+            unfitted = given.stuck
+        else:
+            fits = bool(jnp.min(problem.margins(balanced)) > 0)  # P(theta) may overflow all the same
+            unfitted = not fits and cannot_fit(problem, merge(problem, balanced, 0.0, 0.0)[0])
         verdict = VERDICT.UNFITTED if unfitted else VERDICT.INCONCLUSIVE
         return Certificate(verdict, lower_bound=lower, c=c, **_nothing(), optimum=_value(optimum), **facts)
     if c < 1 - rounding - GLOBAL_RTOL:  # weak duality forbids it: whatever went wrong, nothing is proved

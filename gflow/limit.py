@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from gflow.convex.arrangements import unit_rows
+from gflow.convex.ascent import resting_place
 from gflow.convex.newton import Patterns
 from gflow.convex.oracle import require_float64
 from gflow.convex.subsampled import Optimum, solve_subsampled
@@ -39,6 +40,9 @@ AGREEMENT = 10.0
 
 BAND = 1e-9
 """|x_n . u_i| <= BAND |x_n| is sliding."""
+
+ROUNDED = 1e-13
+"""The same where a pair that slides by no more than rounding has to be told from one that does not."""
 
 MOVING = 1e-6
 """The same for a flow under way, whose neurons approach hyperplanes on which they will come to rest."""
@@ -110,15 +114,14 @@ def limit_of_network(problem: Problem, network: TwoLayer, *, polish: bool = True
     """
     problem.check(network)
     require_float64(problem.X, network.W1)
-    unit = network.normalised()
-    size = float(jnp.max(jnp.abs(network.W1), initial=jnp.max(jnp.abs(network.w2))))
-    if not np.isfinite(size):
+    if not bool(jnp.all(jnp.isfinite(network.W1)) & jnp.all(jnp.isfinite(network.w2))):
         raise ValueError("the weights are not finite")
-    with np.errstate(over="ignore"):
-        q = np.clip(np.asarray(problem.margins(unit)) * size * size, -1e300, 1e300)
+    unit, largest = network.balanced(), float(jnp.max(jnp.log(network.masses()), initial=-jnp.inf))
+    with np.errstate(over="ignore", invalid="ignore"):
+        q = np.nan_to_num(np.clip(np.asarray(problem.margins(unit)) * np.exp(largest), -1e300, 1e300))
     lam = problem.multipliers(jnp.asarray(q))
     if q.min() <= 0:
-        patterns, V = merge(problem, unit, BAND, 0.0)
+        patterns, V = merge(problem, unit, ROUNDED, 0.0)
         return _limit(problem, patterns, V, np.asarray(lam), polished=False, stuck=cannot_fit(problem, patterns))
     residual, slackness, _ = _judge(problem, unit, lam, jnp.abs(lam), MOVING)
     aligned = problem.separated(jnp.asarray(q)) and residual <= settled and slackness <= SLACK
@@ -154,23 +157,30 @@ def follow(problem: Problem, network: TwoLayer, q_min: float) -> Limit | None:
                 patterns = _crossed(problem, patterns, optimum, limit)
                 continue
             late = _outgrowing(problem, network, limit)
-            if not late.any():
+            if late.width == 0:
                 return limit
-            patterns = _joined(patterns, merge(problem, _only(network, late), BAND, 0.0)[0])
+            patterns = _joined(patterns, merge(problem, late, BAND, 0.0)[0])
     return None
 
 
-def _outgrowing(problem: Problem, network: TwoLayer, limit: Limit) -> np.ndarray:
-    """(m,) neurons, however small, that would outgrow `limit`: s_i lambda^T (X u_i)_+ > 1, the rate of its own neurons.
+def _outgrowing(problem: Problem, network: TwoLayer, limit: Limit) -> TwoLayer:
+    """Neurons, however small, that would outgrow `limit`: where they come to rest, s lambda^T (X u)_+ > 1.
 
-    A flow can pass near a KKT point for as long as it takes such a neuron to grow.
+    This is the rate at which they grow there; the limit's own neurons grow at the rate 1. A flow can pass near a KKT
+    point for as long as such a neuron takes. Neurons with a pattern of the limit are part of it already.
     """
-    rate = np.sign(network.w2) * (np.asarray(limit.lam) @ np.maximum(np.asarray(problem.X @ network.directions()), 0.0))
-    return (np.asarray(network.masses()) > 0) & (rate > 1 + OUTGROWN)
-
-
-def _only(network: TwoLayer, chosen: np.ndarray) -> TwoLayer:
-    return TwoLayer(network.W1[:, chosen], network.w2[chosen])
+    X, lam = np.asarray(problem.X), np.asarray(limit.lam)
+    patterns, V = merge(problem, network, ROUNDED, 0.0)
+    known = {(s, D.tobytes()) for s, D in zip(np.sign(np.asarray(limit.network.w2)), limit.masks.T, strict=True)}
+    directions, signs = [], []
+    for s, D, v in zip(patterns.sign, patterns.mask.T, V.T, strict=True):
+        if (s, D.tobytes()) in known:
+            continue
+        rate, u = resting_place(X, lam, s, v / np.linalg.norm(v))
+        if rate > 1 + OUTGROWN:
+            directions.append(u)
+            signs.append(s)
+    return TwoLayer(jnp.asarray(np.array(directions).reshape(-1, X.shape[1]).T), jnp.asarray(np.array(signs)))
 
 
 def _joined(first: Patterns, second: Patterns) -> Patterns:

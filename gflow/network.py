@@ -61,9 +61,21 @@ class TwoLayer(eqx.Module):
 
     def normalised(self) -> TwoLayer:
         """theta / max |theta_k|: nothing over- or underflows, and P(theta), c and directions stay the same."""
-        largest = jnp.maximum(jnp.max(jnp.abs(self.W1)), jnp.max(jnp.abs(self.w2)))
+        largest = jnp.maximum(jnp.max(jnp.abs(self.W1), initial=0.0), jnp.max(jnp.abs(self.w2), initial=0.0))
         safe = jnp.where(largest > 0, largest, 1.0)
         return TwoLayer(self.W1 / safe, self.w2 / safe)
+
+    def balanced(self) -> TwoLayer:
+        """|a_i| = |w_i| for every neuron, masses relative to the largest: f up to a positive factor, in range.
+
+        A network whose layers differ by 1e300 is turned into one that can be computed with.
+        """
+        norms, a = column_norms(self.W1), jnp.abs(self.w2)
+        live = (norms > 0) & (a > 0)
+        log = 0.5 * (jnp.log(jnp.where(live, norms, 1.0)) + jnp.log(jnp.where(live, a, 1.0)))
+        log = log - jnp.max(jnp.where(live, log, -jnp.inf), initial=-1e300)
+        size = jnp.where(live, jnp.exp(jnp.where(live, log, 0.0)), 0.0)
+        return TwoLayer(size * self.directions(), size * jnp.sign(self.w2))
 
     def scaled(self, factor: Float[Array, ""]) -> TwoLayer:
         """The network factor * theta; its outputs are multiplied by factor^2."""

@@ -51,6 +51,8 @@ class Problem(eqx.Module):
     def check(self, network: TwoLayer) -> None:
         """Raise ValueError unless W1 is (d, m) and w2 is (m,) with the d of the data."""
         d = self.shape[1]
+        if network.w2.ndim == 1 and network.width == 0:
+            raise ValueError("the network has no neurons")
         if network.W1.ndim != 2 or network.W1.shape[0] != d or network.w2.shape != network.W1.shape[1:]:
             raise ValueError(
                 f"the weights do not fit the data: W1 must be ({d}, m) and w2 (m,), got W1 {network.W1.shape} and "

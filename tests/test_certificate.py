@@ -268,3 +268,37 @@ def test_a_neuron_that_would_outgrow_the_limit_is_not_forgotten():
         assert not further.polished or further.objective < limit.objective * (1 - 1e-9)
         return
     raise AssertionError("no limit with a missing neuron: the test has lost its subject")
+
+
+def test_a_long_sample_that_is_fitted_does_not_make_the_others_look_at_rest():
+    # once it carries no weight, speed is measured by the short samples that do
+    problem = gflow.Problem(np.array([[1e3, 0.0], [0.5, 0.8], [-0.6, 0.5]]), [1, -1, -1])
+    W1 = jnp.array([[0.01, 0.01], [0.001, 0.0005]])
+    network = gflow.TwoLayer(W1, jnp.array([1.0, -1.0]) * jnp.linalg.norm(W1, axis=0))
+    limit = gflow.find_limit(problem, gflow.solve_flow(problem, network, saves=1))
+    assert limit.polished and limit.objective == pytest.approx(1.5630621, abs=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1e160, 1e-160, 1e300])
+def test_a_network_that_fits_is_never_called_unfitted(factor):
+    network = gflow.TwoLayer(optimal_a().W1 * factor, optimal_a().w2 / factor)
+    certificate = gflow.certify(A, network)
+    assert certificate.verdict == VERDICT.INCONCLUSIVE and certificate.objective == np.inf
+
+
+def test_a_pair_near_its_kink_is_not_held_on_it_to_prove_unfitted():
+    problem = gflow.Problem(np.eye(2), [1, 1])
+    network = gflow.TwoLayer(jnp.array([[1.0, 1.0], [5e-10, -1.0]]), jnp.array([1.0, -2.0]))
+    assert gflow.certify(problem, network).verdict == VERDICT.INCONCLUSIVE
+    assert gflow.certify(problem, limit_of_network(problem, network)).verdict == VERDICT.INCONCLUSIVE
+
+
+def test_networks_without_live_neurons_have_a_verdict():
+    for network in (
+        gflow.TwoLayer(jnp.zeros((2, 2)), jnp.zeros(2)),
+        gflow.TwoLayer(-optimal_a().W1[:, :1], jnp.ones(1)),
+    ):
+        limit = limit_of_network(A, network)
+        assert limit.stuck and gflow.certify(A, limit).verdict == VERDICT.UNFITTED
+    with pytest.raises(ValueError, match="no neurons"):
+        gflow.certify(A, gflow.TwoLayer(jnp.zeros((2, 0)), jnp.zeros(0)))

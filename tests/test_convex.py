@@ -183,3 +183,32 @@ def test_almost_parallel_rows_are_not_called_inseparable():
     assert float(bound.upper) >= 1e-11 * (1 - 1e-9)
     solved = gflow.solve_max_margin(gflow.Problem(X, y))
     assert gflow.result_name(solved.result) != "infeasible"
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e3, 1e7])
+def test_rows_of_very_different_lengths_are_separated(spread):
+    X = cases.A_X / np.array([[spread], [1.0], [1.0], [1.0]]) * np.array([[1.0], [spread], [1.0], [1.0]])
+    solved = gflow.solve_max_margin(gflow.Problem(X, cases.A_y))
+    assert gflow.result_name(solved.result) == "successful"
+    assert float(jnp.min(gflow.Problem(X, cases.A_y).margins(solved.network))) >= 1 - 1e-9
+
+
+@pytest.mark.parametrize("scale", [1e-90, 1e-13, 1e90])
+def test_the_program_scales_with_the_data(scale):
+    solved = gflow.solve_max_margin(gflow.Problem(cases.A_X * scale, cases.A_y))
+    assert solved.primal * scale == pytest.approx(cases.A_OPTIMUM, rel=2e-6)
+    assert float(jnp.min(gflow.Problem(cases.A_X * scale, cases.A_y).margins(solved.network))) == pytest.approx(1.0)
+
+
+def test_a_row_of_zeros_is_infeasible_at_once():
+    solved = gflow.solve_max_margin(gflow.Problem(np.array([[0.0, 0.0], [1.0, 0.0]]), [1, 1]))
+    assert gflow.result_name(solved.result) == "infeasible" and solved.network is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(4, 13), st.integers(0, 10**6))
+def test_faces_of_nearly_duplicate_rows_exist(exponent, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((3, 4))
+    X = np.vstack([X, rng.choice([-1, 1], (3, 1)) * X + 10.0**-exponent * rng.standard_normal((3, 4))])
+    assert len(gflow.faces(X)) > 0

@@ -32,11 +32,14 @@ ALLOWED = {
     "convex.faces": {"convex.arrangements"},
     "convex.oracle": {"convex.faces"},
     "convex.newton": set(),
-    "convex.column_generation": {"_types", "convex.faces", "convex.oracle", "network", "problem"},
+    "convex.ascent": set(),
+    "convex.column_generation": {
+        "_types", "convex.arrangements", "convex.faces", "convex.oracle", "network", "problem",
+    },
     "convex.subsampled": {"convex.newton"},
     "limit": {
-        "convex.arrangements", "convex.newton", "convex.oracle", "convex.subsampled", "flow.solve", "inclusion",
-        "network", "problem",
+        "convex.arrangements", "convex.ascent", "convex.newton", "convex.oracle", "convex.subsampled", "flow.solve",
+        "inclusion", "network", "problem",
     },
     "certificate": {
         "_types", "convex.column_generation", "convex.faces", "convex.oracle", "limit", "network", "problem",

@@ -116,8 +116,8 @@ def cells(A: np.ndarray, accuracy: np.ndarray) -> tuple[np.ndarray, float]:
     corners = np.array(list(itertools.product((-1, 1), repeat=r - 1)), np.int8)
     live = np.any(A != 0, axis=1)
     rays, known, error = null_rays(A, accuracy)
-    if len(rays) == 0:  # all rows are parallel up to rounding: nothing is proved
-        signs = np.sign(A @ A[live][0]).astype(np.int8)
+    if len(rays) == 0:  # all rows are parallel up to rounding, or none is left: nothing is proved
+        signs = np.sign(A @ A.sum(axis=0)).astype(np.int8)
         return np.stack([signs, -signs]), np.inf
     Z = A @ rays.T  # (n, R)
     on = np.abs(Z) <= np.maximum(ZERO, known + accuracy[:, None])

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from gflow._types import RESULTS
+from gflow.convex.arrangements import unit_rows
 from gflow.convex.faces import Faces, faces
 from gflow.convex.oracle import _candidates, arrays_of, dual_maximum, require_float64
 from gflow.network import TwoLayer
 from gflow.problem import Problem
 
 INFEASIBLE = 1e12
-"""A lower bound of P* max|x| above this means that no width separates the data."""
+"""A lower bound of P* min|x_n| above this means that no width separates the data."""
 
 
 class MaxMargin(eqx.Module):
@@ -26,8 +27,8 @@ class MaxMargin(eqx.Module):
 
     `network`: feasible (q_min = 1) with objective `primal`. `alpha` (n,): dual feasible with value `dual`, proved over
     all masks if `complete`, otherwise only over the sampled ones, and then `dual` is the Gram bound's value.
-    `result`: successful if primal - dual <= rtol primal, else max_steps_reached; an infeasible program (no width
-    separates the data, told by a lower bound above 1e12) has primal = inf, `network` None, result infeasible.
+    `result`: successful if primal - dual <= rtol primal, else max_steps_reached; an infeasible program (a row of zeros,
+    or a lower bound of P* min|x_n| above 1e12) has primal = inf, `network` None, result infeasible.
     """
 
     primal: float
@@ -49,13 +50,23 @@ def solve_max_margin(
     require_float64(problem.X)
     known = faces(problem.X) if known_faces is None else known_faces
     X, y = np.asarray(problem.X), np.asarray(problem.y)
-    largest = np.max(np.linalg.norm(X, axis=1))
-    start = X / np.where(np.linalg.norm(X, axis=1) > 0, np.linalg.norm(X, axis=1), 1.0)[:, None]
+    lengths = np.linalg.norm(X, axis=1)
+    if lengths.min() == 0:  # f(0) = 0
+        return MaxMargin(np.inf, np.inf, np.zeros(len(y)), None, RESULTS.infeasible, known.complete, 0)  # pyright: ignore
+    largest = lengths.max()
+    middle = float(np.exp(np.mean(np.log(lengths))))
+    if not 1e-3 <= middle <= 1e3:  # the linear programs have absolute tolerances; P* scales like 1/|x|
+        scaled = eqx.tree_at(lambda p: p.X, problem, problem.X / middle)
+        solved = solve_max_margin(scaled, known, directions=directions, rtol=rtol, rounds=rounds)
+        network = None if solved.network is None else solved.network.scaled(jnp.asarray(middle**-0.5))
+        bounds = (solved.primal / middle, solved.dual / middle, solved.alpha / middle, network)
+        return MaxMargin(*bounds, solved.result, solved.complete, solved.rounds)
+    start = unit_rows(X)
     U = start if directions is None else np.vstack([np.asarray(directions), start])
     U = np.vstack([U, -U])
     best, alpha_best, network, primal = 0.0, np.zeros(len(y)), None, np.inf
     # slack costs `price`: as long as P* may be above it the master is happy to pay, so it is raised on demand
-    price, ceiling = 1e3 / largest, INFEASIBLE / largest
+    price, ceiling = 1e3 / largest, INFEASIBLE / lengths.min()
     round_ = 0
     for round_ in range(1, rounds + 1):  # noqa: B007
         solved = _master(X, y, U, price)

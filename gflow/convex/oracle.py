@@ -46,12 +46,12 @@ def dual_maximum(X: Float[Array, "n d"], lam: Float[Array, " n"], faces: Faces) 
     if faces.complete:
         size = jnp.linalg.norm(X, axis=1)
         largest = jnp.sum(jnp.abs(lam) * size)
-        # g is known to within Lambda known, its direction to within that over |P_L g|
-        off = 2 * largest * known / jnp.where(norms > 0, norms, 1.0)
+        # g is known to within Lambda known, its direction to within that over |P_L g|, rows through L to 4 known
+        off = (2 * largest / jnp.where(norms > 0, norms, 1.0) + 8) * known
         side = jnp.where(jnp.concatenate([faces.masks, faces.masks]), -1.0, 1.0)
         inside = jnp.all(side * Z <= off[:, None] * size, axis=1)
-        over_faces = jnp.max(jnp.where(inside, norms + largest * known, 0.0)) + largest * faces.error
-        upper = jnp.minimum(upper, jnp.maximum(over_faces, lower * (1 + 1e-15)))
+        over_faces = jnp.maximum(jnp.max(jnp.where(inside, norms + largest * known, 0.0)), lower * (1 + 1e-15))
+        upper = jnp.minimum(upper, over_faces + largest * faces.error)
     return Bound(lower, jnp.maximum(upper, lower), U[best], faces.complete)
 
 

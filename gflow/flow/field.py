@@ -87,14 +87,14 @@ class Field(eqx.Module):
         """
         phi, slope = jax.jvp(lambda x: self.exponent(x, D), (z,), (rates.dz,))
         other = self.clock.start(rates.log_S) if old is None else old.other
-        speed, q_size = self.speed(z, rates.G), jnp.max(jnp.abs(rates.q))
+        speed, q_size = self.speed(z, rates.G, rates.lam), jnp.max(jnp.abs(rates.q))
         residual = self.problem.misalignment(self.chart.decode(z), rates.G)
         # finite, since dense output multiplies it by zero
         slackness = jnp.minimum(self.problem.slackness(rates.q, jnp.abs(rates.lam)), 1e30)
         return Anchor(time, other, phi, slope, jnp.min(rates.q), speed, q_size, residual, slackness)
 
-    def speed(self, z: PyTree[Array], G: Float[Array, "d m"]) -> Float[Array, ""]:
-        """How fast the fastest neuron turns or grows, in units of |x|; 0 at a stationary network.
+    def speed(self, z: PyTree[Array], G: Float[Array, "d m"], lam: Float[Array, " n"]) -> Float[Array, ""]:
+        """How fast the fastest neuron turns or grows, relative to sum_n p_n |x_n|; 0 at a stationary network.
 
         g_i = sign(a_i) G_i: it turns at |(I - u u^T) g_i| and grows at u . g_i. One that shrinks counts by what it
         still has to lose: a neuron that slides into nothing, as happens on a ray of d = 2, does not keep a flow alive.
@@ -103,9 +103,12 @@ class Field(eqx.Module):
         size = jnp.sqrt(jnp.sum(hidden**2, axis=0))
         radial = jnp.sign(self.chart.orientation(z)) * jnp.sum(hidden * G, axis=0) / jnp.where(size > 0, size, 1.0)
         turning = jnp.sqrt(jnp.maximum(jnp.sum(G**2, axis=0) - radial**2, 0.0))
-        largest = jnp.sqrt(jnp.max(jnp.sum(self.problem.X**2, axis=1)))
-        effect = jnp.minimum(1.0, self.chart.sizes(z) * size * largest)
-        return jnp.max(jnp.maximum(turning, jnp.where(radial > 0, radial, -radial * effect)))
+        lengths = jnp.sqrt(jnp.sum(self.problem.X**2, axis=1))
+        effect = jnp.minimum(1.0, self.chart.sizes(z) * size * jnp.max(lengths))
+        # samples that are fitted carry no weight: what moves neurons is the rows of the others, however short
+        scale = jnp.sum(jnp.abs(lam) * lengths)
+        fastest = jnp.max(jnp.maximum(turning, jnp.where(radial > 0, radial, -radial * effect)))
+        return fastest / jnp.where(scale > 0, scale, 1.0)
 
     def exponent(self, z: PyTree[Array], D: Float[Array, "n m"]) -> Float[Array, ""]:
         """phi = log of the other clock's rate, with slopes D."""

@@ -61,7 +61,7 @@ class KKTTarget(AbstractStop):
 
 class Unfitted(AbstractStop):
     """q_min <= 0 and all neurons have come to rest: under the least-norm velocity none turns or grows faster than
-    `speed` * max_n |x_n| while some |q_n| >= `size`, or than `rest` * max_n |x_n| whatever the margins.
+    `speed` * sum_n p_n |x_n| while some |q_n| >= `size`, or than `rest` * sum_n p_n |x_n| whatever the margins.
 
     A speed v means that no weights with the present patterns have P(theta) < 1/v: sum_n p_n q_n <= v sum_i |a_i||w_i|.
     A small network that moves slowly is not at rest: it grows exponentially (two samples that nearly cancel). Whether
@@ -74,9 +74,7 @@ class Unfitted(AbstractStop):
 
     def reached(self, field: Field, state) -> Bool[Array, ""]:
         _, anchor = state
-        largest = jnp.max(jnp.linalg.norm(field.problem.X, axis=1))
-        limit = largest * jnp.where(anchor.q_size >= self.size, self.speed, self.rest)
-        return (anchor.q_min <= 0) & (anchor.speed <= limit)
+        return (anchor.q_min <= 0) & (anchor.speed <= jnp.where(anchor.q_size >= self.size, self.speed, self.rest))
 
     @property
     def result(self) -> RESULTS:

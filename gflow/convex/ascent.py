@@ -1,0 +1,59 @@
+"""Where a small neuron goes while the multipliers stand still: ascent of s lambda^T (X u)_+ on the sphere, exactly.
+
+With lambda fixed and inside one set of modes the direction flow du = (I - u u^T) g has a constant g, so u runs along
+the great circle towards g/|g|. It crosses hyperplanes, or slides on those that push it back from both sides.
+Source: theory, "Geometry" (early phase); arXiv 2110.06488, section 2.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+EVENTS = 200
+"""Crossings after which a neuron is left where it is."""
+
+
+def resting_place(X: np.ndarray, lam: np.ndarray, sign: float, u: np.ndarray) -> tuple[float, np.ndarray]:
+    """(s lambda^T (X u)_+, u) at the end of the ascent of a neuron of this sign from the direction u (d,).
+
+    The value never falls along the way; it is the rate at which a neuron that rests there grows.
+    """
+    on, slide = X @ u > 0, np.zeros(len(X), bool)
+    pull = sign * lam[:, None] * X  # (n, d): what sample n adds to g where it is active
+    g = on @ pull
+    for _ in range(EVENTS):
+        along = g @ u
+        t = g - along * u
+        size = np.linalg.norm(t)
+        if size <= 1e-12 * max(np.linalg.norm(g), 1e-300):
+            break
+        t, end = t / size, np.arctan2(size, along)
+        z, turning = X @ u, X @ t
+        # z cos phi + turning sin phi = 0 with z moving towards the other side
+        phi = np.arctan2(np.abs(z), -np.where(on, 1.0, -1.0) * turning)
+        phi = np.where(slide | (np.abs(X).max(axis=1) == 0) | (phi <= 0), np.inf, phi)
+        first = int(np.argmin(phi))
+        if phi[first] >= end:
+            u = g / np.linalg.norm(g)
+            break
+        u = np.cos(phi[first]) * u + np.sin(phi[first]) * t
+        u = u / np.linalg.norm(u)
+        if sign * lam[first] > 0:  # friendly: it crosses
+            on[first] = ~on[first]
+        else:
+            slide[first] = True
+        on, slide, g = _modes(pull, on & ~slide, slide)
+    return float(sign * lam @ np.maximum(X @ u, 0.0)), u
+
+
+def _modes(pull: np.ndarray, on: np.ndarray, kinks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(on, slide, g) after the box problem min |sum_on pull + sum_kinks delta_k pull_k| over delta in [0, 1]."""
+    from scipy.optimize import lsq_linear
+
+    g, at = on @ pull, np.flatnonzero(kinks)
+    if len(at) == 0:
+        return on, kinks, g
+    delta = lsq_linear(pull[at].T, -g, (0.0, 1.0), method="bvls").x
+    on, slide = on.copy(), kinks.copy()
+    on[at], slide[at] = delta >= 1, (delta > 0) & (delta < 1)
+    return on, slide, g + delta @ pull[at]

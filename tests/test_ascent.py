@@ -1,0 +1,51 @@
+"""Ascent of one small neuron on the sphere: against small steps of the same flow, and its own invariants."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import lsq_linear
+
+from gflow.convex.ascent import resting_place
+
+
+def least_norm(X, pull, u):
+    """g of least norm at u: samples within 1e-9 of their hyperplane may have any slope in [0, 1]."""
+    z = X @ u
+    kinks = np.abs(z) <= 1e-9 * np.linalg.norm(X, axis=1)
+    g = ((z > 0) & ~kinks) @ pull
+    if not kinks.any():
+        return g
+    return g + lsq_linear(pull[kinks].T, -g, (0.0, 1.0), method="bvls").x @ pull[kinks]
+
+
+def by_small_steps(X, lam, sign, u, steps=20_000, h=1e-3):
+    """Explicit Euler with the indicator: it chatters along hyperplanes, within h of the slide."""
+    pull = sign * lam[:, None] * X
+    for _ in range(steps):
+        g = (X @ u > 0) @ pull
+        u = u + h * (g - (g @ u) * u)
+        u = u / np.linalg.norm(u)
+    return float(sign * lam @ np.maximum(X @ u, 0.0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 9), st.integers(2, 4), st.sampled_from([-1.0, 1.0]), st.integers(0, 10**6))
+def test_the_value_rises_and_the_end_is_stationary(n, d, sign, seed):
+    rng = np.random.default_rng(seed)
+    X, lam, u = rng.standard_normal((n, d)), rng.standard_normal(n), rng.standard_normal(d)
+    u = u / np.linalg.norm(u)
+    rate, end = resting_place(X, lam, sign, u)
+    assert rate >= sign * lam @ np.maximum(X @ u, 0.0) - 1e-12
+    g = least_norm(X, sign * lam[:, None] * X, end)
+    assert np.linalg.norm(g - (g @ end) * end) <= 1e-7 * np.sum(np.abs(lam) * np.linalg.norm(X, axis=1))
+
+
+def test_it_ends_where_small_steps_end():
+    rng = np.random.default_rng(0)
+    agree = 0
+    for _ in range(12):
+        X, lam, u = rng.standard_normal((6, 3)), rng.standard_normal(6), rng.standard_normal(3)
+        u = u / np.linalg.norm(u)
+        rate, _ = resting_place(X, lam, 1.0, u)
+        agree += abs(rate - by_small_steps(X, lam, 1.0, u)) <= 2e-2 * np.abs(lam).sum()
+    assert agree >= 11  # a start near a basin border may fall to either side
