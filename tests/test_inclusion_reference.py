@@ -34,7 +34,7 @@ def test_errors_fall_with_the_tolerance(n, d, until):
 
 
 def test_the_reference_reproduces_a_closed_form():
-    # one neuron that sees both samples: q stays equal on both, and log q grows at the rate 2 |mean of y x| on the clock s
+    # one neuron that sees both samples: w grows at the rate |mean of y x| = 1 on the clock s
     X, y = np.array([[1.0, 0.5], [1.0, -0.5]]), np.array([1.0, 1.0])
     exact = Reference(X, y, np.array([[1e-2], [0.0]]), np.array([1e-2]))
     W1, _ = exact.run(3.0)
