@@ -10,14 +10,16 @@ Certificates need float64: jax.config.update("jax_enable_x64", True). Source: ar
 """
 
 from gflow._types import RESULTS, VERDICT, result_name
-from gflow.activations import ReLU
+from gflow.activations import LeakyReLU, ReLU
 from gflow.certificate import Certificate, certify
 from gflow.convex.arrangements import Arrangement, arrangement
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
+from gflow.fates import FATE, fates
 from gflow.flow.charts import BalancedPolar, Cartesian, Hyperbolic
 from gflow.flow.clocks import PhysicalClock, ScaledClock
 from gflow.flow.filippov import Filippov
+from gflow.flow.kinks import KINK, Kinks
 from gflow.flow.solve import Flow, solve_flow
 from gflow.flow.stop import KKTTarget, MarginTarget, Unfitted
 from gflow.initializers import Gaussian, Sphere, key_of
@@ -30,6 +32,8 @@ from gflow.sweep import Records, sweep
 __version__ = "0.1.0"
 
 __all__ = [
+    "FATE",
+    "KINK",
     "RESULTS",
     "VERDICT",
     "Arrangement",
@@ -43,6 +47,8 @@ __all__ = [
     "Gaussian",
     "Hyperbolic",
     "KKTTarget",
+    "Kinks",
+    "LeakyReLU",
     "Limit",
     "Linear",
     "Logistic",
@@ -59,6 +65,7 @@ __all__ = [
     "arrangement",
     "certify",
     "faces",
+    "fates",
     "find_limit",
     "key_of",
     "limit_of_network",

@@ -36,4 +36,17 @@ class ReLU(AbstractActivation):
         return 0.0, 1.0
 
 
-__all__ = ["ReLU"]
+class LeakyReLU(AbstractActivation):
+    """sigma(z) = max(z, alpha z), 0 <= alpha < 1. No neuron ever dies. Raises ValueError for another alpha."""
+
+    alpha: float = 0.01
+
+    def __check_init__(self):
+        if not 0 <= self.alpha < 1:
+            raise ValueError(f"the slope of a leaky ReLU is at least 0 and below 1, got {self.alpha}")
+
+    def slope_interval(self) -> tuple[float, float]:
+        return self.alpha, 1.0
+
+
+__all__ = ["LeakyReLU", "ReLU"]

@@ -59,6 +59,12 @@ class Problem(eqx.Module):
                 f"w2 {network.w2.shape}; for many initialisations use jax.vmap or gflow.sweep"
             )
 
+    def require_relu(self) -> None:
+        """Raise ValueError unless the activation is ReLU: the convex program, limits and certificates are about it."""
+        if self.activation.slope_interval() != (0.0, 1.0):
+            name = type(self.activation).__name__
+            raise ValueError(f"limits and certificates exist for ReLU; with {name} use solve_flow and its KKT residual")
+
     def margins(self, network: TwoLayer) -> Float[Array, " n"]:
         """q_n = y_n f(x_n), shape (n,)."""
         return self.y * network(self.X, self.activation)

@@ -18,7 +18,7 @@ from gflow.sweep import BLOCK, Records
 PENDING = -1
 """Verdict of a row that has not been computed yet."""
 
-FORMAT = "gflow-sweep-2"
+FORMAT = "gflow-sweep-3"
 
 LONG_NAMES = {
     "verdict": "what is proved about the limit",
@@ -36,6 +36,10 @@ LONG_NAMES = {
     "steps": "attempted steps",
     "rejected": "rejected steps",
     "balance_drift": "largest relative change of a_i^2 - |w_i|^2",
+    "repelled": "repelling hyperplanes met within the error of a step, beyond which the flow is not unique",
+    "live": "neurons active on some sample and on no hyperplane, at the end of the flow",
+    "sliding": "neurons active on some sample and on a hyperplane, at the end of the flow",
+    "dead": "neurons active nowhere, at the end of the flow",
     "neurons": "live neurons of the limit, merged when equal",
     "W1": "first-layer weights of the limit, one row per neuron",
     "w2": "second-layer weights of the limit",
@@ -68,6 +72,7 @@ def create(path, X, y, spec: dict, *, inits: int, width: int, attributes: dict) 
     sizes = {"init": inits, "neuron": width, "feature": d, "sample": n}
     types = {"verdict": np.int8, "result": np.int16, "polished": np.int8}
     types |= {"steps": np.int64, "rejected": np.int64, "neurons": np.int32, "changes": np.int32}
+    types |= {"repelled": np.int64, "live": np.int32, "sliding": np.int32, "dead": np.int32}
     variables, encoding = {}, {}
     for name, text in LONG_NAMES.items():
         dims = shapes.get(name, ("init",))

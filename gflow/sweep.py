@@ -20,6 +20,7 @@ from gflow.certificate import GLOBAL_RTOL, certify
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
 from gflow.convex.oracle import require_float64
+from gflow.fates import FATE, fates
 from gflow.flow.charts import BalancedPolar
 from gflow.flow.solve import Flow, solve_flow
 from gflow.initializers import AbstractInitializer, key_of
@@ -37,9 +38,9 @@ class Records:
     `index` (b,): number of the initialisation. `verdict`, `result` (b,): codes of VERDICT and RESULTS. `objective`:
     P(theta) of the limit. `lower_bound`: proved, <= P*. `certificate`: c. `margin`: normalised. `kkt_residual`,
     `slackness`, `polished`, `changes`: of the limit. `s`, `log_t`, `steps`, `rejected`, `balance_drift`: of the
-    flow. `neurons`:
-    number K of merged live neurons. `W1` (b, width, d), `w2` (b, width): the limit, row k is neuron k; NaN beyond K.
-    A lane that failed has `result` saying so and NaN or inf where nothing is known.
+    flow. `repelled`: see Flow. `live`, `sliding`, `dead`: how many neurons of the flow's last network have this FATE.
+    `neurons`: number K of merged live neurons. `W1` (b, width, d), `w2` (b, width): the limit, row k is neuron k; NaN
+    beyond K. A lane that failed has `result` saying so and NaN or inf where nothing is known.
     """
 
     index: np.ndarray
@@ -58,6 +59,10 @@ class Records:
     steps: np.ndarray
     rejected: np.ndarray
     balance_drift: np.ndarray
+    repelled: np.ndarray
+    live: np.ndarray
+    sliding: np.ndarray
+    dead: np.ndarray
     neurons: np.ndarray
     W1: np.ndarray
     w2: np.ndarray
@@ -100,20 +105,21 @@ def sweep(
     for start in range(0, len(indices), block):
         chosen = indices[start : start + block]
         padded = np.concatenate([chosen, np.full(block - len(chosen), chosen[-1])])
-        flows, drift = run(problem, jnp.asarray(padded))
-        yield _records(problem, width, chosen, flows, np.asarray(drift), judge)
+        flows, drift, fate = run(problem, jnp.asarray(padded))
+        yield _records(problem, width, chosen, flows, np.asarray(drift), np.asarray(fate), judge)
 
 
-def _lane(problem: Problem, law, width: int, seed: int, index, options) -> tuple[Flow, jax.Array]:
+def _lane(problem: Problem, law, width: int, seed: int, index, options) -> tuple[Flow, jax.Array, jax.Array]:
     first = law(key_of(seed, index), problem, width)
     flow = solve_flow(problem, first, chart=BalancedPolar, saves=1, **options)
     end = flow.final
     size = jnp.sum(end.W1**2, axis=0) + end.w2**2
     change = jnp.abs(end.balance() - first.balance())
-    return flow, jnp.max(jnp.where(size > 0, change / jnp.where(size > 0, size, 1.0), 0.0))
+    drift = jnp.max(jnp.where(size > 0, change / jnp.where(size > 0, size, 1.0), 0.0))
+    return flow, drift, fates(problem, end)
 
 
-def _records(problem: Problem, width: int, chosen, flows: Flow, drift, judge) -> Records:
+def _records(problem: Problem, width: int, chosen, flows: Flow, drift, fate, judge) -> Records:
     b, d = len(chosen), problem.shape[1]
     rows: dict[str, np.ndarray] = {f.name: np.full(b, np.nan) for f in dataclasses.fields(Records)}
     rows["index"] = np.asarray(chosen, np.int64)
@@ -124,7 +130,10 @@ def _records(problem: Problem, width: int, chosen, flows: Flow, drift, judge) ->
     rows["W1"], rows["w2"] = np.full((b, width, d), np.nan), np.full((b, width), np.nan)
     for name, column in (("s", flows.s[:, -1]), ("log_t", flows.log_t[:, -1]), ("balance_drift", drift)):
         rows[name] = np.asarray(column)[:b]
-    rows["steps"], rows["rejected"] = (np.asarray(a)[:b].astype(np.int64) for a in (flows.steps, flows.rejected))
+    for name in ("steps", "rejected", "repelled"):
+        rows[name] = np.asarray(getattr(flows, name))[:b].astype(np.int64)
+    for kind in FATE:
+        rows[kind.name.lower()] = np.sum(fate[:b] == kind, axis=1).astype(np.int32)
     arrays, static = eqx.partition(jax.tree.map(np.asarray, flows), eqx.is_array)
     for i in range(b):
         flow = eqx.combine(jax.tree.map(lambda a, i=i: a[i], arrays), static)

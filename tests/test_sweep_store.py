@@ -72,7 +72,7 @@ def test_other_problems_and_settings_are_refused(tmp_path):
     make(path)
     with pytest.raises(ValueError, match="another problem"):
         make(path, y=-cases.A_y)
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match="width 6, not 7"):
         make(path, spec={**SPEC, "width": 7})
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "x.txt").write_text("mine")

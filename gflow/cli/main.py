@@ -96,7 +96,7 @@ def run(
     )  # fmt: skip
     limit = gflow.find_limit(problem, flow)
     certificate = gflow.certify(problem, limit)
-    summary = output.limit_summary(problem, limit, certificate) | output.flow_summary(flow)
+    summary = output.limit_summary(problem, limit, certificate) | output.flow_summary(problem, flow)
     if out:
         np.savez(
             out,
@@ -189,7 +189,15 @@ def certify(
     network = _weights(weights, problem)
     given = _user_input(gflow.limit_of_network, problem, network, polish=False)
     summary = output.limit_summary(problem, given, gflow.certify(problem, network))
-    summary |= {"result": "given", "s": None, "log_t": None, "steps": 0, "rejected": 0, "balance_drift": None}
+    summary |= {
+        "result": "given",
+        "s": None,
+        "log_t": None,
+        "steps": 0,
+        "rejected": 0,
+        "balance_drift": None,
+        "repelled": None,
+    }
     # a trained network is never exactly a KKT point: the one with its patterns is reported beside it
     point = gflow.limit_of_network(problem, network, settled=2.0)
     summary["kkt_point"] = None

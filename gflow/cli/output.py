@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from gflow._types import VERDICT, result_name
+from gflow.fates import FATE, fates
 
 
 def to_json(value) -> str:
@@ -53,8 +54,9 @@ def limit_summary(problem, limit, certificate) -> dict:
     }
 
 
-def flow_summary(flow) -> dict:
+def flow_summary(problem, flow) -> dict:
     """The keys that only a flow has."""
+    fate = np.asarray(fates(problem, flow.final))
     return {
         "result": result_name(flow.result),
         "s": flow.s[-1],
@@ -62,6 +64,8 @@ def flow_summary(flow) -> dict:
         "steps": flow.steps,
         "rejected": flow.rejected,
         "balance_drift": flow.balance_drift,
+        "repelled": flow.repelled,
+        "fates": {kind.name.lower(): int(np.sum(fate == kind)) for kind in FATE},
     }
 
 
@@ -156,6 +160,8 @@ def verdict_counts(verdict) -> dict[str, int]:
 
 
 def _text(value) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{count} {name}" for name, count in value.items())
     if value is None:
         return "-"
     array = np.asarray(value)

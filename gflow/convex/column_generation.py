@@ -47,6 +47,7 @@ def solve_max_margin(
 
     `directions` (K, d): first columns, for instance the neurons of a limit. Raises ValueError in float32.
     """
+    problem.require_relu()
     require_float64(problem.X)
     known = faces(problem.X) if known_faces is None else known_faces
     X, y = np.asarray(problem.X), np.asarray(problem.y)

@@ -26,7 +26,8 @@ _LOG_W = np.log(((_EDGES[1:] - _EDGES[:-1])[:, None] * _WEIGHTS / 2).ravel())
 
 class Anchor(NamedTuple):
     """The last accepted step's end: `time`, the `other` clock there, the exponent `phi` and d phi/d time, q_min, the
-    `speed` of the fastest neuron, the largest |q_n| (`q_size`), the KKT `residual` and the `slackness`.
+    `speed` of the fastest neuron, the largest |q_n| (`q_size`), the KKT `residual`, the `slackness`, and how many
+    repelling hyperplanes were met (`repelled`).
 
     Its entries are constant between steps, so that dense output returns the anchor of the step it lies in.
     """
@@ -40,6 +41,7 @@ class Anchor(NamedTuple):
     q_size: Float[Array, ""]
     residual: Float[Array, ""]
     slackness: Float[Array, ""]
+    repelled: Float[Array, ""]
 
 
 class AbstractClock(eqx.Module):
@@ -66,6 +68,10 @@ class AbstractClock(eqx.Module):
         """The other clock's coordinate at the horizon `until`."""
 
     @abc.abstractmethod
+    def scaled(self, time: Float[Array, ""], other: Float[Array, ""]) -> Float[Array, ""]:
+        """s, from this time variable and the other clock."""
+
+    @abc.abstractmethod
     def read(self, time, other, log_S0) -> tuple[Array, Array]:
         """(s, log t)."""
 
@@ -87,6 +93,9 @@ class ScaledClock(AbstractClock):
 
     def goal(self, until, log_S0):
         return jnp.logaddexp(jnp.log(until), -log_S0)
+
+    def scaled(self, time, other):
+        return time
 
     def read(self, time, other, log_S0):
         elapsed = jnp.maximum(other + log_S0, 0.0)  # log((t + t0)/t0)
@@ -110,6 +119,9 @@ class PhysicalClock(AbstractClock):
 
     def goal(self, until, log_S0):
         return until
+
+    def scaled(self, time, other):
+        return other
 
     def read(self, time, other, log_S0):
         return other, jnp.log(time)

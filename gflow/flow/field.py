@@ -91,7 +91,8 @@ class Field(eqx.Module):
         residual = self.problem.misalignment(self.chart.decode(z), rates.G)
         # finite, since dense output multiplies it by zero
         slackness = jnp.minimum(self.problem.slackness(rates.q, jnp.abs(rates.lam)), 1e30)
-        return Anchor(time, other, phi, slope, jnp.min(rates.q), speed, q_size, residual, slackness)
+        repelled = jnp.zeros_like(phi) if old is None else old.repelled
+        return Anchor(time, other, phi, slope, jnp.min(rates.q), speed, q_size, residual, slackness, repelled)
 
     def speed(self, z: PyTree[Array], G: Float[Array, "d m"], lam: Float[Array, " n"]) -> Float[Array, ""]:
         """How fast the fastest neuron turns or grows, relative to sum_n p_n |x_n|; 0 at a stationary network.

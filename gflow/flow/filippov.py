@@ -23,25 +23,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from gflow.flow.crossings import after_step
 from gflow.flow.field import Field, Frozen, Rates
-from gflow.flow.modes import Modes, choose, freeze, gather, initial_modes, most_sliding, on_kink, slopes
-
-
-class KinkError(NamedTuple):
-    """Per neuron: `charge` (m,), the error left by crossings, and `theta` (m,), where in the step the worst one was;
-    `weights`: the error of p, and so of every velocity, that the error of the smooth step makes."""
-
-    charge: Float[Array, " m"]
-    theta: Float[Array, " m"]
-    weights: Float[Array, ""]
+from gflow.flow.kinks import Kinks, appended, empty, repelling
+from gflow.flow.modes import Modes, freeze, initial_modes, slopes
 
 
 class _State(NamedTuple):
-    """Modes, their frozen field, and the field's value at the start of the next step."""
+    """Modes, their frozen field, the field's value at the start of the next step, and the log of kinks."""
 
     modes: Modes
     frozen: Frozen
     rates: Rates
+    log: Kinks
 
 
 class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
@@ -53,6 +47,8 @@ class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
     """
 
     solver: diffrax.AbstractERK = diffrax.Tsit5()
+    log: int = 0
+    """How many events the log of kinks can hold."""
 
     def __check_init__(self):
         if not isinstance(self.solver, diffrax.AbstractERK) or not isinstance(
@@ -80,13 +76,13 @@ class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
     def init(self, terms, t0, t1, y0, args: Field) -> _State:
         modes = initial_modes(args, y0[0]) if args.modes is None else args.modes
         frozen = freeze(args, modes)
-        return _State(modes, frozen, args.rates(y0[0], frozen))
+        return _State(modes, frozen, args.rates(y0[0], frozen), empty(self.log, args.problem.y.dtype))
 
     def step(self, terms, t0, t1, y0, args: Field, solver_state: _State, made_jump):
         # The stages are written out here, since what they evaluate (pre-activations, multipliers, G) is what the
         # choice of modes needs, and since their number must not depend on whether a neighbour in the batch crossed.
         (z0, anchor), h = y0, t1 - t0
-        modes, frozen, start = solver_state
+        modes, frozen, start, log = solver_state
         tableau = self.solver.tableau
         assert isinstance(tableau, diffrax.ButcherTableau)
         z, error, ks, end = stages(tableau, args, frozen, z0, start, h)
@@ -95,14 +91,27 @@ class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
         zm, _ = self.solver.interpolation_cls(t0=t0, t1=t1, **smooth).evaluate(t0 + 0.5 * h)
         Zm = args.preactivations(zm)
         phi = args.clock.phi(args.problem.log_S(args.problem.y * args.chart.outputs(zm, frozen.D * Zm)))
-        z1, modes, frozen, kinks = after_step(args, modes, frozen, start, Zm, end, z, h)
+        z1, modes, frozen, kinks, events = after_step(args, modes, frozen, start, Zm, end, z, h)
         rates = args.rates(z1, frozen)
         new = args.anchor(t1, z1, rates, frozen.D, anchor)
         other, clock_error = args.elapsed(anchor, new, phi)
-        new = new._replace(other=other)
+        # newly within the error of this step: which side is right cannot be told
+        within = jnp.linalg.norm(error[0], axis=0) + kinks.charge
+        far = jnp.abs(start.Z) > jnp.linalg.norm(args.problem.X, axis=1)[:, None] * within
+        repelled = (repelling(args, z1, rates, modes, within) & far) | events.turned
+        new = new._replace(other=other, repelled=anchor.repelled + jnp.sum(repelled))
+        if self.log:
+            s = (args.clock.scaled(anchor.time, anchor.other), args.clock.scaled(new.time, new.other))
+            log = appended(log, solver_state.modes, modes, events, repelled, *s)
         kinks = kinks._replace(weights=weight_error(args, solver_state.frozen, z, error, end))
         dense = {"smooth": smooth, "shift": jax.tree.map(jnp.subtract, z1, z), "theta": kinks.theta}
-        return (z1, new), (error, clock_error, kinks), dense, _State(modes, frozen, rates), diffrax.RESULTS.successful
+        return (
+            (z1, new),
+            (error, clock_error, kinks),
+            dense,
+            _State(modes, frozen, rates, log),
+            diffrax.RESULTS.successful,
+        )
 
 
 class _KinkedStep(diffrax.AbstractLocalInterpolation):
@@ -206,87 +215,11 @@ CHATTER = 1e-6
 """Band in which a plain solver's neurons count as lying on a hyperplane."""
 
 
-def after_step(field: Field, modes: Modes, frozen: Frozen, start: Rates, Zm, end: Rates, z1: PyTree[Array], h):
-    """The corrected end of a step, the new modes and their frozen field, and what the correction leaves as an error.
-
-    `start`, `end`: the field with the old modes; `Zm` (n, m): pre-activations halfway.
-    """
-    problem, chart = field.problem, field.chart
-    X, Z, lam = problem.X, end.Z, end.lam
-    lower, upper = problem.activation.slope_interval()
-    ds = field.clock.rate(end.log_S)
-    orientation = chart.orientation(z1)
-
-    wrong = ~modes.slide & jnp.where(modes.on, Z < 0, Z > 0) & ~on_kink(field, z1, Z)
-    hostile = jnp.sign(orientation) * lam[:, None] < 0
-    # one neuron slides on at most K rows: a crossing for which there is no room keeps its mode and is charged in full
-    rows = gather(X, modes.slide | (wrong & hostile), most_sliding(field), first=modes.slide)
-    choice, candidate = choose(field, modes.on ^ (wrong & ~hostile), rows, lam)
-    crowded = wrong & hostile & ~candidate
-
-    # fraction of the step since which the new mode holds: the crossing, or where a sliding entry passed its bound
-    left = modes.slide & ~choice.modes.slide
-    bound = jnp.where(choice.modes.on, upper - lower, 0.0)
-    excess = jnp.where(left, choice.wanted - bound, 0.0)
-    run = choice.wanted - modes.delta
-    passed = jnp.clip((bound - modes.delta) / jnp.where(run == 0, 1.0, run), 0.0, 1.0)
-    crossed = crossing(start.Z, Zm, Z)
-    # a crossing changes the normal velocity of every row on which its neuron slides: these entries jump with it
-    first_crossing = jnp.min(jnp.where(wrong & ~crowded, crossed, 1.0), axis=0)
-    jumped = left & (first_crossing < 1)
-    theta = jnp.where(jumped, first_crossing, jnp.where(left, passed, crossed))
-    tau = (1 - theta) * h * ds
-
-    # the direction is corrected by what the pair added with its old mode; an excess entry had grown linearly from 0
-    after = choice.frozen.D + jnp.where(choice.modes.slide, choice.modes.delta, 0.0)
-    drifted = jnp.where(left, -0.5 * excess, 0.0)
-    switch = jnp.where(wrong & ~crowded, after - frozen.D, jnp.where(jumped, bound - modes.delta, drifted))
-    change = switch * tau * lam[:, None]
-    correction = orientation * (X.T @ change)
-    z1 = chart.with_hidden(z1, choice.frozen.project(chart.hidden(z1) + correction))
-
-    row = jnp.linalg.norm(X, axis=1)[:, None]
-    size = jnp.maximum(jnp.abs(lam), jnp.abs(start.lam))
-    drift = jnp.abs(lam - start.lam) / jnp.maximum(size * h * ds, 1e-300)
-    speed = jnp.abs(orientation) * jnp.linalg.norm(end.G, axis=0)
-    # several crossings of one neuron: each moves the others', relatively by what it shifts their pre-activation
-    others = jnp.abs(X @ correction - orientation * change * row**2)
-    shifted = jnp.where(wrong, others / jnp.maximum(jnp.abs(Z), 1e-300), 0.0)
-    last_crossing = jnp.max(jnp.where(wrong & ~crowded, crossed, 0.0), axis=0)
-    spread = (last_crossing - first_crossing) / jnp.maximum(1 - first_crossing, 1e-300)
-    shifted = jnp.where(jumped, spread, shifted)
-    second = jnp.abs(change) * row * jnp.minimum(1.0, (drift[:, None] + speed) * jnp.where(left, h * ds, tau) + shifted)
-    # a pair on the wrong side that kept its mode, or found no settled one, is not accounted for: it may be off by what
-    # it moved since, or by its distance where the neuron is being pulled back
-    unmended = crowded | (wrong & ((after == frozen.D) | choice.unsettled))
-    whole = jnp.abs(lam[:, None]) * (upper - lower) * row * tau
-    first = jnp.where(unmended, jnp.minimum(whole, jnp.abs(Z) / jnp.where(row > 0, row, 1.0)), 0.0)
-    # while a pair is on the wrong side it also shifts its margin, and so the multipliers that move every neuron
-    shift = jnp.where(wrong, jnp.abs(Z) * (upper - lower) * chart.sizes(z1), 0.0)
-    shared = jnp.abs(lam[:, None]) * row * shift * 0.5 * tau * jnp.sqrt(jnp.asarray(Z.shape[1], Z.dtype))
-    charge = (second + first + shared) * jnp.abs(orientation)
-    # the earliest of the crossings that matter
-    heavy = charge >= jnp.maximum(0.1 * jnp.max(charge, axis=0), 1e-300)
-    kinks = KinkError(jnp.sum(charge, axis=0), jnp.min(jnp.where(heavy, theta, 1.0), axis=0), jnp.zeros_like(h))
-    return z1, choice.modes, choice.frozen, kinks
-
-
 def weight_error(field: Field, frozen: Frozen, z: PyTree[Array], error: PyTree[Array], end: Rates) -> Float[Array, ""]:
     """sum_n p_n |dq_n|, dq the change of the margins under the error of z: dp_n = -p_n (dq_n - mean) on the tail."""
     other = jax.tree.map(jnp.subtract, z, error)
     q = field.problem.y * field.chart.outputs(other, frozen.D * field.preactivations(other))
     return jnp.sum(jnp.abs(end.lam * (end.q - q)))
-
-
-def crossing(Z0: Float[Array, "n m"], Zm: Float[Array, "n m"], Z1: Float[Array, "n m"]) -> Float[Array, "n m"]:
-    """Fraction of the step at which the parabola through Z0, Zm (halfway) and Z1 is zero, clipped to 0..1."""
-    c = 2 * (Z0 - 2 * Zm + Z1)
-    b = Z1 - Z0 - c
-    # of the two roots the one where Z moves towards Z1's side, without cancellation and with one division
-    root = jnp.sign(Z1) * jnp.sqrt(jnp.maximum(b**2 - 4 * c * Z0, 0.0))
-    along = b * root > 0
-    top, bottom = jnp.where(along, -2 * Z0, root - b), jnp.where(along, b + root, 2 * c)
-    return jnp.clip(top / jnp.where(bottom == 0, 1.0, bottom), 0.0, 1.0)
 
 
 __all__ = ["Clocked", "Filippov"]

@@ -21,6 +21,7 @@ from gflow.flow.clocks import AbstractClock, ScaledClock
 from gflow.flow.controller import KinkController
 from gflow.flow.field import Field
 from gflow.flow.filippov import Clocked, Filippov
+from gflow.flow.kinks import Kinks, in_order, repelling
 from gflow.flow.modes import Modes, freeze, initial_modes, resting_modes
 from gflow.flow.stop import AbstractStop, KKTTarget, MarginTarget, Unfitted
 from gflow.network import TwoLayer
@@ -34,7 +35,9 @@ class Flow(eqx.Module):
 
     `network`: W1 (k, d, m), w2 (k, m). `s` (k,), `log_t` (k,): scaled clock and natural log of physical time.
     `margins` (k, n), `lam` (k, n): q and lambda = p o y. `loss` (k,): L. `result`: a RESULTS. `steps`, `rejected`: of
-    the integrator. If `result` names a failure the last row is where it stopped; nothing is invented beyond it.
+    the integrator. `repelled`: how often a neuron met, within the step's error, a hyperplane that pushes away on both
+    sides; beyond it the flow is not unique. `kinks`: the log of events if one was asked for. If `result` names a
+    failure the last row is where it stopped; nothing is invented beyond it.
     """
 
     network: TwoLayer
@@ -46,6 +49,8 @@ class Flow(eqx.Module):
     result: RESULTS
     steps: Int[Array, ""]
     rejected: Int[Array, ""]
+    repelled: Int[Array, ""]
+    kinks: Kinks | None
 
     @property
     def final(self) -> TwoLayer:
@@ -73,6 +78,7 @@ def solve_flow(
     solver: diffrax.AbstractSolver = Filippov(diffrax.Tsit5()),
     controller: diffrax.AbstractStepSizeController = diffrax.PIDController(rtol=1e-4, atol=1e-4),
     saves: int = 64,
+    kinks: int = 0,
     max_steps: int = 100_000,
 ) -> Flow:
     """Integrate dtheta/dt in -d°L(theta) from `network` and return `saves` points of the curve.
@@ -82,6 +88,7 @@ def solve_flow(
     `flow.result` says which, or that `max_steps` ran out. `chart` is chosen from the network: BalancedPolar if it is
     balanced, else Hyperbolic; inside vmap name it.
     `saves = 1` keeps the end only; more than one costs a second integration, equally spaced on the time variable.
+    `kinks`: size of the log of crossings and slides (0: none; Filippov only).
 
     Works under jit and vmap. Raises ValueError for shapes that do not fit or both horizons at once.
     """
@@ -91,9 +98,13 @@ def solve_flow(
     if not stop and until_s is None and until_t is None:
         raise ValueError("nothing would end this flow: give until_s, until_t or a stop criterion")
     if type(solver) is not Filippov:
+        if kinks:
+            raise ValueError("only Filippov keeps a log of kinks: leave kinks out, or do not pass another solver")
         solver = Clocked(solver)
     elif isinstance(controller, diffrax.PIDController):
         controller = KinkController(pid=controller)  # pyright: ignore[reportCallIssue]
+    if type(solver) is Filippov:
+        solver = dataclasses.replace(solver, log=kinks)
     stop, controller = _numeric(tuple(stop), problem.X.dtype), _tolerances(controller, problem.X.dtype)
     made, z0 = (chart or chart_for(network)).encode(network)
     field = Field(problem, made, clock)
@@ -109,12 +120,13 @@ def solve_flow(
     # one compiled function (so `armed` is an array), called twice: to find the end, then to draw the curve up to there
     first, time, ys = run(t1, jnp.full(saves - 1, t1), jnp.asarray(True))
     end, result = ys["end"], _result(first, stop)
+    log = in_order(first.solver_state.log) if first.solver_state is not None else None
     if saves == 1:
-        return _flow(field, time[None], end, log_S0, result, first.stats)
+        return _flow(field, time[None], end, log_S0, result, first.stats, log)
     grid = jnp.linspace(0.0, time, saves)
     _, _, path = run(time, grid[:-1], jnp.asarray(False))
     states = jax.tree.map(lambda a, last: jnp.concatenate([a, last]), path["grid"], end)
-    return _flow(field, grid, states, log_S0, result, first.stats)
+    return _flow(field, grid, states, log_S0, result, first.stats, log)
 
 
 @eqx.filter_jit
@@ -122,6 +134,8 @@ def _start(field: Field, z0):
     """log S, the state (z, anchor) and the modes at the start."""
     modes = initial_modes(field, z0)
     anchor = _anchor(field, jnp.zeros_like(field.problem.y[0]), z0, modes)
+    at_once = repelling(field, z0, field.rates(z0, freeze(field, modes)), modes, jnp.zeros_like(field.chart.sizes(z0)))
+    anchor = anchor._replace(repelled=anchor.repelled + jnp.sum(at_once))
     return field.problem.log_S(field.margins(z0)), (z0, anchor), modes
 
 
@@ -136,9 +150,13 @@ def _integrate(field, state0, t1, goal, grid, armed, stop, solver, controller, m
     saves = {"end": diffrax.SubSaveAt(t1=True)} | ({"grid": diffrax.SubSaveAt(ts=grid)} if len(grid) else {})
     return diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, args: args.velocity(t, y)), solver, jnp.zeros_like(t1), t1, None, state0,
-        args=field, saveat=diffrax.SaveAt(subs=saves), stepsize_controller=controller,
+        args=field, saveat=diffrax.SaveAt(subs=saves, solver_state=_logs(solver)), stepsize_controller=controller,
         event=diffrax.Event(conditions, root_finder) if conditions else None, max_steps=max_steps, throw=False,
     )  # fmt: skip
+
+
+def _logs(solver) -> bool:
+    return isinstance(solver, Filippov) and solver.log > 0
 
 
 def _other(field: Field, time, state) -> Float[Array, ""]:
@@ -153,8 +171,8 @@ def _anchor(field: Field, time, z, modes: Modes):
 
 
 @eqx.filter_jit
-def _flow(field: Field, times, states, log_S0, result, stats) -> Flow:
-    z, _ = states
+def _flow(field: Field, times, states, log_S0, result, stats, log) -> Flow:
+    z, anchors = states
     q = jax.vmap(field.margins)(z)
     s, log_t = field.clock.read(times, jax.vmap(lambda t, y: _other(field, t, y))(times, states), log_S0)
     return Flow(
@@ -167,6 +185,8 @@ def _flow(field: Field, times, states, log_S0, result, stats) -> Flow:
         result=result,
         steps=stats["num_steps"],
         rejected=stats["num_rejected_steps"],
+        repelled=anchors.repelled[-1].astype(int),
+        kinks=log,
     )
 
 

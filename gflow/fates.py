@@ -1,0 +1,33 @@
+"""fates(problem, network): live, sliding or dead, for every neuron. Source: arXiv 2110.06488, section 2."""
+
+from __future__ import annotations
+
+import enum
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from gflow.network import TwoLayer, column_norms
+from gflow.problem import Problem
+
+
+class FATE(enum.IntEnum):
+    """LIVE: active on some sample, on no hyperplane. SLIDING: active, and on the hyperplane of some sample.
+
+    DEAD: active on none, or zero: it never moves again. A leaky neuron is only dead if it is zero.
+    """
+
+    LIVE = 0
+    SLIDING = 1
+    DEAD = 2
+
+
+def fates(problem: Problem, network: TwoLayer, band: float = 1e-9) -> Int[Array, " m"]:
+    """FATE codes (m,). A neuron lies on the hyperplane of x_n if |x_n . w_i| <= band |x_n||w_i|."""
+    Z = problem.X @ network.directions()
+    row = jnp.linalg.norm(problem.X, axis=1)[:, None]
+    on_kink = (jnp.abs(Z) <= band * row) & (row > 0)
+    lower, _ = problem.activation.slope_interval()
+    active = jnp.any((Z > 0) & ~on_kink, axis=0) if lower == 0 else jnp.any(row > 0)
+    alive = active & (column_norms(network.W1) > 0) & (network.w2 != 0)
+    return jnp.where(alive, jnp.where(jnp.any(on_kink, axis=0), FATE.SLIDING, FATE.LIVE), FATE.DEAD)
