@@ -55,6 +55,12 @@ class TwoLayer(eqx.Module):
         norms = column_norms(self.W1)
         return (jnp.abs(self.w2) - norms) * (jnp.abs(self.w2) + norms)
 
+    def balance_drift(self, start: TwoLayer) -> Float[Array, ""]:
+        """The largest change of a_i^2 - |w_i|^2 since `start`, relative to a_i^2 + |w_i|^2; over a batch, of all."""
+        size = jnp.sum(self.W1**2, axis=-2) + self.w2**2
+        change = jnp.abs(self.balance() - start.balance())
+        return jnp.max(jnp.where(size > 0, change / jnp.where(size > 0, size, 1.0), 0.0))
+
     def squared_norm(self) -> Float[Array, "..."]:
         """|theta|^2 = |W1|_F^2 + |w2|^2."""
         return jnp.sum(self.W1**2, axis=(-2, -1)) + jnp.sum(self.w2**2, axis=-1)

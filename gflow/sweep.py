@@ -113,10 +113,7 @@ def _lane(problem: Problem, law, width: int, seed: int, index, options) -> tuple
     first = law(key_of(seed, index), problem, width)
     flow = solve_flow(problem, first, chart=BalancedPolar, saves=1, **options)
     end = flow.final
-    size = jnp.sum(end.W1**2, axis=0) + end.w2**2
-    change = jnp.abs(end.balance() - first.balance())
-    drift = jnp.max(jnp.where(size > 0, change / jnp.where(size > 0, size, 1.0), 0.0))
-    return flow, drift, fates(problem, end)
+    return flow, end.balance_drift(first), fates(problem, end)
 
 
 def _records(problem: Problem, width: int, chosen, flows: Flow, drift, fate, judge) -> Records:

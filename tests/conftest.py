@@ -5,10 +5,14 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 
 
-@pytest.fixture(scope="session")
-def xla_cache(tmp_path_factory):
-    """One compilation cache for all commands that the tests start."""
-    return str(tmp_path_factory.mktemp("xla"))
+@pytest.fixture(scope="session", autouse=True)
+def xla_cache(tmp_path_factory, worker_id):
+    """One compilation cache for all tests of a run and all commands that they start."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(folder / "gflow" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    return str(folder)
 
 
 @pytest.fixture

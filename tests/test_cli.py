@@ -76,7 +76,7 @@ def test_run_writes_what_it_says(shell, tmp_path):
 
 
 def test_run_until_a_time(gflow, tmp_path):
-    done = gflow("run", "xor", "--width", 2, "--until-s", 2, "--out", "f.npz", "--json")
+    done = gflow("run", "xor", "--width", 2, "--until-s", 2, "--json")
     assert strict(done.stdout)["s"] == 2.0 and strict(done.stdout)["result"] == "horizon_reached"
     np.savez(tmp_path / "w.npz", W1=np.array([[0.5, 0.0], [0.2, 1.0]]), w2=np.array([1.0, -0.3]))
     done = gflow("run", "xor", "--weights", "w.npz", "--until-t", 3, "--out", "f.npz", "--json")

@@ -89,14 +89,14 @@ def run(
     law = _law(scale, width)
     network = _weights(weights, problem) if weights else law(gflow.key_of(seed, index), problem, width)
     _user_input(check_arguments, problem, network, until_s, until_t)
-    say("compiling and integrating (compilation takes half a minute)")
+    say("compiling and integrating (compilation takes a quarter to half a minute)")
     flow = _user_input(
         gflow.solve_flow, problem, network, until_s=until_s, until_t=until_t, max_steps=max_steps,
-        controller=diffrax.PIDController(rtol=rtol, atol=rtol),
+        controller=diffrax.PIDController(rtol=rtol, atol=rtol), saves=64 if out or plot else 1,
     )  # fmt: skip
     limit = gflow.find_limit(problem, flow)
     certificate = gflow.certify(problem, limit)
-    summary = output.limit_summary(problem, limit, certificate) | output.flow_summary(problem, flow)
+    summary = output.limit_summary(problem, limit, certificate) | output.flow_summary(problem, network, flow)
     if out:
         np.savez(
             out,

@@ -54,7 +54,7 @@ def limit_summary(problem, limit, certificate) -> dict:
     }
 
 
-def flow_summary(problem, flow) -> dict:
+def flow_summary(problem, network, flow) -> dict:
     """The keys that only a flow has."""
     fate = np.asarray(fates(problem, flow.final))
     return {
@@ -63,7 +63,7 @@ def flow_summary(problem, flow) -> dict:
         "log_t": flow.log_t[-1],
         "steps": flow.steps,
         "rejected": flow.rejected,
-        "balance_drift": flow.balance_drift,
+        "balance_drift": flow.final.balance_drift(network),
         "repelled": flow.repelled,
         "fates": {kind.name.lower(): int(np.sum(fate == kind)) for kind in FATE},
     }
