@@ -28,19 +28,23 @@ def provenance() -> dict:
 
 
 class Report:
-    """Appends one line per figure to benchmarks/results/NAME.jsonl (the file is started anew) and prints it."""
+    """One line per figure in benchmarks/results/NAME.jsonl, printed too. `keep`: other claims stay in the file."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, keep: bool = False):
         self.path = Path(__file__).parent / "results" / f"{name}.jsonl"
         self.path.parent.mkdir(exist_ok=True)
-        self.path.write_text(json.dumps({"benchmark": name, **provenance()}) + "\n")
+        old = self.path.read_text().splitlines()[1:] if keep and self.path.exists() else []
+        self.path.write_text("\n".join([json.dumps({"benchmark": name, **provenance()}), *old]) + "\n")
 
     def line(self, claim: str, **figures) -> None:
         text = json.dumps({"claim": claim, **figures})
         print(text)
         sys.stdout.flush()
-        with self.path.open("a") as file:
-            file.write(text + "\n")
+        lines = self.path.read_text().splitlines()
+        same = [k for k, line in enumerate(lines) if json.loads(line).get("claim") == claim]
+        if same:
+            lines[same[0]] = text
+        self.path.write_text("\n".join(lines if same else [*lines, text]) + "\n")
 
 
 def seconds(call: Callable[[], object], repeats: int = 5) -> dict:

@@ -30,6 +30,8 @@ class Events(NamedTuple):
     entry has passed its bound; `jumped`: of these the ones whose neuron crossed another hyperplane, where entries jump.
     `turned`: slid until a_i changed its sign, which makes the hyperplane repelling. `theta`: fraction of the step at
     which it happened; `spread` (m,): fraction between a neuron's first crossing and its last, of what was left then.
+    `away`: fraction of the step that a pair spent on the other side and came back from: had its mode changed there, it
+    might not have.
     """
 
     choice: Choice
@@ -41,6 +43,7 @@ class Events(NamedTuple):
     excess: Float[Array, "n m"]
     theta: Float[Array, "n m"]
     spread: Float[Array, " m"]
+    away: Float[Array, "n m"]
 
 
 def after_step(field: Field, modes: Modes, frozen: Frozen, start: Rates, Zm, end: Rates, z1: PyTree[Array], h):
@@ -84,7 +87,10 @@ def settle(field: Field, modes: Modes, start: Rates, Zm, end: Rates, z1: PyTree[
     theta = jnp.where(jumped, first, jnp.where(left, passed, crossed))
     excess = jnp.where(left, jnp.where(jumped, modes.delta, choice.wanted) - bound, 0.0)
     spread = jnp.maximum(last - first, 0.0) / jnp.maximum(1 - first, 1e-300)
-    return Events(choice, wrong, crowded, left, jumped, turned, excess, theta, spread)
+    entered, away = excursion(start.Z, Zm, Z, modes.on)
+    away = jnp.where(wrong | modes.slide, 0.0, away)
+    theta = jnp.where(away > 0, entered, theta)
+    return Events(choice, wrong, crowded, left, jumped, turned, excess, theta, spread, away)
 
 
 def corrections(field: Field, modes: Modes, frozen: Frozen, events: Events, end: Rates, z1: PyTree[Array], length):
@@ -120,6 +126,7 @@ def charged(field: Field, frozen: Frozen, events: Events, change, correction, st
     unmended = events.crowded | (events.wrong & ((change == 0) | events.choice.unsettled))
     whole = jnp.abs(lam[:, None]) * (upper - lower) * row * tau
     first = jnp.where(unmended, jnp.minimum(whole, jnp.abs(Z) / safe), 0.0)
+    first = first + jnp.abs(lam[:, None]) * (upper - lower) * row * events.away * length
     # while a pair is on the wrong side it also shifts its margin, and so the multipliers that move every neuron
     shift = jnp.where(events.wrong, jnp.abs(Z) * (upper - lower) * field.chart.sizes(z1), 0.0)
     shared = jnp.abs(lam[:, None]) * row * shift * 0.5 * tau * jnp.sqrt(jnp.asarray(Z.shape[1], Z.dtype))
@@ -139,3 +146,17 @@ def crossing(Z0: Float[Array, "n m"], Zm: Float[Array, "n m"], Z1: Float[Array, 
     along = b * root > 0
     top, bottom = jnp.where(along, -2 * Z0, root - b), jnp.where(along, b + root, 2 * c)
     return jnp.clip(top / jnp.where(bottom == 0, 1.0, bottom), 0.0, 1.0)
+
+
+def excursion(Z0, Zm, Z1, on: Bool[Array, "n m"]) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
+    """(entry, length): where in the step the parabola goes over to the other side, and for how much of it, if it comes
+    back before the end; the length is 0 if it does not go."""
+    side = jnp.where(on, 1.0, -1.0)
+    Z0, Zm, Z1 = side * Z0, side * Zm, side * Z1
+    c = 2 * (Z0 - 2 * Zm + Z1)
+    b = Z1 - Z0 - c
+    square = b**2 - 4 * c * Z0
+    safe = jnp.where(c > 0, c, 1.0)
+    goes = (Z0 > 0) & (Z1 > 0) & (c > 0) & (square > 0) & (b < 0) & (-b < 2 * c)
+    root = jnp.sqrt(jnp.where(goes, square, 0.0)) / safe
+    return jnp.where(goes, -0.5 * b / safe - 0.5 * root, 1.0), jnp.where(goes, root, 0.0)
