@@ -91,7 +91,8 @@ def steps(report: Report) -> None:
         target, met = (">= 50", ratio >= 50) if name == "gaussian (10,5)" else (">= 1/1.5", ratio >= 1 / 1.5)
         report.line(
             f"attempted steps of plain Tsit5 over Filippov's at rtol 1e-5, {name}", target=target, measured=ratio,
-            met=bool(met), plain=int(plain.steps), own=own, plain_ended=gflow.result_name(plain.result), plain_margin_error=plain_error, own_steps_at_that_error=alike,
+            met=bool(met), plain=int(plain.steps), own=own, plain_ended=gflow.result_name(plain.result),
+            plain_margin_error=plain_error, own_steps_at_that_error=alike,
         )  # fmt: skip
 
 
