@@ -26,8 +26,10 @@ class KINK(enum.IntEnum):
 
 
 class Kinks(NamedTuple):
-    """Fixed-size log, in the order of s: event k is at `s` (K,), of `neuron` (K,) and `sample` (K,), of `kind` (K,), a
-    KINK code; s is placed by a parabola through the step. Unused entries have s = inf and -1. `total`: how many events there were; those beyond K are not stored.
+    """Fixed-size log, in the order of s: event k is at `s` (K,), of `neuron` (K,) and `sample` (K,), of `kind` (K,).
+
+    `kind` is a KINK code; s is placed by a parabola through the step. Unused entries have s = inf and -1. `total`: how
+    many events there were; those beyond K are not stored.
     """
 
     s: Float[Array, " K"]
