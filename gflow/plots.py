@@ -23,7 +23,7 @@ def projection(X: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
     return Vt[:2].T, (f"principal direction 1 ({share[0]:.0%})", f"principal direction 2 ({share[1]:.0%})")
 
 
-def neurons_on_circle(ax, X, y, W1, w2, title: str = "live neurons"):
+def neurons_on_circle(ax, X, y, W1, w2, title: str = "directions of live neurons"):
     """Directions of the data and of neurons W1 (d, K), w2 (K,); a neuron's area is its share of the mass |a||w|."""
     X, y, W1, w2 = map(np.asarray, (X, y, W1, w2))
     plane, labels = projection(X)
@@ -47,7 +47,7 @@ def neurons_on_circle(ax, X, y, W1, w2, title: str = "live neurons"):
             marker="+" if label > 0 else "_",
             color=colour,
             s=28,
-            label=f"samples, y = {label:+d}",
+            label=f"$x_n/|x_n|$, y = {label:+d}",
         )
         chosen = np.sign(w2[live]) == label
         share = mass[live][chosen] / max(mass[live].sum(), 1e-300)
@@ -108,7 +108,8 @@ def certificate_histogram(ax, certificate, verdict):
     if unfitted:
         ax.plot([], [], "s", color=VERDICT_COLOURS["UNFITTED"], label=f"UNFITTED ({unfitted}), not shown")
     ax.set(title="certificates", xlabel="$\\log_{10} c$  (0: proved global)", ylabel="initialisations")
-    ax.legend(frameon=False, fontsize=8)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize=8)
     return ax
 
 

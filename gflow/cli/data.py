@@ -64,7 +64,11 @@ def from_csv(path: Path) -> tuple[Dataset, list[str]]:
     if len(header) < 2:
         hint = "; separate columns by commas, not semicolons" if ";" in header[0] else ""
         raise ValueError(f"{path} has one column; it needs at least one feature and the label in the last column{hint}")
-    if all(_number(field) is not None for field in header):
+    numbers = [_number(field) for field in header[:-1]]
+    # 0,1,2,... and a word are names of columns that some programs write
+    count = [float(k) for k in range(len(numbers) + 1)]
+    named = _number(header[-1]) is None and numbers in (count[:-1], count[1:])
+    if all(v is not None for v in numbers) and not named:
         raise ValueError(f"{path}: the first line looks like data; add a header line with column names")
     values = np.empty((len(lines) - 1, len(header) - 1))
     labels = []
@@ -73,9 +77,14 @@ def from_csv(path: Path) -> tuple[Dataset, list[str]]:
             raise ValueError(f"{path}, line {number}: {len(row)} fields, but the header has {len(header)}")
         for column, field in enumerate(row[:-1]):
             value = _number(field)
+            if not field.strip():
+                raise ValueError(
+                    f"{path}, line {number}: column {header[column]!r} is empty; remove or impute this sample"
+                )
             if value is None:
                 raise ValueError(
-                    f"{path}, line {number}: {field!r} in column {header[column]!r} is not a number; encode text first"
+                    f"{path}, line {number}: {field!r} in column {header[column]!r} is not a number; encode it or "
+                    "remove the column"
                 )
             values[index, column] = value
         labels.append(row[-1].strip())

@@ -78,7 +78,7 @@ def run(
     from gflow.cli import output
     from gflow.flow.solve import check_arguments
 
-    problem = _problem(data, loss, bias, standardize, dtype)
+    problem, notes = _problem(data, loss, bias, standardize, dtype)
     if not 0 < rtol < 1:
         raise InputError(f"--rtol must be between 0 and 1, got {rtol}")
     if max_steps < 1:
@@ -89,6 +89,7 @@ def run(
     law = _law(scale, width)
     network = _weights(weights, problem) if weights else law(gflow.key_of(seed, index), problem, width)
     _user_input(check_arguments, problem, network, until_s, until_t)
+    _announce(notes)
     say("compiling and integrating (compilation takes a quarter to half a minute)")
     flow = _user_input(
         gflow.solve_flow, problem, network, until_s=until_s, until_t=until_t, max_steps=max_steps,
@@ -138,7 +139,7 @@ def sweep(
     from gflow import store
     from gflow.cli import output
 
-    problem = _problem(data, loss, bias, standardize, dtype)
+    problem, notes = _problem(data, loss, bias, standardize, dtype)
     if inits < 1:
         raise InputError(f"--inits must be at least 1, got {inits}")
     _key(seed, inits - 1)
@@ -153,6 +154,7 @@ def sweep(
     started = time.perf_counter()
     attributes = _provenance(seed, dtype)
     _user_input(store.create, out, problem.X, problem.y, spec, inits=inits, width=width, attributes=attributes)
+    _announce(notes)
     left = store.pending(out)
     if len(left) < inits:
         say(f"{out} holds {inits - len(left)} of {inits} initialisations; continuing")
@@ -185,24 +187,23 @@ def certify(
     import gflow
     from gflow.cli import output
 
-    problem = _problem(data, loss, bias, standardize, dtype)
+    problem, notes = _problem(data, loss, bias, standardize, dtype)
     network = _weights(weights, problem)
+    _announce(notes)
     given = _user_input(gflow.limit_of_network, problem, network, polish=False)
     summary = output.limit_summary(problem, given, gflow.certify(problem, network))
-    summary |= {
-        "result": "given",
-        "s": None,
-        "log_t": None,
-        "steps": 0,
-        "rejected": 0,
-        "balance_drift": None,
-        "repelled": None,
-    }
+    summary |= {"result": "given", "s": None, "log_t": None, "steps": 0, "rejected": 0}
+    # of the network as it is given; the neurons listed are merged and balanced
+    lam, unit = problem.multipliers(problem.margins(network)), network.normalised()
+    summary |= {"margin": problem.normalised_margin(unit), "kkt_residual": problem.kkt_residual(unit, lam, 1e-9)}
+    summary |= {"balance_drift": None, "repelled": None}
     # a trained network is never exactly a KKT point: the one with its patterns is reported beside it
     point = gflow.limit_of_network(problem, network, settled=2.0)
     summary["kkt_point"] = None
     if point.polished:
         exact = gflow.certify(problem, point)
+        if exact.verdict == gflow.VERDICT.GLOBAL and summary["optimum"] is not None:
+            summary["optimum"] = min(summary["optimum"], exact.objective)
         summary["kkt_point"] = {"objective": exact.objective, "certificate": exact.c, "verdict": exact.verdict.name}
     _emit(summary, json, output.print_run)
 
@@ -300,9 +301,14 @@ def _problem(data: str, loss: str, bias: bool, standardize: bool, dtype: str):
     if reasons:
         shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
         more.append(f"warning: no network of this kind can separate these data: {shown}; none will be GLOBAL")
-    for note in notes + more:
+    more.append(f"data: {problem.shape[0]} samples, {problem.shape[1]} columns")
+    return problem, notes + more
+
+
+def _announce(notes: list[str]) -> None:
+    """Say what was done to the data, once all of the input has been accepted."""
+    for note in notes:
         say(note)
-    return problem
 
 
 def _law(scale: float, width: int):

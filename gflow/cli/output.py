@@ -48,6 +48,7 @@ def limit_summary(problem, limit, certificate) -> dict:
         "slackness": limit.slackness,
         "polished": limit.polished,
         "changes": limit.changes,
+        "p": certificate.p,
         "missing_neuron": missing,
         "missing_sign": sign,
         "neurons": neurons(limit),
@@ -91,16 +92,17 @@ def print_run(console, summary: dict) -> None:
 
     verdict, limit = summary["verdict"], summary["polished"] or summary["result"] == "given"
     fitted = math.isfinite(summary["objective"])
-    explain = EXPLAIN["INCONCLUSIVE, not fitted" if verdict == "INCONCLUSIVE" and not fitted else verdict]
+    case = ", not fitted" if not fitted else "" if limit else ", under way"
+    explain = EXPLAIN[verdict + case if verdict == "INCONCLUSIVE" else verdict]
     console.print(f"[bold]{verdict}[/bold]  {explain}")
     if not limit and verdict != "UNFITTED":
         console.print(
             f"This is the network at s = {float(summary['s']):.6g}, where the integration ended "
-            f"({summary['result']}), and not the limit of the flow."
+            f"({summary['result']}); the figures below are about it."
         )
     table = Table("quantity", "value", box=None)
     for key, value in summary.items():
-        if key in ("verdict", "neurons", "kkt_point"):
+        if key in ("verdict", "neurons", "kkt_point", "p") or (value is None and summary["result"] == "given"):
             continue
         table.add_row(key, _text(value))
     console.print(table)
@@ -133,6 +135,7 @@ EXPLAIN = {
     "GLOBAL": "proved: the global optimum of the max-margin problem, at every width",
     "NOT_GLOBAL": "proved: a network with a lower objective is known",
     "INCONCLUSIVE": "neither optimality nor a better network is proved",
+    "INCONCLUSIVE, under way": "the flow has not reached its limit, about which nothing is proved",
     "INCONCLUSIVE, not fitted": "a margin is not positive; that weights with these patterns cannot fit is not proved",
     "UNFITTED": "proved: a margin is not positive, and no weights with these activation patterns fit the data",
 }

@@ -40,7 +40,7 @@ class Progress:
         if self.bar:
             self.bar.start()
         else:
-            say(f"flows: {self.done} of {self.total} done; compiling")
+            say(f"flows: {self.done} of {self.total} done{'; compiling' if self.done < self.total else ''}")
         return self
 
     def __exit__(self, *_):
