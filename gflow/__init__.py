@@ -20,6 +20,7 @@ from gflow.flow.charts import BalancedPolar, Cartesian, Hyperbolic
 from gflow.flow.clocks import PhysicalClock, ScaledClock
 from gflow.flow.filippov import Filippov
 from gflow.flow.kinks import KINK, Kinks
+from gflow.flow.lanes import Stepper
 from gflow.flow.solve import Flow, solve_flow
 from gflow.flow.stop import KKTTarget, MarginTarget, Unfitted
 from gflow.initializers import Gaussian, Sphere, key_of
@@ -60,6 +61,7 @@ __all__ = [
     "Records",
     "ScaledClock",
     "Sphere",
+    "Stepper",
     "TwoLayer",
     "Unfitted",
     "arrangement",

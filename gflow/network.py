@@ -19,6 +19,11 @@ def column_norms(W: Float[Array, "... d m"]) -> Float[Array, "... m"]:
     return safe * jnp.sqrt(jnp.sum((W / safe[..., None, :]) ** 2, axis=-2))
 
 
+def inner(A: Float[Array, "d ..."], B: Float[Array, "d ..."]) -> Float[Array, "..."]:
+    """sum_j A_j B_j over the first axis."""
+    return jnp.sum(A * B, axis=0)
+
+
 class TwoLayer(eqx.Module):
     """A two-layer network without bias (append a constant column to X for one).
 

@@ -21,14 +21,18 @@ from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
 from gflow.convex.oracle import require_float64
 from gflow.fates import FATE, fates
-from gflow.flow.charts import BalancedPolar
-from gflow.flow.solve import Flow, solve_flow
+from gflow.flow.lanes import Lane, Stepper, advance, start
+from gflow.flow.solve import Flow
 from gflow.initializers import AbstractInitializer, key_of
 from gflow.limit import find_limit
+from gflow.network import TwoLayer
 from gflow.problem import Problem
 
-BLOCK = 64
+BLOCK = 128
 """Lanes of one compiled call."""
+
+STEPS = 32
+"""Steps of one compiled call."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +93,8 @@ def sweep(
 ) -> Iterator[Records]:
     """Run initialisations 0..inits-1 (or the given ones) and yield their records block by block, in order.
 
-    `flow_options` go to `solve_flow`. The faces of X and the max-margin program are computed once and shared; pass
-    them in if you have them. Raises ValueError in float32, before anything runs.
+    `flow_options` (controller, stop, max_steps, ...) go to `Stepper`. The faces of X and the max-margin program are
+    computed once and shared; pass them in if you have them. Raises ValueError in float32, before anything runs.
     """
     require_float64(problem.X)
     indices = np.arange(inits) if isinstance(inits, int) else np.fromiter(inits, int)
@@ -100,20 +104,26 @@ def sweep(
     if optimum is None:
         optimum = solve_max_margin(problem, known)
     judge = functools.partial(certify, problem, known_faces=known, optimum=optimum)
-    # traced once: block shapes never change, the last block repeats its last index
-    run = eqx.filter_jit(lambda p, i: jax.vmap(lambda j: _lane(p, law, width, seed, j, flow_options))(i))
-    for start in range(0, len(indices), block):
-        chosen = indices[start : start + block]
-        padded = np.concatenate([chosen, np.full(block - len(chosen), chosen[-1])])
-        flows, drift, fate = run(problem, jnp.asarray(padded))
+    stepper = Stepper(problem, **flow_options)
+    # compiled once: block shapes never change, the last block repeats its last index
+    first = eqx.filter_jit(jax.vmap(lambda i: law(key_of(seed, i), problem, width)))
+    for at in range(0, len(indices), block):
+        chosen = indices[at : at + block]
+        networks = first(jnp.asarray(np.concatenate([chosen, np.full(block - len(chosen), chosen[-1])])))
+        lanes = start(stepper, networks)
+        while bool(jnp.any(lanes.running)):
+            lanes = advance(stepper, lanes, jnp.asarray(STEPS))
+        flows, drift, fate = _ends(stepper, networks, lanes)
         yield _records(problem, width, chosen, flows, np.asarray(drift), np.asarray(fate), judge)
 
 
-def _lane(problem: Problem, law, width: int, seed: int, index, options) -> tuple[Flow, jax.Array, jax.Array]:
-    first = law(key_of(seed, index), problem, width)
-    flow = solve_flow(problem, first, chart=BalancedPolar, saves=1, **options)
-    end = flow.final
-    return flow, end.balance_drift(first), fates(problem, end)
+@eqx.filter_jit
+def _ends(stepper: Stepper, networks: TwoLayer, lanes: Lane) -> tuple[Flow, jax.Array, jax.Array]:
+    def one(first: TwoLayer, lane: Lane):
+        flow = stepper.flow(lane)
+        return flow, flow.final.balance_drift(first), fates(stepper.problem, flow.final)
+
+    return jax.vmap(one)(networks, lanes)
 
 
 def _records(problem: Problem, width: int, chosen, flows: Flow, drift, fate, judge) -> Records:

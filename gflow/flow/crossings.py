@@ -1,5 +1,6 @@
 """What happened at kinks inside a step whose modes were held fixed: new modes, the correction, and what it leaves.
 
+Most neurons meet no hyperplane in a step: `events` finds those that do, and only these are settled.
 Source: theory, "Network, loss, flow" (which kinks can slide); arXiv 2110.06488, section 2.
 """
 
@@ -10,17 +11,167 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from gflow.flow.field import Field, Frozen, Rates
-from gflow.flow.modes import Choice, Modes, choose, gather, most_sliding, on_kink
+from gflow.activations import AbstractActivation
+from gflow.flow.field import Field, Rates
+from gflow.flow.flagged import on_flagged
+from gflow.flow.modes import Choice, Modes, at_rows, choose, first_rows, put, slopes
+from gflow.network import inner
 
 
-class KinkError(NamedTuple):
-    """Per neuron: `charge` (m,), the error left by crossings, and `theta` (m,), where in the step the worst one was;
-    `weights`: the error of p, and so of every velocity, that the error of the smooth step makes."""
+class Neurons(NamedTuple):
+    """What a step did to each neuron. `start`, `middle`, `end` (n, m): x_n . hidden_i. `size` (m,): |hidden_i|;
+    `orientation`, `effect` (m,): the chart's orientation and sizes; `speed` (m,): of its direction; `error` (m,): of
+    the smooth step. `modes`: those that were held."""
 
+    start: Float[Array, "n m"]
+    middle: Float[Array, "n m"]
+    end: Float[Array, "n m"]
+    size: Float[Array, " m"]
+    orientation: Float[Array, " m"]
+    effect: Float[Array, " m"]
+    speed: Float[Array, " m"]
+    error: Float[Array, " m"]
+    modes: Modes
+
+
+class Lane(NamedTuple):
+    """Multipliers at the step's start and end, `lam0`, `lam` (n,), or (n, m) where columns belong to several networks,
+    and the step's length on the clock s."""
+
+    lam0: Float[Array, "n ..."]
+    lam: Float[Array, "n ..."]
+    length: Float[Array, "..."]
+
+
+class Details(NamedTuple):
+    """For the log of kinks, all (n, m): `theta`, where in the step a pair's mode ceased to hold; `turned`: it slid
+    until a_i changed its sign; `repelled`: it is on a hyperplane that pushes away on both sides."""
+
+    theta: Float[Array, "n m"]
+    turned: Bool[Array, "n m"]
+    repelled: Bool[Array, "n m"]
+
+
+class Settled(NamedTuple):
+    """After the step, per neuron: `modes`; `correction` (d, m) of hidden; `charge` (m,): the error that crossings
+    leave; `theta` (m,): where the worst one was; `repelled` (m,): repelling hyperplanes met; `details` or None."""
+
+    modes: Modes
+    correction: Float[Array, "d m"]
     charge: Float[Array, " m"]
     theta: Float[Array, " m"]
-    weights: Float[Array, ""]
+    repelled: Float[Array, " m"]
+    details: Details | None
+
+
+def after_step(
+    field: Field, modes: Modes, start, Zm: Float[Array, "n m"], end: Rates, z1: PyTree[Array], error, h, log: bool
+) -> Settled:
+    """`start`, `end`: the field with the modes that were held; `Zm` (n, m): pre-activations halfway; `error` (m,): that
+    of the smooth step; `log`: whether details are wanted."""
+    X, activation, width = field.problem.X, field.problem.activation, modes.on.shape[1]
+    hidden, orientation = field.chart.hidden(z1), field.chart.orientation(z1)
+    size = jnp.sqrt(inner(hidden, hidden))
+    speed = jnp.abs(orientation) * jnp.sqrt(inner(end.G, end.G))
+    neurons = Neurons(start.Z, Zm, end.Z, size, orientation, field.chart.sizes(z1), speed, error, modes)
+    lane = Lane(start.lam, end.lam, h * field.clock.rate(end.log_S))
+    weight = at_rows(end.lam, modes.at)
+    wanted = modes.wanted(end.force, weight)
+    nothing, no = jnp.zeros_like(size), jnp.zeros_like(modes.on)
+    details = Details(jnp.ones_like(end.Z), no, no) if log else None
+    quiet = Settled(modes._replace(delta=wanted), jnp.zeros_like(hidden), nothing, nothing + 1, nothing, details)
+    flagged = met(X, activation, neurons, weight, wanted)
+    return on_flagged(
+        lambda columns, lanes, X: settle(X, activation, columns, lanes, width, log), flagged, neurons, lane, X, quiet
+    )
+
+
+def lengths(X: Float[Array, "n d"]) -> Float[Array, "n 1"]:
+    """|x_n|, shape (n, 1)."""
+    return jnp.sqrt(jnp.sum(X**2, axis=1))[:, None]
+
+
+def rounding(dtype) -> float:
+    """|x_n . u_i| / |x_n| up to which a direction counts as lying on a hyperplane: where rounding leaves it."""
+    return 64 * float(jnp.finfo(dtype).eps)
+
+
+def on_kink(X: Float[Array, "n d"], Z: Float[Array, "n m"], size: Float[Array, " m"]) -> Bool[Array, "n m"]:
+    """Pairs whose pre-activation is zero up to rounding. Rows of zeros have no kink."""
+    sizes = lengths(X) * size
+    return (jnp.abs(Z) <= rounding(Z.dtype) * sizes) & (sizes > 0)
+
+
+def wrong_side(X, neurons: Neurons) -> Bool[Array, "n m"]:
+    """Pairs that do not slide and ended on the other side of their hyperplane."""
+    Z, modes = neurons.end, neurons.modes
+    return ~modes.slide & jnp.where(modes.on, Z < 0, Z > 0) & ~on_kink(X, Z, neurons.size)
+
+
+def is_hostile(neurons: Neurons, lam: Float[Array, "n m"]) -> Bool[Array, "n m"]:
+    """Pairs that are pushed towards their hyperplane from both sides where it is neither crossed: sign a_i != y_n."""
+    return jnp.sign(neurons.orientation) * lam < 0
+
+
+def turned_over(neurons: Neurons, lam: Float[Array, "n m"]) -> Bool[Array, "n m"]:
+    """Sliding pairs that are no longer hostile, because a_i has changed its sign."""
+    return neurons.modes.slide & ~is_hostile(neurons, lam) & (lam != 0)
+
+
+def near_kink(X, neurons: Neurons, Z, within: Float[Array, " m"]) -> Bool[Array, "n m"]:
+    """Pairs that came, in this step, within an error of their hyperplane: on which side they are cannot be told."""
+    row = lengths(X)
+    close = (jnp.abs(Z) <= row * within) | on_kink(X, Z, neurons.size)
+    return close & ~neurons.modes.slide & (jnp.abs(neurons.start) > row * within)
+
+
+def met(X, activation: AbstractActivation, neurons: Neurons, weight: Float[Array, "K m"], wanted: Float[Array, "K m"]):
+    """(m,): neurons to which something happened: a pair crossed, went over and came back, came near, or may no longer
+    slide. `weight`, `wanted` (K, m): lambda and the entry of sliding rows. `settle` finds out what it was.
+    """
+    lower, upper = activation.slope_interval()
+    row, side = lengths(X), jnp.where(neurons.modes.on, 1.0, -1.0)
+    first, middle, last = side * neurons.start, side * neurons.middle, side * neurons.end
+    zero = rounding(row.dtype) * neurons.size * row
+    near = jnp.maximum(row * neurons.error, zero)
+    pairs = (last < -zero) | ((last <= near) & (first > near)) | dips(first, middle, last)[2]
+    pairs = jnp.any(pairs & ~neurons.modes.slide, axis=0)
+    # an entry of 0 is what a row without weight has: it has nothing to slide on
+    ends = ~((wanted > 0) & (wanted < upper - lower)) | (weight * neurons.orientation > 0)
+    return pairs | jnp.any((neurons.modes.at < len(X)) & ends, axis=0)
+
+
+def settle(X, activation: AbstractActivation, neurons: Neurons, lane: Lane, width: int, log: bool) -> Settled:
+    """New modes of every column, its correction and what that leaves. `width`: neurons of a network."""
+    n, lam, Z, modes = len(X), lane.lam, neurons.end, neurons.modes
+    lower, upper = activation.slope_interval()
+    jump = upper - lower
+    wrong, hostile, turned = wrong_side(X, neurons), is_hostile(neurons, lam), turned_over(neurons, lam)
+    before = put(modes.at, modes.delta, n)
+    # on a repelling hyperplane both sides are solutions: the one with the smaller share of its entry is taken
+    on = (modes.on ^ (wrong & ~hostile)) | (turned & (before < 0.5 * jump))
+    # one neuron slides on at most K rows: a crossing for which there is no room keeps its mode and is charged in full
+    slide = modes.slide & ~turned
+    at = first_rows(slide | (wrong & hostile), len(modes.at), ahead=slide)
+    choice = choose(X, activation, on, at, lam)
+    events = timed(neurons, choice, wrong, slide, wrong & hostile & ~choice.candidate, before, jump)
+
+    after = slopes(activation, choice.modes.on, Z.dtype) + put(choice.modes.at, choice.modes.delta, n)
+    # an entry that drifted out of its interval had grown linearly from its bound: half of its excess counts
+    given_up = jnp.where(events.jumped, -1.0, -0.5) * events.excess
+    switch = jnp.where(wrong & ~events.crowded, after - slopes(activation, modes.on, Z.dtype), given_up)
+    change = switch * (1 - events.theta) * lane.length * lam
+    correction = neurons.orientation * (X.T @ change)
+    charge = charged(X, neurons, lane, choice, events, change, correction, jump, width)
+    # the earliest of the crossings that matter
+    heavy = charge >= jnp.maximum(0.1 * jnp.max(charge, axis=0), 1e-300)
+    earliest = jnp.min(jnp.where(heavy, events.theta, 1.0), axis=0)
+    charge = jnp.sum(charge, axis=0)
+    v = choice.modes.project(X.T @ (slopes(activation, choice.modes.on, Z.dtype) * lam))
+    repelled = repelling(X, neurons.orientation, choice.modes, lam, jump, v) | turned
+    repelled &= turned | near_kink(X, neurons, Z + X @ correction, neurons.error + charge)
+    details = Details(events.theta, turned, repelled) if log else None
+    return Settled(choice.modes, correction, charge, earliest, jnp.sum(repelled, axis=0).astype(Z.dtype), details)
 
 
 class Events(NamedTuple):
@@ -28,113 +179,73 @@ class Events(NamedTuple):
 
     `wrong`: on the other side of their hyperplane. `crowded`: wrong, and no room to slide. `left`: slid, and their
     entry has passed its bound; `jumped`: of these the ones whose neuron crossed another hyperplane, where entries jump.
-    `turned`: slid until a_i changed its sign, which makes the hyperplane repelling. `theta`: fraction of the step at
-    which it happened; `spread` (m,): fraction between a neuron's first crossing and its last, of what was left then.
-    `away`: fraction of the step that a pair spent on the other side and came back from: had its mode changed there, it
-    might not have.
+    `theta`: fraction of the step at which it happened; `spread` (m,): fraction between a neuron's first crossing and
+    its last, of what was left then. `away`: fraction of the step that a pair spent on the other side and came back
+    from: had its mode changed there, it might not have.
     """
 
-    choice: Choice
     wrong: Bool[Array, "n m"]
     crowded: Bool[Array, "n m"]
     left: Bool[Array, "n m"]
     jumped: Bool[Array, "n m"]
-    turned: Bool[Array, "n m"]
     excess: Float[Array, "n m"]
     theta: Float[Array, "n m"]
     spread: Float[Array, " m"]
     away: Float[Array, "n m"]
 
 
-def after_step(field: Field, modes: Modes, frozen: Frozen, start: Rates, Zm, end: Rates, z1: PyTree[Array], h):
-    """The corrected end of a step, new modes, their frozen field, what the correction leaves as an error, and Events.
-
-    `start`, `end`: the field with the old modes; `Zm` (n, m): pre-activations halfway.
-    """
-    length = h * field.clock.rate(end.log_S)
-    events = settle(field, modes, start, Zm, end, z1)
-    change, correction = corrections(field, modes, frozen, events, end, z1, length)
-    kinks = charged(field, frozen, events, change, correction, start, end, z1, length)
-    z1 = field.chart.with_hidden(z1, events.choice.frozen.project(field.chart.hidden(z1) + correction))
-    return z1, events.choice.modes, events.choice.frozen, kinks, events
-
-
-def settle(field: Field, modes: Modes, start: Rates, Zm, end: Rates, z1: PyTree[Array]) -> Events:
-    """The modes at the end of a step, and when the old ones ceased to hold."""
-    X, Z, lam = field.problem.X, end.Z, end.lam
-    lower, upper = field.problem.activation.slope_interval()
-    jump = upper - lower
-    wrong = ~modes.slide & jnp.where(modes.on, Z < 0, Z > 0) & ~on_kink(field, z1, Z)
-    hostile = jnp.sign(field.chart.orientation(z1)) * lam[:, None] < 0
-    # on a repelling hyperplane both sides are solutions: the one with the smaller share of its entry is taken
-    turned = modes.slide & ~hostile & (lam[:, None] != 0)
-    on = (modes.on ^ (wrong & ~hostile)) | (turned & (modes.delta < 0.5 * jump))
-    # one neuron slides on at most K rows: a crossing for which there is no room keeps its mode and is charged in full
-    slide = modes.slide & ~turned
-    choice, candidate = choose(field, on, gather(X, slide | (wrong & hostile), most_sliding(field), first=slide), lam)
-    crowded = wrong & hostile & ~candidate
-
+def timed(neurons: Neurons, choice: Choice, wrong, slide, crowded, before: Float[Array, "n m"], jump: float) -> Events:
+    """When the old modes ceased to hold. `before` (n, m): entries at the step's start."""
+    modes = neurons.modes
     left = slide & ~choice.modes.slide
     bound = jnp.where(choice.modes.on, jump, 0.0)
-    run = choice.wanted - modes.delta
-    passed = jnp.clip((bound - modes.delta) / jnp.where(run == 0, 1.0, run), 0.0, 1.0)
-    crossed = crossing(start.Z, Zm, Z)
+    run = choice.wanted - before
+    passed = jnp.clip((bound - before) / jnp.where(run == 0, 1.0, run), 0.0, 1.0)
+    crossed = crossing(neurons.start, neurons.middle, neurons.end)
     # a crossing changes the normal velocity of every row on which its neuron slides: these entries jump with it
     mended = wrong & ~crowded
     first = jnp.min(jnp.where(mended, crossed, 1.0), axis=0)
     last = jnp.max(jnp.where(mended, crossed, 0.0), axis=0)
     jumped = left & (first < 1)
     theta = jnp.where(jumped, first, jnp.where(left, passed, crossed))
-    excess = jnp.where(left, jnp.where(jumped, modes.delta, choice.wanted) - bound, 0.0)
+    excess = jnp.where(left, jnp.where(jumped, before, choice.wanted) - bound, 0.0)
     spread = jnp.maximum(last - first, 0.0) / jnp.maximum(1 - first, 1e-300)
-    entered, away = excursion(start.Z, Zm, Z, modes.on)
+    entered, away = excursion(neurons.start, neurons.middle, neurons.end, modes.on)
     away = jnp.where(wrong | modes.slide, 0.0, away)
     theta = jnp.where(away > 0, entered, theta)
-    return Events(choice, wrong, crowded, left, jumped, turned, excess, theta, spread, away)
+    return Events(wrong, crowded, left, jumped, excess, theta, spread, away)
 
 
-def corrections(field: Field, modes: Modes, frozen: Frozen, events: Events, end: Rates, z1: PyTree[Array], length):
-    """(change (n, m), correction (d, m)): a direction is corrected by what its pairs added with their old mode.
-
-    An entry that drifted out of its interval had grown linearly from its bound: half of its excess counts.
-    """
-    after = events.choice.frozen.D + jnp.where(events.choice.modes.slide, events.choice.modes.delta, 0.0)
-    given_up = jnp.where(events.jumped, -1.0, -0.5) * events.excess
-    switch = jnp.where(events.wrong & ~events.crowded, after - frozen.D, given_up)
-    change = switch * (1 - events.theta) * length * end.lam[:, None]
-    return change, field.chart.orientation(z1) * (field.problem.X.T @ change)
-
-
-def charged(field: Field, frozen: Frozen, events: Events, change, correction, start: Rates, end: Rates, z1, length):
-    """KinkError: what is left after the corrections, of second order in the time since the crossing."""
-    X, Z, lam = field.problem.X, end.Z, end.lam
-    lower, upper = field.problem.activation.slope_interval()
-    orientation, tau = field.chart.orientation(z1), (1 - events.theta) * length
-    row = jnp.linalg.norm(X, axis=1)[:, None]
+def charged(X, neurons: Neurons, lane: Lane, choice: Choice, events: Events, change, correction, jump: float, width):
+    """(n, m): what is left after the corrections, of second order in the time since the crossing."""
+    Z, lam, row = neurons.end, lane.lam, lengths(X)
+    tau = (1 - events.theta) * lane.length
     safe = jnp.where(row > 0, row, 1.0)
-    size = jnp.maximum(jnp.abs(lam), jnp.abs(start.lam))
-    drift = jnp.abs(lam - start.lam) / jnp.maximum(size * length, 1e-300)
-    speed = jnp.abs(orientation) * jnp.linalg.norm(end.G, axis=0)
+    largest = jnp.maximum(jnp.abs(lam), jnp.abs(lane.lam0))
+    drift = jnp.abs(lam - lane.lam0) / jnp.maximum(largest * lane.length, 1e-300)
     # several crossings of one neuron: each moves the others', relatively by what it shifts their pre-activation
-    others = jnp.abs(X @ correction - orientation * change * row**2)
+    others = jnp.abs(X @ correction - neurons.orientation * change * row**2)
     shifted = jnp.where(events.wrong, others / jnp.maximum(jnp.abs(Z), 1e-300), 0.0)
     shifted = jnp.where(events.jumped, events.spread, shifted)
-    since = jnp.where(events.left, length, tau)
-    second = jnp.abs(change) * row * jnp.minimum(1.0, (drift[:, None] + speed) * since + shifted)
+    since = jnp.where(events.left, lane.length, tau)
+    second = jnp.abs(change) * row * jnp.minimum(1.0, (drift + neurons.speed) * since + shifted)
     # a pair on the wrong side that kept its mode, or found no settled one, is not accounted for: it may be off by what
     # it moved since, or by its distance where the neuron is being pulled back
-    unmended = events.crowded | (events.wrong & ((change == 0) | events.choice.unsettled))
-    whole = jnp.abs(lam[:, None]) * (upper - lower) * row * tau
+    unmended = events.crowded | (events.wrong & ((change == 0) | choice.unsettled))
+    whole = jnp.abs(lam) * jump * row * tau
     first = jnp.where(unmended, jnp.minimum(whole, jnp.abs(Z) / safe), 0.0)
-    first = first + jnp.abs(lam[:, None]) * (upper - lower) * row * events.away * length
+    first = first + jnp.abs(lam) * jump * row * events.away * lane.length
     # while a pair is on the wrong side it also shifts its margin, and so the multipliers that move every neuron
-    shift = jnp.where(events.wrong, jnp.abs(Z) * (upper - lower) * field.chart.sizes(z1), 0.0)
-    shared = jnp.abs(lam[:, None]) * row * shift * 0.5 * tau * jnp.sqrt(jnp.asarray(Z.shape[1], Z.dtype))
-    charge = (second + first + shared) * jnp.abs(orientation)
-    # the earliest of the crossings that matter
-    heavy = charge >= jnp.maximum(0.1 * jnp.max(charge, axis=0), 1e-300)
-    earliest = jnp.min(jnp.where(heavy, events.theta, 1.0), axis=0)
-    return KinkError(jnp.sum(charge, axis=0), earliest, jnp.zeros_like(length))
+    shift = jnp.where(events.wrong, jnp.abs(Z) * jump * neurons.effect, 0.0)
+    common = jnp.abs(lam) * row * shift * 0.5 * tau * jnp.sqrt(jnp.asarray(width, Z.dtype))
+    return (second + first + common) * jnp.abs(neurons.orientation)
+
+
+def repelling(X, orientation: Float[Array, " m"], modes: Modes, lam: Float[Array, "n m"], jump: float, G):
+    """(n, m): pairs whose hyperplane pushes away on both of its sides: the flow is not unique there. `G` (d, m)."""
+    gap = jump * orientation * lam * lengths(X) ** 2
+    off = orientation * (X @ G) - jnp.where(modes.on, gap, 0.0)
+    return ~modes.slide & (off < 0) & (off + gap > 0)
 
 
 def crossing(Z0: Float[Array, "n m"], Zm: Float[Array, "n m"], Z1: Float[Array, "n m"]) -> Float[Array, "n m"]:
@@ -148,15 +259,19 @@ def crossing(Z0: Float[Array, "n m"], Zm: Float[Array, "n m"], Z1: Float[Array, 
     return jnp.clip(top / jnp.where(bottom == 0, 1.0, bottom), 0.0, 1.0)
 
 
-def excursion(Z0, Zm, Z1, on: Bool[Array, "n m"]) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
-    """(entry, length): where in the step the parabola goes over to the other side, and for how much of it, if it comes
-    back before the end; the length is 0 if it does not go."""
-    side = jnp.where(on, 1.0, -1.0)
-    Z0, Zm, Z1 = side * Z0, side * Zm, side * Z1
+def dips(Z0, Zm, Z1):
+    """(b, c, goes): the parabola Z0 + b x + c x^2 through Z0, Zm (x = 1/2) and Z1, and whether it is negative somewhere
+    in the step although positive at both of its ends."""
     c = 2 * (Z0 - 2 * Zm + Z1)
     b = Z1 - Z0 - c
-    square = b**2 - 4 * c * Z0
-    safe = jnp.where(c > 0, c, 1.0)
-    goes = (Z0 > 0) & (Z1 > 0) & (c > 0) & (square > 0) & (b < 0) & (-b < 2 * c)
-    root = jnp.sqrt(jnp.where(goes, square, 0.0)) / safe
+    return b, c, (Z0 > 0) & (Z1 > 0) & (c > 0) & (b < 0) & (-b < 2 * c) & (b * b > 4 * c * Z0)
+
+
+def excursion(Z0, Zm, Z1, on: Bool[Array, "n m"]) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
+    """(entry, length): where in the step a pair goes over to the other side, and for how much of it, if it comes back
+    before the end; the length is 0 if it does not go."""
+    side = jnp.where(on, 1.0, -1.0)
+    b, c, goes = dips(side * Z0, side * Zm, side * Z1)
+    safe = jnp.where(goes, c, 1.0)
+    root = jnp.sqrt(jnp.where(goes, b**2 - 4 * c * side * Z0, 0.0)) / safe
     return jnp.where(goes, -0.5 * b / safe - 0.5 * root, 1.0), jnp.where(goes, root, 0.0)

@@ -5,7 +5,7 @@ Source: arXiv 2110.06488, section 2; clock and polar chart: theory, "Clock".
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,34 +14,26 @@ from jaxtyping import Array, Float, PyTree
 
 from gflow.flow.charts import AbstractChart
 from gflow.flow.clocks import AbstractClock, Anchor, log_integral
+from gflow.flow.modes import Modes, slopes
+from gflow.network import inner
 from gflow.problem import Problem
 
 NEGLIGIBLE = 1e-30
 """Multipliers below this are zero: they move nothing, and subnormal numbers would slow a processor down tenfold."""
 
 
-class Frozen(NamedTuple):
-    """Activation modes held fixed, so that the field is smooth: slopes and the hyperplanes in which neurons slide.
-
-    `D` (n, m): slope of every pair. `Q` (K, d, m): for each neuron an orthonormal basis of the rows it slides on,
-    padded with zeros; its velocity is projected onto their complement.
-    """
-
-    D: Float[Array, "n m"]
-    Q: Float[Array, "K d m"]
-
-    def project(self, G: Float[Array, "d m"]) -> Float[Array, "d m"]:
-        """(I - Q_i Q_i^T) G_i for every neuron."""
-        return G - jnp.sum(self.Q * jnp.sum(self.Q * G, axis=1)[:, None], axis=0)
-
-
 class Rates(NamedTuple):
-    """What one evaluation of the field yields: pre-activations, margins, log S, multipliers, G, and dz/d time."""
+    """What one evaluation of the field yields: pre-activations, margins, log S, multipliers, G, and dz/d time.
+
+    `force` (d, m) is X^T D lambda without the sliding pairs, `G` its projection onto the hyperplanes in which a neuron
+    slides.
+    """
 
     Z: Float[Array, "n m"]
     q: Float[Array, " n"]
     log_S: Float[Array, ""]
     lam: Float[Array, " n"]
+    force: Float[Array, "d m"]
     G: Float[Array, "d m"]
     dz: PyTree[Array]
 
@@ -52,7 +44,7 @@ class Field(eqx.Module):
     problem: Problem
     chart: AbstractChart
     clock: AbstractClock
-    modes: Any = None
+    modes: Modes | None = None
     """Modes at the start, for Filippov: found once, outside the compiled integration."""
 
     def preactivations(self, z: PyTree[Array]) -> Float[Array, "n m"]:
@@ -63,17 +55,21 @@ class Field(eqx.Module):
         """q (n,) at chart state z."""
         return self.problem.y * self.chart.outputs(z, self.problem.activation(self.preactivations(z)))
 
-    def rates(self, z: PyTree[Array], frozen: Frozen | None = None) -> Rates:
-        """The field at z; slopes sigma'(x_n . w_i) unless `frozen` fixes them."""
+    def slopes(self, on) -> Float[Array, "n m"]:
+        """The activation's upper slope where `on`, else its lower one."""
+        return slopes(self.problem.activation, on, self.problem.X.dtype)
+
+    def rates(self, z: PyTree[Array], modes: Modes | None = None) -> Rates:
+        """The field at z; slopes sigma'(x_n . w_i) unless `modes` fix them."""
         Z = self.preactivations(z)
-        D = self.problem.activation.slope(Z) if frozen is None else frozen.D
+        D = self.problem.activation.slope(Z) if modes is None else self.slopes(modes.on)
         q = self.problem.y * self.chart.outputs(z, D * Z)
         lam, log_S = self.problem.multipliers(q), self.problem.log_S(q)
         lam = jnp.where(jnp.abs(lam) < NEGLIGIBLE, 0.0, lam)
-        G = self.problem.X.T @ (D * lam[:, None])
-        G = G if frozen is None else frozen.project(G)
+        force = self.problem.X.T @ (D * lam[:, None])
+        G = force if modes is None else modes.project(force)
         ds = self.clock.rate(log_S)
-        return Rates(Z, q, log_S, lam, G, jax.tree.map(lambda v: ds * v, self.chart.velocity(z, G)))
+        return Rates(Z, q, log_S, lam, force, G, jax.tree.map(lambda v: ds * v, self.chart.velocity(z, G)))
 
     def velocity(self, time, state) -> tuple[PyTree[Array], Anchor]:
         """d(z, anchor)/d time with the slopes of the activation. An anchor does not move."""
@@ -101,9 +97,9 @@ class Field(eqx.Module):
         still has to lose: a neuron that slides into nothing, as happens on a ray of d = 2, does not keep a flow alive.
         """
         hidden = self.chart.hidden(z)
-        size = jnp.sqrt(jnp.sum(hidden**2, axis=0))
-        radial = jnp.sign(self.chart.orientation(z)) * jnp.sum(hidden * G, axis=0) / jnp.where(size > 0, size, 1.0)
-        turning = jnp.sqrt(jnp.maximum(jnp.sum(G**2, axis=0) - radial**2, 0.0))
+        size = jnp.sqrt(inner(hidden, hidden))
+        radial = jnp.sign(self.chart.orientation(z)) * inner(hidden, G) / jnp.where(size > 0, size, 1.0)
+        turning = jnp.sqrt(jnp.maximum(inner(G, G) - radial**2, 0.0))
         lengths = jnp.sqrt(jnp.sum(self.problem.X**2, axis=1))
         effect = jnp.minimum(1.0, self.chart.sizes(z) * size * jnp.max(lengths))
         # samples that are fitted carry no weight: what moves neurons is the rows of the others, however short

@@ -21,21 +21,41 @@ from typing import NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from gflow.flow.clocks import Anchor
 from gflow.flow.crossings import after_step
-from gflow.flow.field import Field, Frozen, Rates
-from gflow.flow.kinks import Kinks, appended, empty, repelling
-from gflow.flow.modes import Modes, freeze, initial_modes, slopes
+from gflow.flow.field import Field, Rates
+from gflow.flow.kinks import Kinks, appended, empty
+from gflow.flow.modes import Modes
+from gflow.flow.start import initial_modes
+from gflow.network import inner
+
+
+class Start(NamedTuple):
+    """The field at the start of a step: pre-activations, multipliers, and the first stage dz/d time."""
+
+    Z: Float[Array, "n m"]
+    lam: Float[Array, " n"]
+    dz: PyTree[Array]
 
 
 class _State(NamedTuple):
-    """Modes, their frozen field, the field's value at the start of the next step, and the log of kinks."""
+    """Modes, the field at the start of the next step, and the log of kinks."""
 
     modes: Modes
-    frozen: Frozen
-    rates: Rates
+    start: Start
     log: Kinks
+
+
+class KinkError(NamedTuple):
+    """Per neuron: `charge` (m,), the error left by crossings, and `theta` (m,), where in the step the worst one was;
+    `weights`: the error of p, and so of every velocity, that the error of the smooth step makes."""
+
+    charge: Float[Array, " m"]
+    theta: Float[Array, " m"]
+    weights: Float[Array, ""]
 
 
 class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
@@ -75,43 +95,45 @@ class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
 
     def init(self, terms, t0, t1, y0, args: Field) -> _State:
         modes = initial_modes(args, y0[0]) if args.modes is None else args.modes
-        frozen = freeze(args, modes)
-        return _State(modes, frozen, args.rates(y0[0], frozen), empty(self.log, args.problem.y.dtype))
+        return _State(modes, _start(args.rates(y0[0], modes)), empty(self.log, args.problem.y.dtype))
 
     def step(self, terms, t0, t1, y0, args: Field, solver_state: _State, made_jump):
         # The stages are written out here, since what they evaluate (pre-activations, multipliers, G) is what the
         # choice of modes needs, and since their number must not depend on whether a neighbour in the batch crossed.
         (z0, anchor), h = y0, t1 - t0
-        modes, frozen, start, log = solver_state
+        modes, start, log = solver_state
         tableau = self.solver.tableau
         assert isinstance(tableau, diffrax.ButcherTableau)
-        z, error, ks, end = stages(tableau, args, frozen, z0, start, h)
-        still = jax.tree.map(lambda a: jnp.zeros((tableau.num_stages,), a.dtype), anchor)
-        smooth = {"y0": (z0, anchor), "y1": (z, anchor), "k": (ks, still)}
-        zm, _ = self.solver.interpolation_cls(t0=t0, t1=t1, **smooth).evaluate(t0 + 0.5 * h)
+        z, error, ks, end = stages(tableau, args, modes, z0, start.dz, h)
+        smooth = {"y0": z0, "y1": z, "k": ks}
+        zm = halfway(self.solver, z0, z, ks)
         Zm = args.preactivations(zm)
-        phi = args.clock.phi(args.problem.log_S(args.problem.y * args.chart.outputs(zm, frozen.D * Zm)))
-        z1, modes, frozen, kinks, events = after_step(args, modes, frozen, start, Zm, end, z, h)
-        rates = args.rates(z1, frozen)
-        new = args.anchor(t1, z1, rates, frozen.D, anchor)
+        phi = args.clock.phi(args.problem.log_S(args.problem.y * args.chart.outputs(zm, args.slopes(modes.on) * Zm)))
+        off = jnp.sqrt(inner(error[0], error[0]))
+        settled = after_step(args, modes, start, Zm, end, z, off, h, self.log > 0)
+        hidden = settled.modes.project(args.chart.hidden(z) + settled.correction)
+        z1 = args.chart.with_hidden(z, hidden)
+        rates = args.rates(z1, settled.modes)
+        new = args.anchor(t1, z1, rates, args.slopes(settled.modes.on), anchor)
         other, clock_error = args.elapsed(anchor, new, phi)
-        # newly within the error of this step: which side is right cannot be told
-        within = jnp.linalg.norm(error[0], axis=0) + kinks.charge
-        far = jnp.abs(start.Z) > jnp.linalg.norm(args.problem.X, axis=1)[:, None] * within
-        repelled = (repelling(args, z1, rates, modes, within) & far) | events.turned
-        new = new._replace(other=other, repelled=anchor.repelled + jnp.sum(repelled))
-        if self.log:
+        new = new._replace(other=other, repelled=anchor.repelled + jnp.sum(settled.repelled))
+        if settled.details is not None:
             s = (args.clock.scaled(anchor.time, anchor.other), args.clock.scaled(new.time, new.other))
-            log = appended(log, solver_state.modes, modes, events, repelled, *s)
-        kinks = kinks._replace(weights=weight_error(args, solver_state.frozen, z, error, end))
-        dense = {"smooth": smooth, "shift": jax.tree.map(jnp.subtract, z1, z), "theta": kinks.theta}
+            log = appended(log, modes, settled.modes, settled.details, *s)
+        kinks = KinkError(settled.charge, settled.theta, weight_error(args, modes, z, error, end))
+        shift = jax.tree.map(jnp.subtract, z1, z)
+        dense = {"smooth": smooth, "shift": shift, "theta": kinks.theta, "anchor": anchor}
         return (
             (z1, new),
             (error, clock_error, kinks),
             dense,
-            _State(modes, frozen, rates, log),
+            _State(settled.modes, _start(rates), log),
             diffrax.RESULTS.successful,
         )
+
+
+def _start(rates: Rates) -> Start:
+    return Start(rates.Z, rates.lam, rates.dz)
 
 
 class _KinkedStep(diffrax.AbstractLocalInterpolation):
@@ -122,15 +144,16 @@ class _KinkedStep(diffrax.AbstractLocalInterpolation):
     smooth: diffrax.AbstractLocalInterpolation
     shift: PyTree[Array]
     theta: Float[Array, " m"]
+    anchor: Anchor
 
     def evaluate(self, t0, t1=None, left: bool = True):
         if t1 is not None:
             return jax.tree.map(jnp.subtract, self.evaluate(t1), self.evaluate(t0))
-        z, anchor = self.smooth.evaluate(t0)
+        z = self.smooth.evaluate(t0)
         length = jnp.where(self.t1 > self.t0, self.t1 - self.t0, 1.0)
         since = (t0 - self.t0) / length - self.theta
         ramp = jnp.clip(since / jnp.where(self.theta < 1, 1 - self.theta, 1.0), 0.0, 1.0)
-        return jax.tree.map(lambda a, b: a + ramp * b, z, self.shift), anchor
+        return jax.tree.map(lambda a, b: a + ramp * b, z, self.shift), self.anchor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,23 +162,35 @@ class _Interpolant:
 
     inner: Callable
 
-    def __call__(self, *, t0, t1, smooth, shift, theta) -> _KinkedStep:
-        return _KinkedStep(t0, t1, self.inner(t0=t0, t1=t1, **smooth), shift, theta)
+    def __call__(self, *, t0, t1, smooth, shift, theta, anchor) -> _KinkedStep:
+        k = jax.tree.map(lambda *stages: jnp.stack(stages), *smooth["k"])
+        return _KinkedStep(t0, t1, self.inner(t0=t0, t1=t1, **(smooth | {"k": k})), shift, theta, anchor)
 
 
-def stages(tableau: diffrax.ButcherTableau, field: Field, frozen: Frozen, z0: PyTree[Array], start: Rates, h):
+def stages(tableau: diffrax.ButcherTableau, field: Field, modes: Modes, z0: PyTree[Array], dz0: PyTree[Array], h):
     """One step with modes held fixed: (z1, its error estimate, h times the stages' velocities, the field at z1)."""
-    slopes, last, z = [start.dz], start, z0
+    slopes, last, z = [dz0], None, z0
     for row in tableau.a_lower:
         z = _combine(z0, h, row, slopes)
-        last = field.rates(z, frozen)
+        last = field.rates(z, modes)
         slopes.append(last.dz)
     if not tableau.ssal:  # else the last stage is the end of the step
         z = _combine(z0, h, tableau.b_sol, slopes)
-        last = field.rates(z, frozen)
+        last = field.rates(z, modes)
     zero = jax.tree.map(jnp.zeros_like, z0)
-    dense = jax.tree.map(lambda *k: h * jnp.stack(k), *slopes)
-    return z, _combine(zero, h, tableau.b_error, slopes), dense, last
+    ks = tuple(jax.tree.map(lambda k: h * k, slope) for slope in slopes)
+    return z, _combine(zero, h, tableau.b_error, slopes), ks, last
+
+
+def halfway(solver: diffrax.AbstractERK, z0: PyTree[Array], z1: PyTree[Array], ks: tuple[PyTree[Array], ...]):
+    """The solver's dense output at the middle of a step; `ks`: h times the stages' velocities.
+
+    Dense output is linear in (z0, z1, ks): its weights are read off once, while tracing.
+    """
+    with jax.ensure_compile_time_eval():
+        one = lambda e: solver.interpolation_cls(t0=0.0, t1=1.0, y0=e[0], y1=e[1], k=jnp.asarray(e[2:]))  # noqa: E731
+        weights = [float(one(e).evaluate(0.5)) for e in np.eye(2 + len(ks))]
+    return _combine(jax.tree.map(jnp.zeros_like, z0), 1.0, weights, (z0, z1, *ks))
 
 
 def _combine(z0, h, weights, slopes):
@@ -199,8 +234,8 @@ class Clocked(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
         )
         zm, _ = self.solver.interpolation_cls(t0=t0, t1=t1, **dense).evaluate(t0 + 0.5 * (t1 - t0))
         rates = args.rates(z1)
-        new = args.anchor(t1, z1, rates, slopes(args, rates.Z > 0), y0[1])
-        middle = args.exponent(zm, slopes(args, args.preactivations(zm) > 0))
+        new = args.anchor(t1, z1, rates, args.slopes(rates.Z > 0), y0[1])
+        middle = args.exponent(zm, args.slopes(args.preactivations(zm) > 0))
         other, clock_error = args.elapsed(y0[1], new, middle)
         # the right-hand side's indicator is not the least-norm velocity of a neuron that chatters along a hyperplane
         network = args.chart.decode(z1)
@@ -215,10 +250,10 @@ CHATTER = 1e-6
 """Band in which a plain solver's neurons count as lying on a hyperplane."""
 
 
-def weight_error(field: Field, frozen: Frozen, z: PyTree[Array], error: PyTree[Array], end: Rates) -> Float[Array, ""]:
+def weight_error(field: Field, modes: Modes, z: PyTree[Array], error: PyTree[Array], end: Rates) -> Float[Array, ""]:
     """sum_n p_n |dq_n|, dq the change of the margins under the error of z: dp_n = -p_n (dq_n - mean) on the tail."""
     other = jax.tree.map(jnp.subtract, z, error)
-    q = field.problem.y * field.chart.outputs(other, frozen.D * field.preactivations(other))
+    q = field.problem.y * field.chart.outputs(other, field.slopes(modes.on) * field.preactivations(other))
     return jnp.sum(jnp.abs(end.lam * (end.q - q)))
 
 

@@ -1,4 +1,4 @@
-"""The log of what neurons did at hyperplanes, and repelling hyperplanes, at which the flow is not unique.
+"""The log of what neurons did at hyperplanes.
 
 Source: arXiv 2110.06488, section 2; theory, "Network, loss, flow" (which kinks can slide).
 """
@@ -9,11 +9,10 @@ import enum
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
-from gflow.flow.crossings import Events
-from gflow.flow.field import Field, Rates
-from gflow.flow.modes import Modes, on_kink
+from gflow.flow.crossings import Details
+from gflow.flow.modes import Modes
 
 
 class KINK(enum.IntEnum):
@@ -50,15 +49,15 @@ def empty(size: int, dtype) -> Kinks:
     return Kinks(jnp.full(size, jnp.inf, dtype), none, none, none, jnp.asarray(0))
 
 
-def appended(log: Kinks, modes: Modes, new: Modes, events: Events, repelled: Bool[Array, "n m"], s0, s1) -> Kinks:
+def appended(log: Kinks, modes: Modes, new: Modes, details: Details, s0, s1) -> Kinks:
     """`log` after a step from s0 to s1 that changed `modes` to `new`."""
     crossed = (modes.on != new.on) & ~modes.slide & ~new.slide
-    kinds = jnp.stack([crossed, ~modes.slide & new.slide, modes.slide & ~new.slide & ~events.turned, repelled])
+    kinds = jnp.stack([crossed, ~modes.slide & new.slide, modes.slide & ~new.slide & ~details.turned, details.repelled])
     n, m = crossed.shape
     happened = kinds.ravel()
     place = log.total + jnp.cumsum(happened) - 1
     place = jnp.where(happened, place, log.s.shape[0])  # beyond the end: dropped
-    at = jnp.broadcast_to(s0 + jnp.where(repelled, 1.0, events.theta) * (s1 - s0), kinds.shape)
+    at = jnp.broadcast_to(s0 + jnp.where(details.repelled, 1.0, details.theta) * (s1 - s0), kinds.shape)
     kind, sample, neuron = (jnp.broadcast_to(a, kinds.shape) for a in jnp.ogrid[:4, :n, :m])
     put = lambda old, values: old.at[place].set(values.ravel().astype(old.dtype), mode="drop")  # noqa: E731
     return Kinks(
@@ -71,14 +70,3 @@ def in_order(log: Kinks) -> Kinks:
     """Sorted by s: within a step events are found in the order of the samples."""
     order = jnp.argsort(log.s, stable=True)
     return Kinks(log.s[order], log.neuron[order], log.sample[order], log.kind[order], log.total)
-
-
-def repelling(field: Field, z: PyTree[Array], rates: Rates, modes: Modes, within: Float[Array, " m"]):
-    """(n, m): friendly pairs no farther than `within` (m,) from a hyperplane that pushes away on both of its sides."""
-    row = jnp.linalg.norm(field.problem.X, axis=1)[:, None]
-    orientation = field.chart.orientation(z)
-    lower, upper = field.problem.activation.slope_interval()
-    gap = (upper - lower) * orientation * rates.lam[:, None] * row**2
-    off = orientation * (field.problem.X @ rates.G) - jnp.where(modes.on, gap, 0.0)
-    near = (jnp.abs(rates.Z) <= row * within) | on_kink(field, z, rates.Z)
-    return near & ~modes.slide & (off < 0) & (off + gap > 0)

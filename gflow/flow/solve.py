@@ -21,8 +21,9 @@ from gflow.flow.clocks import AbstractClock, ScaledClock
 from gflow.flow.controller import KinkController
 from gflow.flow.field import Field
 from gflow.flow.filippov import Clocked, Filippov
-from gflow.flow.kinks import Kinks, in_order, repelling
-from gflow.flow.modes import Modes, freeze, initial_modes, resting_modes
+from gflow.flow.kinks import Kinks, in_order
+from gflow.flow.modes import Modes
+from gflow.flow.start import initial_modes, repelling_start, resting_modes
 from gflow.flow.stop import AbstractStop, KKTTarget, MarginTarget, Unfitted
 from gflow.network import TwoLayer
 from gflow.problem import Problem
@@ -103,10 +104,10 @@ def solve_flow(
         controller = KinkController(pid=controller)  # pyright: ignore[reportCallIssue]
     if type(solver) is Filippov:
         solver = dataclasses.replace(solver, log=kinks)
-    stop, controller = _numeric(tuple(stop), problem.X.dtype), _tolerances(controller, problem.X.dtype)
+    stop, controller = numeric(tuple(stop), problem.X.dtype), tolerances(controller, problem.X.dtype)
     made, z0 = (chart or chart_for(network)).encode(network)
     field = Field(problem, made, clock)
-    log_S0, state0, modes = _start(field, z0)
+    log_S0, state0, modes = start_of(field, z0)
     field = dataclasses.replace(field, modes=modes) if type(solver) is Filippov else field
     t1, goal = _horizon(clock, until_s, until_t, log_S0)
 
@@ -120,20 +121,19 @@ def solve_flow(
     end, result = ys["end"], _result(first, stop)
     log = in_order(first.solver_state.log) if first.solver_state is not None else None
     if saves == 1:
-        return _flow(field, time[None], end, log_S0, result, first.stats, log)
+        return flow_of(field, time[None], end, log_S0, result, first.stats, log)
     grid = jnp.linspace(0.0, time, saves)
     _, _, path = run(time, grid[:-1], jnp.asarray(False))
     states = jax.tree.map(lambda a, last: jnp.concatenate([a, last]), path["grid"], end)
-    return _flow(field, grid, states, log_S0, result, first.stats, log)
+    return flow_of(field, grid, states, log_S0, result, first.stats, log)
 
 
 @eqx.filter_jit
-def _start(field: Field, z0):
+def start_of(field: Field, z0):
     """log S, the state (z, anchor) and the modes at the start."""
     modes = initial_modes(field, z0)
     anchor = _anchor(field, jnp.zeros_like(field.problem.y[0]), z0, modes)
-    at_once = repelling(field, z0, field.rates(z0, freeze(field, modes)), modes, jnp.zeros_like(field.chart.sizes(z0)))
-    anchor = anchor._replace(repelled=anchor.repelled + jnp.sum(at_once))
+    anchor = anchor._replace(repelled=anchor.repelled + repelling_start(field, z0, modes))
     return field.problem.log_S(field.margins(z0)), (z0, anchor), modes
 
 
@@ -164,12 +164,11 @@ def _other(field: Field, time, state) -> Float[Array, ""]:
 
 
 def _anchor(field: Field, time, z, modes: Modes):
-    frozen = freeze(field, modes)
-    return field.anchor(time, z, field.rates(z, frozen), frozen.D)
+    return field.anchor(time, z, field.rates(z, modes), field.slopes(modes.on))
 
 
 @eqx.filter_jit
-def _flow(field: Field, times, states, log_S0, result, stats, log) -> Flow:
+def flow_of(field: Field, times, states, log_S0, result, stats, log) -> Flow:
     z, anchors = states
     q = jax.vmap(field.margins)(z)
     s, log_t = field.clock.read(times, jax.vmap(lambda t, y: _other(field, t, y))(times, states), log_S0)
@@ -198,17 +197,17 @@ def _horizon(clock, until_s, until_t, log_S0):
     return t1, clock.goal(jnp.full_like(log_S0, other), log_S0)
 
 
-def _numeric(tree, dtype):
+def numeric(tree, dtype):
     """Python floats as arrays: a setting that is not static does not compile anew for every value."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if isinstance(leaf, float) else leaf, tree)
 
 
-def _tolerances(controller, dtype):
+def tolerances(controller, dtype):
     """rtol and atol of a PID controller as arrays, for the same reason; its coefficients steer Python branches."""
     if isinstance(controller, KinkController):
-        return eqx.tree_at(lambda c: c.pid, controller, _tolerances(controller.pid, dtype))
+        return eqx.tree_at(lambda c: c.pid, controller, tolerances(controller.pid, dtype))
     if isinstance(controller, diffrax.PIDController):
-        return eqx.tree_at(lambda c: (c.rtol, c.atol), controller, replace_fn=lambda x: _numeric(x, dtype))
+        return eqx.tree_at(lambda c: (c.rtol, c.atol), controller, replace_fn=lambda x: numeric(x, dtype))
     return controller
 
 

@@ -1,0 +1,151 @@
+"""Many flows at once: a batch of lanes that advances a fixed number of steps in one compiled call.
+
+`solve_flow` under vmap runs until the slowest lane has ended, and carries for every lane what dense output needs. Lanes
+make the same steps, with the same solver and controller, keep only what the next step needs, and can be looked at in
+between. Source: arXiv 2110.06488, section 2 (the flow); theory, "Cost".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from gflow._types import RESULTS
+from gflow.flow.charts import AbstractChart, BalancedPolar
+from gflow.flow.clocks import AbstractClock, ScaledClock
+from gflow.flow.controller import KinkController
+from gflow.flow.field import Field
+from gflow.flow.filippov import Filippov
+from gflow.flow.solve import DEFAULT_STOP, Flow, flow_of, numeric, start_of, tolerances
+from gflow.flow.stop import AbstractStop
+from gflow.network import TwoLayer
+from gflow.problem import Problem
+
+TERM = diffrax.ODETerm(lambda t, y, args: args.velocity(t, y))
+
+
+class Lane(NamedTuple):
+    """A flow under way: its `chart`, `time` and where the next step wants to end, `state` (z, anchor), what solver and
+    controller carry, log S at the start, attempted and rejected `steps`, and its `result`: successful while it runs."""
+
+    chart: AbstractChart
+    time: Float[Array, ""]
+    target: Float[Array, ""]
+    state: PyTree[Array]
+    solver: PyTree[Array]
+    controller: PyTree[Array]
+    log_S0: Float[Array, ""]
+    steps: Int[Array, ""]
+    rejected: Int[Array, ""]
+    result: RESULTS
+
+    @property
+    def running(self) -> Bool[Array, ""]:
+        """Whether the flow has not ended."""
+        return self.result == RESULTS.successful
+
+
+class Stepper(eqx.Module):
+    """How lanes are stepped: `start` makes one from a network, `advance` makes `count` steps with a batch of them.
+
+    Options as in `solve_flow`; `until` is a horizon on the clock's own variable.
+    """
+
+    problem: Problem
+    chart: type[AbstractChart] = eqx.field(static=True)
+    clock: AbstractClock
+    solver: Filippov
+    controller: diffrax.AbstractStepSizeController
+    stop: tuple[AbstractStop, ...]
+    until: Float[Array, ""]
+    max_steps: Int[Array, ""]
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        chart: type[AbstractChart] = BalancedPolar,
+        clock: AbstractClock = ScaledClock(),
+        solver: Filippov = Filippov(diffrax.Tsit5()),
+        controller: diffrax.PIDController = diffrax.PIDController(rtol=1e-4, atol=1e-4),
+        stop: Sequence[AbstractStop] = DEFAULT_STOP,
+        until: float = float("inf"),
+        max_steps: int = 100_000,
+    ):
+        dtype = problem.X.dtype
+        self.problem, self.chart, self.clock, self.solver = problem, chart, clock, solver
+        kinks = KinkController(pid=controller)  # pyright: ignore[reportCallIssue]
+        self.controller, self.stop = tolerances(kinks, dtype), numeric(tuple(stop), dtype)
+        self.until, self.max_steps = jnp.asarray(until, dtype), jnp.asarray(max_steps)
+
+    def start(self, network: TwoLayer) -> Lane:
+        """One lane at s = 0."""
+        chart, z0 = self.chart.encode(network)
+        field = Field(self.problem, chart, self.clock)
+        log_S0, state, modes = start_of(field, z0)
+        field = Field(self.problem, chart, self.clock, modes)
+        zero, order = jnp.zeros_like(log_S0), self.solver.error_order(TERM)
+        target, controller = self.controller.init(
+            TERM, zero, self.until, state, None, field, self.solver.func, order
+        )  # fmt: skip
+        target = jnp.minimum(target, self.until)
+        solver, none = self.solver.init(TERM, zero, target, state, field), jnp.asarray(0)
+        return Lane(chart, zero, target, state, solver, controller, log_S0, none, none, RESULTS.successful)
+
+    def step(self, lane: Lane) -> Lane:
+        """One attempted step; a lane that has ended stays as it is."""
+        field = Field(self.problem, lane.chart, self.clock)
+        state, error, _, solver, _ = self.solver.step(
+            TERM, lane.time, lane.target, lane.state, field, lane.solver, False
+        )
+        error = jax.tree.map(lambda e: jnp.where(jnp.isnan(e), jnp.inf, e), error)
+        keep, time, target, _, controller, _ = self.controller.adapt_step_size(
+            lane.time, lane.target, lane.state, state, field, error, self.solver.error_order(TERM), lane.controller
+        )
+        time, target = jnp.minimum(time, self.until), jnp.minimum(target, self.until)
+        running = lane.running
+        choose = lambda which, new, old: jax.tree.map(lambda a, b: jnp.where(which, a, b), new, old)  # noqa: E731
+        state, solver = choose(keep & running, (state, solver), (lane.state, lane.solver))
+        time, target, controller = choose(
+            running, (time, target, controller), (lane.time, lane.target, lane.controller)
+        )
+        steps = lane.steps + running
+        rejected = lane.rejected + (running & ~keep)
+        result = RESULTS.where(running, self._result(field, time, state, steps), lane.result)
+        return Lane(lane.chart, time, target, state, solver, controller, lane.log_S0, steps, rejected, result)
+
+    def _result(self, field: Field, time, state, steps) -> RESULTS:
+        result = RESULTS.where(steps >= self.max_steps, RESULTS.max_steps_reached, RESULTS.successful)
+        result = RESULTS.where(time >= self.until, RESULTS.horizon_reached, result)
+        for criterion in reversed(self.stop):
+            result = RESULTS.where(criterion.reached(field, state), criterion.result, result)
+        finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]))
+        return RESULTS.where(finite, result, RESULTS.nonfinite)
+
+    def flow(self, lane: Lane) -> Flow:
+        """The lane's present state as a Flow with one saved time."""
+        field = Field(self.problem, lane.chart, self.clock)
+        one = jax.tree.map(lambda a: a[None], (lane.time, lane.state))
+        stats = {"num_steps": lane.steps, "num_rejected_steps": lane.rejected}
+        return flow_of(field, *one, lane.log_S0, lane.result, stats, None)
+
+
+@eqx.filter_jit
+def start(stepper: Stepper, networks: TwoLayer) -> Lane:
+    """A batch of lanes from a batch of networks."""
+    return jax.vmap(stepper.start)(networks)
+
+
+@eqx.filter_jit
+def advance(stepper: Stepper, lanes: Lane, count: Int[Array, ""]) -> Lane:
+    """The lanes after at most `count` further attempted steps each."""
+    return jax.lax.fori_loop(0, count, lambda _, batch: jax.vmap(stepper.step)(batch), lanes)
+
+
+__all__ = ["Lane", "Stepper", "advance", "start"]

@@ -1,0 +1,61 @@
+"""Modes at a state that no step has led to: the start of a flow, and states between steps.
+
+Source: theory, "Network, loss, flow" (which kinks can slide); arXiv 2110.06488, section 2.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from gflow.flow.crossings import on_kink, repelling
+from gflow.flow.field import Field
+from gflow.flow.modes import Modes, at_rows, first_rows, most_sliding, orthonormal, rows_at
+from gflow.inclusion import SWEEPS, box_entries
+from gflow.network import inner
+
+
+def initial_modes(field: Field, z: PyTree[Array]) -> Modes:
+    """Modes at a state: the sign of the pre-activation; the least-norm choice for pairs exactly on a kink."""
+    X, Z = field.problem.X, field.preactivations(z)
+    lam = field.problem.multipliers(field.margins(z))
+    kink = _on_kink(field, z, Z)
+    hostile = jnp.sign(field.chart.orientation(z)) * lam[:, None] < 0
+    lower, upper = field.problem.activation.slope_interval()
+    jump = upper - lower
+    on = (Z > 0) & ~kink
+    delta = box_entries(X, lam, field.slopes(on), kink, field.problem.activation, SWEEPS)
+    # a friendly pair cannot rest on its kink. An entry at its upper end means that the velocity across a friendly
+    # kink points off, across a hostile one on
+    slide = kink & hostile & (delta > 0) & (delta < jump)
+    # more sliding rows than independent hyperplanes: the first ones do
+    slide = slide & (jnp.cumsum(slide, axis=0) <= most_sliding(*X.shape))
+    side = jnp.where(hostile, delta >= 0.5 * jump, delta < 0.5 * jump)
+    return _modes(field, on | (kink & ~slide & side), slide, delta)
+
+
+def resting_modes(field: Field, z: PyTree[Array]) -> Modes:
+    """Modes at a state that the flow has reached: hostile pairs on their kink slide there. No box problem is solved."""
+    Z = field.preactivations(z)
+    hostile = jnp.sign(field.chart.orientation(z)) * field.problem.y[:, None] < 0
+    slide = _on_kink(field, z, Z) & hostile
+    return _modes(field, (Z > 0) & ~slide, slide, jnp.zeros_like(Z))
+
+
+def repelling_start(field: Field, z: PyTree[Array], modes: Modes) -> Float[Array, ""]:
+    """How many pairs start on a hyperplane that pushes away on both of its sides."""
+    rates, orientation = field.rates(z, modes), field.chart.orientation(z)
+    lower, upper = field.problem.activation.slope_interval()
+    pushes = repelling(field.problem.X, orientation, modes, rates.lam[:, None], upper - lower, rates.G)
+    return jnp.sum(pushes & _on_kink(field, z, rates.Z))
+
+
+def _modes(field: Field, on: Bool[Array, "n m"], slide: Bool[Array, "n m"], delta: Float[Array, "n m"]) -> Modes:
+    X = field.problem.X
+    at = first_rows(slide, most_sliding(*X.shape))
+    return Modes(on, slide, at, at_rows(delta, at), *orthonormal(rows_at(X, at), 2))
+
+
+def _on_kink(field: Field, z: PyTree[Array], Z: Float[Array, "n m"]) -> Bool[Array, "n m"]:
+    hidden = field.chart.hidden(z)
+    return on_kink(field.problem.X, Z, jnp.sqrt(inner(hidden, hidden)))
