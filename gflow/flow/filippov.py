@@ -169,11 +169,12 @@ class _Interpolant:
 
 def stages(tableau: diffrax.ButcherTableau, field: Field, modes: Modes, z0: PyTree[Array], dz0: PyTree[Array], h):
     """One step with modes held fixed: (z1, its error estimate, h times the stages' velocities, the field at z1)."""
-    slopes, last, z = [dz0], None, z0
-    for row in tableau.a_lower:
-        z = _combine(z0, h, row, slopes)
-        last = field.rates(z, modes)
-        slopes.append(last.dz)
+    slopes = [dz0]
+    for row in tableau.a_lower[:-1]:
+        slopes.append(field.rates(_combine(z0, h, row, slopes), modes).dz)
+    z = _combine(z0, h, tableau.a_lower[-1], slopes)
+    last = field.rates(z, modes)
+    slopes.append(last.dz)
     if not tableau.ssal:  # else the last stage is the end of the step
         z = _combine(z0, h, tableau.b_sol, slopes)
         last = field.rates(z, modes)

@@ -5,6 +5,9 @@ make the same steps, with the same solver and controller, keep only what the nex
 between. Source: arXiv 2110.06488, section 2 (the flow); theory, "Cost".
 """
 
+# diffrax gives its results and Python scalars types that only it can see through
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -80,7 +83,7 @@ class Stepper(eqx.Module):
     ):
         dtype = problem.X.dtype
         self.problem, self.chart, self.clock, self.solver = problem, chart, clock, solver
-        kinks = KinkController(pid=controller)  # pyright: ignore[reportCallIssue]
+        kinks = KinkController(pid=controller)
         self.controller, self.stop = tolerances(kinks, dtype), numeric(tuple(stop), dtype)
         self.until, self.max_steps = jnp.asarray(until, dtype), jnp.asarray(max_steps)
 

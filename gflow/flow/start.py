@@ -8,10 +8,11 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from gflow.box import orthonormal
 from gflow.flow.crossings import on_kink, repelling
 from gflow.flow.field import Field
-from gflow.flow.modes import Modes, at_rows, first_rows, most_sliding, orthonormal, rows_at
-from gflow.inclusion import SWEEPS, box_entries
+from gflow.flow.modes import Modes, at_rows, first_rows, most_sliding, rows_at
+from gflow.inclusion import box_entries
 from gflow.network import inner
 
 
@@ -24,7 +25,7 @@ def initial_modes(field: Field, z: PyTree[Array]) -> Modes:
     lower, upper = field.problem.activation.slope_interval()
     jump = upper - lower
     on = (Z > 0) & ~kink
-    delta = box_entries(X, lam, field.slopes(on), kink, field.problem.activation, SWEEPS)
+    delta = box_entries(X, lam, field.slopes(on), kink, field.problem.activation)
     # a friendly pair cannot rest on its kink. An entry at its upper end means that the velocity across a friendly
     # kink points off, across a hostile one on
     slide = kink & hostile & (delta > 0) & (delta < jump)

@@ -1,0 +1,143 @@
+"""Box-constrained least squares with a handful of rows, one problem per column, and the Gram-Schmidt it rests on.
+
+    min |v0 + sum_k delta_k row_k|^2  over  0 <= delta_k <= upper
+
+is what the kinks of one neuron ask of its velocity (arXiv 2110.06488, section 2; theory, "Network, loss, flow").
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+UNROLL = 4
+"""Loops over at most this many rows are unrolled: faster to run; longer ones are loops: faster to compile."""
+
+UNROLLED = 64
+"""Sums over at most this many products are written out: a processor vectorises them over the columns."""
+
+ROUNDING = 1e-14
+"""A gradient below this, relative to row_k, v0 and what the entries add to it, is zero."""
+
+
+class Box(NamedTuple):
+    """`delta` (K, m): a minimiser. `free` (K, m): entries inside the box, whose rows are independent; the others are at
+    0 or `upper`. `settled` (m,): the optimality conditions hold."""
+
+    delta: Float[Array, "K m"]
+    free: Bool[Array, "K m"]
+    settled: Bool[Array, " m"]
+
+
+def bounded(
+    rows: Float[Array, "K d m"], v0: Float[Array, "d m"], upper: float, guess: Float[Array, "K m"] | None = None
+) -> Box:
+    """The primal active-set method of every column: to the minimum over the free entries, or to the first bound on the
+    way; there the entry whose gradient points most into the box is freed.
+
+    Such a row is independent of the free ones, since at their minimum v is orthogonal to them: duplicate, collinear
+    and too many rows need no care. The norm falls in every round. `guess`: entries of which those inside the box are
+    freed first. Rows of zeros stay at 0.
+    """
+    K = rows.shape[0]
+    exists = jnp.any(rows != 0, axis=1)
+    squared = jnp.sum(rows**2, axis=1)
+    inverse = 1 / jnp.sqrt(jnp.where(exists, squared, 1.0))
+    scale = ROUNDING * (jnp.sqrt(jnp.sum(v0**2, axis=0)) + jnp.sum(jnp.sqrt(squared), axis=0) * upper)
+
+    def solve(carry):
+        count, box = carry
+        delta, free, settled = box
+        Q, R = orthonormal(jnp.where(free[:, None], rows, 0.0), 2)
+        free = free & (jnp.stack([R[k, k] for k in range(K)]) != 0)
+        # a guess may name dependent rows: those that are left over go to a bound
+        delta = jnp.where(free | (delta >= upper), delta, 0.0)
+        fixed = v0 + jnp.sum(jnp.where(free, 0.0, delta)[:, None] * rows, axis=0)
+        move = jnp.where(free, entries(Q, R, fixed) - delta, 0.0)
+        room = jnp.where(move > 0, upper - delta, delta) / jnp.where(move == 0, 1.0, jnp.abs(move))
+        room = jnp.where(move == 0, jnp.inf, room)
+        reach = jnp.minimum(1.0, jnp.min(room, axis=0))
+        blocked = free & (room <= reach) & (reach < 1)
+        delta = jnp.clip(delta + reach * move, 0.0, upper)
+        delta = jnp.where(blocked, jnp.where(move > 0, upper, 0.0), delta)
+        free = free & ~blocked
+        v = v0 + jnp.sum(delta[:, None] * rows, axis=0)
+        into = -jnp.sum(rows * v, axis=1) * inverse * jnp.where(delta > 0, -1.0, 1.0)
+        into = jnp.where(free | ~exists, -jnp.inf, into)
+        best = jnp.max(into, axis=0)
+        enters = (reach >= 1) & (best > scale)
+        free = free | (enters & (into == best))
+        done = (reach >= 1) & ~enters
+        # a settled column stays as it is, however many rounds its neighbours take
+        delta, free = jnp.where(settled, box.delta, delta), jnp.where(settled, box.free, free)
+        return count + 1, Box(delta, free, settled | done)
+
+    none = jnp.zeros_like(exists)
+    delta, free = jnp.zeros_like(rows[:, 0]), none
+    if guess is not None:
+        free = exists & (guess > 0) & (guess < upper)
+        delta = jnp.clip(guess, 0.0, upper) * exists
+    start = (0, Box(delta, free, none[0]))
+    return jax.lax.while_loop(lambda c: (c[0] < 6 * K + 6) & ~jnp.all(c[1].settled), solve, start)[1]
+
+
+def total(terms: Iterable[Array]) -> Array:
+    """The sum of the terms, written out."""
+    return functools.reduce(jnp.add, terms)
+
+
+def orthonormal(rows: Float[Array, "K d m"], passes: int) -> tuple[Float[Array, "K d m"], Float[Array, "K K m"]]:
+    """Gram-Schmidt: rows_k = sum_j R_jk Q_j. Rows of zeros and dependent ones give Q_k = 0, R_kk = 0."""
+    K = rows.shape[0]
+    if K <= UNROLL:
+        basis, columns = rows[:0], []
+        for k in range(K):
+            q, along, size = _reduce(basis, rows[k], passes)
+            basis = jnp.concatenate([basis, q[None]])
+            columns.append(jnp.concatenate([along, size[None], jnp.zeros((K - 1 - k, rows.shape[2]), rows.dtype)]))
+        return basis, jnp.stack(columns, axis=1)
+
+    def add(k, carry):
+        Q, R = carry
+        q, along, size = _reduce(Q, rows[k], passes)
+        return Q.at[k].set(q), R.at[:, k].set(along.at[k].set(size))
+
+    return jax.lax.fori_loop(0, K, add, (jnp.zeros_like(rows), jnp.zeros((K, K, rows.shape[2]), rows.dtype)))
+
+
+def _reduce(Q: Float[Array, "k d m"], row: Float[Array, "d m"], passes: int):
+    """(unit vector, components along Q, length) of what is left of `row` outside the span of Q."""
+    v, along = row, jnp.zeros((Q.shape[0], row.shape[1]), row.dtype)
+    for _ in range(passes):
+        part = jnp.sum(Q * v, axis=1)
+        v, along = v - jnp.sum(Q * part[:, None], axis=0), along + part
+    left = jnp.sum(v**2, axis=0)
+    # of a dependent row rounding is left
+    independent = left > (64 * jnp.finfo(v.dtype).eps) ** 2 * jnp.sum(row**2, axis=0)
+    size = jnp.sqrt(jnp.where(independent, left, 1.0))
+    return jnp.where(independent, v / size, 0.0), along, jnp.where(independent, size, 0.0)
+
+
+def entries(Q: Float[Array, "K d m"], R: Float[Array, "K K m"], v: Float[Array, "d m"]) -> Float[Array, "K m"]:
+    """c (K, m) with v + sum_k c_k rows_k orthogonal to all rows (0 for dependent rows): back substitution."""
+    K, d, _ = Q.shape
+    target = -(total(Q[:, j] * v[j] for j in range(d)) if K * d <= UNROLLED else jnp.sum(Q * v, axis=1))
+    pivot = jnp.stack([R[k, k] for k in range(K)])
+    inverse = jnp.where(pivot == 0, 0.0, 1 / jnp.where(pivot == 0, 1.0, pivot))
+    if K <= UNROLL:
+        c: list[Array] = []
+        for j in reversed(range(K)):
+            done = sum((R[j, k] * c[K - 1 - k] for k in range(j + 1, K)), jnp.zeros_like(pivot[0]))
+            c.append((target[j] - done) * inverse[j])
+        return jnp.stack(c[::-1])
+
+    def solve(i, c):
+        j = K - 1 - i
+        return c.at[j].set((target[j] - jnp.sum(c * R[j], axis=0)) * inverse[j])
+
+    return jax.lax.fori_loop(0, K, solve, jnp.zeros_like(target))

@@ -1,0 +1,43 @@
+"""The box problem of the least-norm velocity, against the enumeration of all faces of the box."""
+
+import box_problems
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gflow.box import bounded, orthonormal
+
+
+def test_velocities_of_least_norm_on_degenerate_kinks():
+    worst, compared, unsettled = box_problems.errors(600)
+    assert set(worst) == set(box_problems.KINDS) and compared >= 500
+    assert max(worst.values()) <= 1e-12, worst
+    assert unsettled == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.2, 3.0))
+def test_optimality_conditions_hold_whatever_the_guess(seed, upper):
+    rng = np.random.default_rng(seed)
+    rows, v0 = rng.standard_normal((6, 3, 8)), rng.standard_normal((3, 8))
+    rows[4] = rows[0] * rng.choice([-1.0, 1.0, 0.5])
+    rows[5] = 0.0
+    guess = rng.uniform(-1, upper + 1, (6, 8))
+    box = bounded(jnp.asarray(rows), jnp.asarray(v0), upper, jnp.asarray(guess))
+    delta = np.asarray(box.delta)
+    v = v0 + np.einsum("km,kdm->dm", delta, rows)
+    gradient = np.einsum("kdm,dm->km", rows, v)
+    assert bool(jnp.all(box.settled)) and np.all((delta >= 0) & (delta <= upper))
+    assert np.all(gradient[delta <= 0] >= -1e-12) and np.all(gradient[delta >= upper] <= 1e-12)
+    inside = (delta > 0) & (delta < upper)
+    assert np.all(np.abs(gradient[inside]) <= 1e-12)
+    assert not delta[5].any()
+
+
+def test_dependent_rows_give_no_direction():
+    rows = np.zeros((3, 2, 1))
+    rows[0, :, 0], rows[1, :, 0] = [3.0, 4.0], [-6.0, -8.0]
+    Q, R = orthonormal(jnp.asarray(rows), 2)
+    np.testing.assert_allclose(Q[0, :, 0], [0.6, 0.8], rtol=1e-15)
+    assert not np.asarray(Q[1:]).any() and float(R[0, 0, 0]) == 5.0 and float(R[1, 1, 0]) == 0.0

@@ -1,0 +1,120 @@
+"""Batches: lanes advanced a few steps at a time are the flows that solve_flow makes; any explicit method; float32."""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gflow
+from gflow import datasets
+from gflow.flow.flagged import on_flagged
+from gflow.flow.lanes import advance, start
+
+DATA = datasets.gaussian(n=10, d=5)
+PROBLEM = gflow.Problem(DATA.X, DATA.y)
+WIDTH = 12
+
+
+def networks(count, problem=PROBLEM):
+    return jax.vmap(lambda i: gflow.Gaussian(1e-2)(gflow.key_of(3, i), problem, WIDTH))(jnp.arange(count))
+
+
+def test_lanes_are_the_flows_of_solve_flow():
+    tight = diffrax.PIDController(rtol=1e-6, atol=1e-6)
+    stepper = gflow.Stepper(PROBLEM, controller=tight, stop=(), until=8.0)
+    nets = networks(8)
+    lanes = start(stepper, nets)
+    while bool(jnp.any(lanes.running)):
+        lanes = advance(stepper, lanes, jnp.asarray(40))
+    ends = eqx.filter_vmap(stepper.flow)(lanes)
+    for i in range(8):
+        one = gflow.solve_flow(PROBLEM, jax.tree.map(lambda a, i=i: a[i], nets), until_s=8.0, saves=1, controller=tight)
+        # compiled differently, rounding may turn an accepted step into a rejected one
+        assert abs(int(one.steps) - int(ends.steps[i])) <= 5
+        np.testing.assert_allclose(ends.margins[i], one.margins, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(ends.log_t[i], one.log_t, rtol=1e-5)
+    assert gflow.result_name(ends.result._value[0]) == "horizon_reached"
+
+
+def test_segments_and_neighbours_change_nothing():
+    stepper = gflow.Stepper(PROBLEM, stop=(), until=6.0)
+    nets = networks(8)
+    whole = advance(stepper, start(stepper, nets), jnp.asarray(60))
+    parts = start(stepper, nets)
+    for _ in range(20):
+        parts = advance(stepper, parts, jnp.asarray(3))
+    turned = advance(stepper, start(stepper, jax.tree.map(lambda a: a[::-1], nets)), jnp.asarray(60))
+    for a, b, c in zip(*(jax.tree.leaves(lanes.state) for lanes in (whole, parts, turned)), strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, c[::-1])
+
+
+def test_a_lane_at_the_step_limit_ends_alone():
+    stepper = gflow.Stepper(PROBLEM, max_steps=7)
+    lanes = advance(stepper, start(stepper, networks(2)), jnp.asarray(30))
+    assert [gflow.result_name(c) for c in lanes.result._value] == ["max_steps_reached"] * 2
+    np.testing.assert_array_equal(lanes.steps, 7)
+
+
+@pytest.mark.parametrize("solver", [diffrax.Heun(), diffrax.Bosh3(), diffrax.Dopri5(), diffrax.Dopri8()])
+def test_any_explicit_method_reaches_the_same_state(solver):
+    tolerance = 1e-5 if isinstance(solver, diffrax.Heun) else 1e-6
+    controller = diffrax.PIDController(rtol=tolerance, atol=tolerance)
+    network = jax.tree.map(lambda a: a[0], networks(1))
+    exact = gflow.solve_flow(
+        PROBLEM, network, until_s=8.0, saves=1, controller=diffrax.PIDController(rtol=1e-9, atol=1e-9)
+    )
+    flow = gflow.solve_flow(
+        PROBLEM, network, until_s=8.0, saves=1, solver=gflow.Filippov(solver), controller=controller, max_steps=20_000
+    )
+    assert gflow.result_name(flow.result) == "horizon_reached"
+    size = float(jnp.sqrt(exact.final.squared_norm()))
+    assert float(jnp.max(jnp.abs(flow.final.W1 - exact.final.W1))) / size <= 20 * tolerance
+
+
+def test_methods_that_are_not_explicit_are_refused():
+    with pytest.raises(ValueError, match="explicit"):
+        gflow.Filippov(diffrax.Kvaerno5())
+
+
+def test_saved_points_lie_on_the_curve():
+    # dense output through dozens of kinks: a saved state is the end of a flow to that time
+    network, tight = jax.tree.map(lambda a: a[0], networks(1)), diffrax.PIDController(rtol=1e-7, atol=1e-7)
+    curve = gflow.solve_flow(PROBLEM, network, until_s=9.0, saves=7, controller=tight)
+    end = gflow.solve_flow(PROBLEM, network, until_s=float(curve.s[4]), saves=1, controller=tight)
+    np.testing.assert_allclose(curve.margins[4], end.margins[-1], atol=1e-5 * float(jnp.max(jnp.abs(end.margins))))
+
+
+def test_a_float32_flow_has_the_norms_of_the_float64_one():
+    first = [np.asarray(a[0], np.float32) for a in jax.tree.leaves(networks(1))]
+    with jax.enable_x64(False):
+        single = gflow.Problem(np.asarray(DATA.X, np.float32), DATA.y)
+        assert single.X.dtype == jnp.float32
+        net = gflow.TwoLayer(*map(jnp.asarray, first))
+        flow = gflow.solve_flow(single, net, until_s=8.0, saves=1, chart=gflow.BalancedPolar)
+        assert flow.final.W1.dtype == jnp.float32
+        coarse = np.asarray(flow.margins[-1], float)
+    double = gflow.solve_flow(
+        PROBLEM, jax.tree.map(lambda a: a[0], networks(1)), until_s=8.0, saves=1, chart=gflow.BalancedPolar
+    )
+    np.testing.assert_allclose(coarse, double.margins[-1], rtol=2e-3, atol=2e-3 * float(jnp.abs(double.margins).max()))
+
+
+def test_flagged_columns_alone_are_worked_on():
+    rng = np.random.default_rng(0)
+    flagged = jnp.asarray(rng.random((5, 40)) < 0.6)  # more than one table holds
+    values, factor = jnp.asarray(rng.standard_normal((5, 3, 40))), jnp.asarray(rng.standard_normal(5))
+    offset = jnp.arange(3.0)
+
+    def one(flagged, values, factor, offset):
+        work = lambda v, f, o: v * f + o[:, None]  # noqa: E731
+        return on_flagged(work, flagged, values, factor, offset, jnp.zeros_like(values))
+
+    expected = np.where(flagged[:, None], np.asarray(values) * np.asarray(factor)[:, None, None] + offset[:, None], 0.0)
+    shared = jax.vmap(one, (0, 0, 0, None))(flagged, values, factor, offset)
+    own = jax.vmap(one)(flagged, values, factor, jnp.tile(offset, (5, 1)))
+    alone = jnp.stack([one(flagged[i], values[i], factor[i], offset) for i in range(5)])
+    for result in (shared, own, alone):
+        np.testing.assert_allclose(result, expected, rtol=1e-12)
