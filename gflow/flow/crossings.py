@@ -163,6 +163,10 @@ def settle(X, activation: AbstractActivation, neurons: Neurons, lane: Lane, widt
     change = switch * (1 - events.theta) * lane.length * lam
     correction = neurons.orientation * (X.T @ change)
     charge = charged(X, neurons, lane, choice, events, change, correction, jump, width)
+    # a pair on the wrong side that is pulled back to its hyperplane is put there: the charge covers the distance
+    kept = wrong & hostile & choice.candidate & ~choice.modes.slide & (choice.modes.on == modes.on)
+    row = lengths(X)
+    correction = correction - X.T @ jnp.where(kept, Z / jnp.where(row > 0, row, 1.0) ** 2, 0.0)
     # the earliest of the crossings that matter
     heavy = charge >= jnp.maximum(0.1 * jnp.max(charge, axis=0), 1e-300)
     earliest = jnp.min(jnp.where(heavy, events.theta, 1.0), axis=0)
