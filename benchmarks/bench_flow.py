@@ -2,7 +2,7 @@
 
 Parts: box (the least-norm velocity), precision (against the event-driven reference of tests/), steps and wall (against
 plain Tsit5), cost (of a step in a batch), dense (many kinks), xor (the exact law of case B), tolerance (same limits at
-1e-3 and 1e-8).
+1e-3 and 1e-8), borders (what those have in common that differ).
 """
 
 from __future__ import annotations
@@ -300,6 +300,45 @@ def same_limits(report: Report, inits: int = 1000) -> None:
     )  # fmt: skip
 
 
+class Nudged(gflow.Gaussian):
+    """Gaussian first weights, each then multiplied by 1 + nudge * N(0, 1)."""
+
+    nudge: float = 1e-3
+    seed: int = 0
+
+    def hidden(self, key, d, width):
+        noise = jax.random.normal(jax.random.fold_in(key, self.seed + 1), (d, width))
+        return super().hidden(key, d, width) * (1 + self.nudge * noise)
+
+
+def borders(report: Report, nudges: int = 4) -> None:
+    """The initialisations whose limit depends on rtol: does it also depend on a nudge of the first weights?"""
+    line = next(line for line in report.lines() if line.get("claim", "").startswith("same limit at rtol 1e-3 and 1e-8"))
+    problem = problem_of(datasets.gaussian(n=10, d=5))
+    run = functools.partial(gflow.sweep, problem, width=50, inits=line["others"], block=32)
+
+    def limits(law, rtol):
+        blocks = run(law, controller=tolerance(rtol), stop=(gflow.MarginTarget(), gflow.Unfitted()))
+        return np.concatenate([np.where(b.polished, b.objective, np.inf) for b in blocks])
+
+    alike = lambda a, b: (a == b) | (np.abs(a - b) <= 1e-6 * np.minimum(a, b))  # noqa: E731
+    exact = limits(gflow.Gaussian(1e-3), 1e-8)
+    agreeing = {rtol: float(np.mean(alike(limits(gflow.Gaussian(1e-3), rtol), exact))) for rtol in (1e-4, 1e-5, 1e-6)}
+    for nudge in (1e-3, 1e-2):
+        laws = [Nudged(1e-3, nudge=nudge, seed=k) for k in range(nudges)]
+        moved = [~alike(limits(law, 1e-8), exact) for law in laws]
+        near = np.any(moved, axis=0)
+        report.line(
+            f"of {len(exact)} whose limit differs between rtol 1e-3 and 1e-8, gaussian (10,5): those that a relative "
+            f"nudge of {nudge:g} of the first weights moves to another limit at rtol 1e-8",
+            target=1 if nudge == 1e-3 else None, measured=float(near.mean()),
+            met=bool(near.all()) if nudge == 1e-3 else None, nudges=nudges,
+            moved_per_nudge=[int(m.sum()) for m in moved],
+            not_moved=[i for i, n in zip(line["others"], near, strict=True) if not n],
+            same_limit_as_1e_8_at=agreeing, no_limit_accepted_at_1e_8=int(np.sum(~np.isfinite(exact))),
+        )  # fmt: skip
+
+
 PARTS = {
     "box": box,
     "precision": precision,
@@ -309,6 +348,7 @@ PARTS = {
     "dense": dense,
     "xor": xor,
     "tolerance": same_limits,
+    "borders": borders,
 }
 
 if __name__ == "__main__":

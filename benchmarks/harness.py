@@ -36,12 +36,16 @@ class Report:
         old = self.path.read_text().splitlines()[1:] if keep and self.path.exists() else []
         self.path.write_text("\n".join([json.dumps({"benchmark": name, **provenance()}), *old]) + "\n")
 
+    def lines(self) -> list[dict]:
+        """The lines in the file."""
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
+
     def line(self, claim: str, **figures) -> None:
         text = json.dumps({"claim": claim, **figures})
         print(text)
         sys.stdout.flush()
         lines = self.path.read_text().splitlines()
-        same = [k for k, line in enumerate(lines) if json.loads(line).get("claim") == claim]
+        same = [k for k, line in enumerate(self.lines()) if line.get("claim") == claim]
         if same:
             lines[same[0]] = text
         self.path.write_text("\n".join(lines if same else [*lines, text]) + "\n")
