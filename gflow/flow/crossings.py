@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
@@ -147,25 +148,36 @@ def settle(X, activation: AbstractActivation, neurons: Neurons, lane: Lane, widt
     lower, upper = activation.slope_interval()
     jump = upper - lower
     wrong, hostile, turned = wrong_side(X, neurons), is_hostile(neurons, lam), turned_over(neurons, lam)
-    before = put(modes.at, modes.delta, n)
+    before, row = put(modes.at, modes.delta, n), lengths(X)
     # on a repelling hyperplane both sides are solutions: the one with the smaller share of its entry is taken
-    on = (modes.on ^ (wrong & ~hostile)) | (turned & (before < 0.5 * jump))
-    # one neuron slides on at most K rows: a crossing for which there is no room keeps its mode and is charged in full
+    settled_on = modes.on | (turned & (before < 0.5 * jump))
     slide = modes.slide & ~turned
-    at = first_rows(slide | (wrong & hostile), len(modes.at), ahead=slide)
-    choice = choose(X, activation, on, at, lam)
-    events = timed(neurons, choice, wrong, slide, wrong & hostile & ~choice.candidate, before, jump)
 
-    after = slopes(activation, choice.modes.on, Z.dtype) + put(choice.modes.at, choice.modes.delta, n)
-    # an entry that drifted out of its interval had grown linearly from its bound: half of its excess counts
-    given_up = jnp.where(events.jumped, -1.0, -0.5) * events.excess
-    switch = jnp.where(wrong & ~events.crowded, after - slopes(activation, modes.on, Z.dtype), given_up)
-    change = switch * (1 - events.theta) * lane.length * lam
-    correction = neurons.orientation * (X.T @ change)
+    def attempt(wrong):
+        on = settled_on ^ (wrong & ~hostile)
+        # one neuron slides on at most K rows: a crossing without room keeps its mode and is charged in full
+        choice = choose(X, activation, on, first_rows(slide | (wrong & hostile), len(modes.at), ahead=slide), lam)
+        events = timed(neurons, choice, wrong, slide, wrong & hostile & ~choice.candidate, before, jump)
+        after = slopes(activation, choice.modes.on, Z.dtype) + put(choice.modes.at, choice.modes.delta, n)
+        # an entry that drifted out of its interval had grown linearly from its bound: half of its excess counts
+        given_up = jnp.where(events.jumped, -1.0, -0.5) * events.excess
+        switch = jnp.where(wrong & ~events.crowded, after - slopes(activation, modes.on, Z.dtype), given_up)
+        change = switch * (1 - events.theta) * lane.length * lam
+        return choice, events, change, neurons.orientation * (X.T @ change)
+
+    first = attempt(wrong)
+    _, events, change, correction = first
+    # what an earlier crossing changes may keep a neuron from a later one
+    others = X @ correction - neurons.orientation * change * row**2
+    earliest = jnp.min(jnp.where(wrong, events.theta, 1.0), axis=0)
+    undone = wrong & (events.theta > earliest) & (jnp.where(modes.on, 1.0, -1.0) * (Z + others) > 0)
+    again = jnp.any(undone, axis=0)
+    second = lambda: jax.tree.map(lambda a, b: jnp.where(again, a, b), attempt(wrong & ~undone), first)  # noqa: E731
+    choice, events, change, correction = jax.lax.cond(jnp.any(again), second, lambda: first)
+    wrong = events.wrong
     charge = charged(X, neurons, lane, choice, events, change, correction, jump, width)
     # a pair on the wrong side that is pulled back to its hyperplane is put there: the charge covers the distance
     kept = wrong & hostile & choice.candidate & ~choice.modes.slide & (choice.modes.on == modes.on)
-    row = lengths(X)
     correction = correction - X.T @ jnp.where(kept, Z / jnp.where(row > 0, row, 1.0) ** 2, 0.0)
     # the earliest of the crossings that matter
     heavy = charge >= jnp.maximum(0.1 * jnp.max(charge, axis=0), 1e-300)
