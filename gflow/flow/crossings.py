@@ -110,7 +110,7 @@ def wrong_side(X, neurons: Neurons) -> Bool[Array, "n m"]:
 
 
 def is_hostile(neurons: Neurons, lam: Float[Array, "n m"]) -> Bool[Array, "n m"]:
-    """Pairs that are pushed towards their hyperplane from both sides where it is neither crossed: sign a_i != y_n."""
+    """Pairs that can slide, sign a_i != y_n: the jump of the velocity points towards the hyperplane from both sides."""
     return jnp.sign(neurons.orientation) * lam < 0
 
 
