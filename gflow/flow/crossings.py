@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
@@ -22,7 +21,7 @@ from gflow.network import inner
 class Neurons(NamedTuple):
     """What a step did to each neuron. `start`, `middle`, `end` (n, m): x_n . hidden_i. `size` (m,): |hidden_i|;
     `orientation`, `effect` (m,): the chart's orientation and sizes; `speed` (m,): of its direction; `error` (m,): of
-    the smooth step. `modes`: those that were held."""
+    the smooth step. `modes`: those that were held. `prevented` (n, m): crossings that are known not to happen."""
 
     start: Float[Array, "n m"]
     middle: Float[Array, "n m"]
@@ -33,6 +32,7 @@ class Neurons(NamedTuple):
     speed: Float[Array, " m"]
     error: Float[Array, " m"]
     modes: Modes
+    prevented: Bool[Array, "n m"]
 
 
 class Lane(NamedTuple):
@@ -55,13 +55,15 @@ class Details(NamedTuple):
 
 class Settled(NamedTuple):
     """After the step, per neuron: `modes`; `correction` (d, m) of hidden; `charge` (m,): the error that crossings
-    leave; `theta` (m,): where the worst one was; `repelled` (m,): repelling hyperplanes met; `details` or None."""
+    leave; `theta` (m,): where the worst one was; `repelled` (m,): repelling hyperplanes met; `prevented` (n, m):
+    crossings that an earlier one of the same neuron keeps it from; `details` or None."""
 
     modes: Modes
     correction: Float[Array, "d m"]
     charge: Float[Array, " m"]
     theta: Float[Array, " m"]
     repelled: Float[Array, " m"]
+    prevented: Bool[Array, "n m"]
     details: Details | None
 
 
@@ -74,17 +76,22 @@ def after_step(
     hidden, orientation = field.chart.hidden(z1), field.chart.orientation(z1)
     size = jnp.sqrt(inner(hidden, hidden))
     speed = jnp.abs(orientation) * jnp.sqrt(inner(end.G, end.G))
-    neurons = Neurons(start.Z, Zm, end.Z, size, orientation, field.chart.sizes(z1), speed, error, modes)
+    no = jnp.zeros_like(modes.on)
+    neurons = Neurons(start.Z, Zm, end.Z, size, orientation, field.chart.sizes(z1), speed, error, modes, no)
     lane = Lane(start.lam, end.lam, h * field.clock.rate(end.log_S))
     weight = at_rows(end.lam, modes.at)
     wanted = modes.wanted(end.force, weight)
-    nothing, no = jnp.zeros_like(size), jnp.zeros_like(modes.on)
+    nothing = jnp.zeros_like(size)
     details = Details(jnp.ones_like(end.Z), no, no) if log else None
-    quiet = Settled(modes._replace(delta=wanted), jnp.zeros_like(hidden), nothing, nothing + 1, nothing, details)
-    flagged = met(X, activation, neurons, weight, wanted)
-    return on_flagged(
-        lambda columns, lanes, X: settle(X, activation, columns, lanes, width, log), flagged, neurons, lane, X, quiet
-    )
+    quiet = Settled(modes._replace(delta=wanted), jnp.zeros_like(hidden), nothing, nothing + 1, nothing, no, details)
+
+    def look(flagged, prevented, otherwise: Settled) -> Settled:
+        work = lambda columns, lanes, X: settle(X, activation, columns, lanes, width, log)  # noqa: E731
+        return on_flagged(work, flagged, neurons._replace(prevented=prevented), lane, X, otherwise)
+
+    first = look(met(X, activation, neurons, weight, wanted), no, quiet)
+    # what an earlier crossing changes may keep a neuron from a later one: such neurons are looked at again
+    return look(jnp.any(first.prevented, axis=0), first.prevented, first)
 
 
 def lengths(X: Float[Array, "n d"]) -> Float[Array, "n 1"]:
@@ -147,35 +154,25 @@ def settle(X, activation: AbstractActivation, neurons: Neurons, lane: Lane, widt
     n, lam, Z, modes = len(X), lane.lam, neurons.end, neurons.modes
     lower, upper = activation.slope_interval()
     jump = upper - lower
-    wrong, hostile, turned = wrong_side(X, neurons), is_hostile(neurons, lam), turned_over(neurons, lam)
+    wrong = wrong_side(X, neurons) & ~neurons.prevented
+    hostile, turned = is_hostile(neurons, lam), turned_over(neurons, lam)
     before, row = put(modes.at, modes.delta, n), lengths(X)
     # on a repelling hyperplane both sides are solutions: the one with the smaller share of its entry is taken
-    settled_on = modes.on | (turned & (before < 0.5 * jump))
+    on = (modes.on | (turned & (before < 0.5 * jump))) ^ (wrong & ~hostile)
     slide = modes.slide & ~turned
-
-    def attempt(wrong):
-        on = settled_on ^ (wrong & ~hostile)
-        # one neuron slides on at most K rows: a crossing without room keeps its mode and is charged in full
-        choice = choose(X, activation, on, first_rows(slide | (wrong & hostile), len(modes.at), ahead=slide), lam)
-        events = timed(neurons, choice, wrong, slide, wrong & hostile & ~choice.candidate, before, jump)
-        after = slopes(activation, choice.modes.on, Z.dtype) + put(choice.modes.at, choice.modes.delta, n)
-        # an entry that drifted out of its interval had grown linearly from its bound: half of its excess counts
-        given_up = jnp.where(events.jumped, -1.0, -0.5) * events.excess
-        switch = jnp.where(wrong & ~events.crowded, after - slopes(activation, modes.on, Z.dtype), given_up)
-        change = switch * (1 - events.theta) * lane.length * lam
-        return choice, events, change, neurons.orientation * (X.T @ change)
-
-    first = attempt(wrong)
-    _, events, change, correction = first
-    # what an earlier crossing changes may keep a neuron from a later one
+    # one neuron slides on at most K rows: a crossing without room keeps its mode and is charged in full
+    choice = choose(X, activation, on, first_rows(slide | (wrong & hostile), len(modes.at), ahead=slide), lam)
+    events = timed(neurons, choice, wrong, slide, wrong & hostile & ~choice.candidate, before, jump)
+    after = slopes(activation, choice.modes.on, Z.dtype) + put(choice.modes.at, choice.modes.delta, n)
+    # an entry that drifted out of its interval had grown linearly from its bound: half of its excess counts
+    given_up = jnp.where(events.jumped, -1.0, -0.5) * events.excess
+    switch = jnp.where(wrong & ~events.crowded, after - slopes(activation, modes.on, Z.dtype), given_up)
+    change = switch * (1 - events.theta) * lane.length * lam
+    correction = neurons.orientation * (X.T @ change)
     others = X @ correction - neurons.orientation * change * row**2
-    earliest = jnp.min(jnp.where(wrong, events.theta, 1.0), axis=0)
-    undone = wrong & (events.theta > earliest) & (jnp.where(modes.on, 1.0, -1.0) * (Z + others) > 0)
-    again = jnp.any(undone, axis=0)
-    second = lambda: jax.tree.map(lambda a, b: jnp.where(again, a, b), attempt(wrong & ~undone), first)  # noqa: E731
-    choice, events, change, correction = jax.lax.cond(jnp.any(again), second, lambda: first)
-    wrong = events.wrong
-    charge = charged(X, neurons, lane, choice, events, change, correction, jump, width)
+    first = jnp.min(jnp.where(wrong, events.theta, 1.0), axis=0)
+    prevented = wrong & (events.theta > first) & (jnp.where(modes.on, 1.0, -1.0) * (Z + others) > 0)
+    charge = charged(neurons, lane, choice, events, change, others, row, jump, width)
     # a pair on the wrong side that is pulled back to its hyperplane is put there: the charge covers the distance
     kept = wrong & hostile & choice.candidate & ~choice.modes.slide & (choice.modes.on == modes.on)
     correction = correction - X.T @ jnp.where(kept, Z / jnp.where(row > 0, row, 1.0) ** 2, 0.0)
@@ -187,7 +184,8 @@ def settle(X, activation: AbstractActivation, neurons: Neurons, lane: Lane, widt
     repelled = repelling(X, neurons.orientation, choice.modes, lam, jump, v) | turned
     repelled &= turned | near_kink(X, neurons, Z + X @ correction, neurons.error + charge)
     details = Details(events.theta, turned, repelled) if log else None
-    return Settled(choice.modes, correction, charge, earliest, jnp.sum(repelled, axis=0).astype(Z.dtype), details)
+    repelled = jnp.sum(repelled, axis=0).astype(Z.dtype)
+    return Settled(choice.modes, correction, charge, earliest, repelled, prevented, details)
 
 
 class Events(NamedTuple):
@@ -232,16 +230,16 @@ def timed(neurons: Neurons, choice: Choice, wrong, slide, crowded, before: Float
     return Events(wrong, crowded, left, jumped, excess, theta, spread, away)
 
 
-def charged(X, neurons: Neurons, lane: Lane, choice: Choice, events: Events, change, correction, jump: float, width):
-    """(n, m): what is left after the corrections, of second order in the time since the crossing."""
-    Z, lam, row = neurons.end, lane.lam, lengths(X)
+def charged(neurons: Neurons, lane: Lane, choice: Choice, events: Events, change, others, row, jump: float, width):
+    """(n, m): what is left after the corrections, of second order in the time since the crossing. `others` (n, m): what
+    the corrections of a neuron's other crossings add to its pre-activation; `row` (n, 1): |x_n|."""
+    Z, lam = neurons.end, lane.lam
     tau = (1 - events.theta) * lane.length
     safe = jnp.where(row > 0, row, 1.0)
     largest = jnp.maximum(jnp.abs(lam), jnp.abs(lane.lam0))
     drift = jnp.abs(lam - lane.lam0) / jnp.maximum(largest * lane.length, 1e-300)
     # several crossings of one neuron: each moves the others', relatively by what it shifts their pre-activation
-    others = jnp.abs(X @ correction - neurons.orientation * change * row**2)
-    shifted = jnp.where(events.wrong, others / jnp.maximum(jnp.abs(Z), 1e-300), 0.0)
+    shifted = jnp.where(events.wrong, jnp.abs(others) / jnp.maximum(jnp.abs(Z), 1e-300), 0.0)
     shifted = jnp.where(events.jumped, events.spread, shifted)
     since = jnp.where(events.left, lane.length, tau)
     second = jnp.abs(change) * row * jnp.minimum(1.0, (drift + neurons.speed) * since + shifted)
