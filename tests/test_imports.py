@@ -24,7 +24,7 @@ ALLOWED = {
     "flow.modes": {"activations", "box"},
     "flow.flagged": set(),
     "flow.field": {"flow.charts", "flow.clocks", "flow.modes", "network", "problem"},
-    "flow.crossings": {"activations", "flow.field", "flow.flagged", "flow.modes", "network"},
+    "flow.crossings": {"activations", "flow.charts", "flow.field", "flow.flagged", "flow.modes", "network"},
     "flow.start": {"box", "flow.crossings", "flow.field", "flow.modes", "inclusion", "network"},
     "flow.kinks": {"flow.crossings", "flow.modes"},
     "flow.filippov": {

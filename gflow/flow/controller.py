@@ -40,16 +40,16 @@ class KinkController(diffrax.AbstractAdaptiveStepSizeController):
         z_error, clock_error, kinks = y_error
         pid_state, resume = controller_state
         h = jnp.asarray(t1 - t0)
-        d = args.problem.X.shape[1]
         y0, y1 = args.chart.measured(y0), args.chart.measured(y1_candidate)
-        # the charge of a neuron is spread over the d entries of its direction
-        hidden = jnp.sqrt(z_error[0] ** 2 + kinks.charge**2 / d)
-        # one number that must itself be within tolerance, in a norm that is a mean over all entries
+        # every neuron's charge and the error of p must themselves be within tolerance, in a norm that is a mean over
+        # all entries
         count = sum(leaf.size for leaf in jax.tree.leaves(y0))
-        weights = kinks.weights * jnp.sqrt(jnp.asarray(count, h.dtype))
+        share = jnp.sqrt(jnp.asarray(count, h.dtype))
+        own = kinks.charge / (self.atol + self.rtol * jnp.linalg.norm(y1[0][0], axis=0))
+        alone = share * jnp.hypot(kinks.weights, jnp.max(own) * self.atol)
         y0, y1 = ((z, a._replace(q_min=jnp.zeros_like(a.q_min))) for z, a in (y0, y1))
-        still = jax.tree.map(jnp.zeros_like, y0[1])._replace(other=clock_error, q_min=weights)
-        smooth, total = (z_error, still), ((hidden, *z_error[1:]), still)
+        still = jax.tree.map(jnp.zeros_like, y0[1])._replace(other=clock_error, q_min=share * kinks.weights)
+        smooth, total = (z_error, still), (z_error, still._replace(q_min=alone))
         keep, next0, next1, jump, pid_state, result = self.pid.adapt_step_size(
             t0, t1, y0, y1, args, total, error_order, pid_state
         )
@@ -61,8 +61,6 @@ class KinkController(diffrax.AbstractAdaptiveStepSizeController):
         next0 = jnp.where(stuck, t1, next0)
 
         # land a little behind the first crossing that matters, where its charge (quadratic in time) passes
-        length = jnp.linalg.norm(y1[0][0], axis=0)
-        own = kinks.charge / ((self.atol + self.rtol * length) * jnp.sqrt(jnp.asarray(count, h.dtype)))
         behind = (1 - kinks.theta) * jnp.minimum(0.5, 0.4 / jnp.sqrt(jnp.maximum(own, 1e-30)))
         land = h * jnp.min(jnp.where(own > 0.2, kinks.theta + behind, 0.5))
         landing = ~keep & fine

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from gflow.activations import AbstractActivation
+from gflow.flow.charts import AbstractChart
 from gflow.flow.field import Field, Rates
 from gflow.flow.flagged import on_flagged
 from gflow.flow.modes import Choice, Modes, at_rows, choose, first_rows, put, slopes
@@ -19,20 +21,35 @@ from gflow.network import inner
 
 
 class Neurons(NamedTuple):
-    """What a step did to each neuron. `start`, `middle`, `end` (n, m): x_n . hidden_i. `size` (m,): |hidden_i|;
-    `orientation`, `effect` (m,): the chart's orientation and sizes; `speed` (m,): of its direction; `error` (m,): of
-    the smooth step. `modes`: those that were held. `prevented` (n, m): crossings that are known not to happen."""
+    """What a step did to each neuron. `start`, `middle`, `end` (n, m): x_n . hidden_i. `chart`, and the state `z` at
+    the end, where `G` (d, m) moves it; `error` (m,): of the smooth step. `modes`: those that were held. `altered`
+    (n, m): pairs that cross because of an earlier event of the same neuron, or do not because of one."""
 
     start: Float[Array, "n m"]
     middle: Float[Array, "n m"]
     end: Float[Array, "n m"]
-    size: Float[Array, " m"]
-    orientation: Float[Array, " m"]
-    effect: Float[Array, " m"]
-    speed: Float[Array, " m"]
+    chart: AbstractChart
+    z: PyTree[Array]
+    G: Float[Array, "d m"]
     error: Float[Array, " m"]
     modes: Modes
-    prevented: Bool[Array, "n m"]
+    altered: Bool[Array, "n m"]
+
+    @property
+    def size(self) -> Float[Array, " m"]:
+        """|hidden_i|."""
+        hidden = self.chart.hidden(self.z)
+        return jnp.sqrt(inner(hidden, hidden))
+
+    @property
+    def orientation(self) -> Float[Array, " m"]:
+        """The chart's."""
+        return self.chart.orientation(self.z)
+
+    @property
+    def speed(self) -> Float[Array, " m"]:
+        """Of hidden_i on the clock s."""
+        return jnp.abs(self.orientation) * jnp.sqrt(inner(self.G, self.G))
 
 
 class Lane(NamedTuple):
@@ -54,16 +71,16 @@ class Details(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """After the step, per neuron: `modes`; `correction` (d, m) of hidden; `charge` (m,): the error that crossings
-    leave; `theta` (m,): where the worst one was; `repelled` (m,): repelling hyperplanes met; `prevented` (n, m):
-    crossings that an earlier one of the same neuron keeps it from; `details` or None."""
+    """After the step, per neuron: `modes`; `correction` of z; `charge` (m,): the error that crossings
+    leave; `theta` (m,): where the worst one was; `repelled` (m,): repelling hyperplanes met; `altered` (n, m): as
+    those of Neurons, and newly found ones; `details` or None."""
 
     modes: Modes
-    correction: Float[Array, "d m"]
+    correction: PyTree[Array]
     charge: Float[Array, " m"]
     theta: Float[Array, " m"]
     repelled: Float[Array, " m"]
-    prevented: Bool[Array, "n m"]
+    altered: Bool[Array, "n m"]
     details: Details | None
 
 
@@ -73,25 +90,23 @@ def after_step(
     """`start`, `end`: the field with the modes that were held; `Zm` (n, m): pre-activations halfway; `error` (m,): that
     of the smooth step; `log`: whether details are wanted."""
     X, activation, width = field.problem.X, field.problem.activation, modes.on.shape[1]
-    hidden, orientation = field.chart.hidden(z1), field.chart.orientation(z1)
-    size = jnp.sqrt(inner(hidden, hidden))
-    speed = jnp.abs(orientation) * jnp.sqrt(inner(end.G, end.G))
     no = jnp.zeros_like(modes.on)
-    neurons = Neurons(start.Z, Zm, end.Z, size, orientation, field.chart.sizes(z1), speed, error, modes, no)
+    neurons = Neurons(start.Z, Zm, end.Z, field.chart, z1, end.G, error, modes, no)
     lane = Lane(start.lam, end.lam, h * field.clock.rate(end.log_S))
     weight = at_rows(end.lam, modes.at)
     wanted = modes.wanted(end.force, weight)
-    nothing = jnp.zeros_like(size)
+    nothing = jnp.zeros_like(error)
     details = Details(jnp.ones_like(end.Z), no, no) if log else None
-    quiet = Settled(modes._replace(delta=wanted), jnp.zeros_like(hidden), nothing, nothing + 1, nothing, no, details)
+    still = jax.tree.map(jnp.zeros_like, z1)
+    quiet = Settled(modes._replace(delta=wanted), still, nothing, nothing + 1, nothing, no, details)
 
-    def look(flagged, prevented, otherwise: Settled) -> Settled:
+    def look(flagged, altered, otherwise: Settled) -> Settled:
         work = lambda columns, lanes, X: settle(X, activation, columns, lanes, width, log)  # noqa: E731
-        return on_flagged(work, flagged, neurons._replace(prevented=prevented), lane, X, otherwise)
+        return on_flagged(work, flagged, neurons._replace(altered=altered), lane, X, otherwise)
 
     first = look(met(X, activation, neurons, weight, wanted), no, quiet)
-    # what an earlier crossing changes may keep a neuron from a later one: such neurons are looked at again
-    return look(jnp.any(first.prevented, axis=0), first.prevented, first)
+    # an event may make its neuron cross another hyperplane, or keep it from crossing: such neurons are looked at again
+    return look(jnp.any(first.altered, axis=0), first.altered, first)
 
 
 def lengths(X: Float[Array, "n d"]) -> Float[Array, "n 1"]:
@@ -113,7 +128,12 @@ def on_kink(X: Float[Array, "n d"], Z: Float[Array, "n m"], size: Float[Array, "
 def wrong_side(X, neurons: Neurons) -> Bool[Array, "n m"]:
     """Pairs that do not slide and ended on the other side of their hyperplane."""
     Z, modes = neurons.end, neurons.modes
-    return ~modes.slide & jnp.where(modes.on, Z < 0, Z > 0) & ~on_kink(X, Z, neurons.size)
+    return ~modes.slide & across(modes.on, Z) & ~on_kink(X, Z, neurons.size)
+
+
+def across(on: Bool[Array, "n m"], Z: Float[Array, "n m"]) -> Bool[Array, "n m"]:
+    """Whether a pre-activation does not fit the mode."""
+    return jnp.where(on, Z < 0, Z > 0)
 
 
 def is_hostile(neurons: Neurons, lam: Float[Array, "n m"]) -> Bool[Array, "n m"]:
@@ -154,7 +174,7 @@ def settle(X, activation: AbstractActivation, neurons: Neurons, lane: Lane, widt
     n, lam, Z, modes = len(X), lane.lam, neurons.end, neurons.modes
     lower, upper = activation.slope_interval()
     jump = upper - lower
-    wrong = wrong_side(X, neurons) & ~neurons.prevented
+    wrong = wrong_side(X, neurons) ^ neurons.altered
     hostile, turned = is_hostile(neurons, lam), turned_over(neurons, lam)
     before, row = put(modes.at, modes.delta, n), lengths(X)
     # on a repelling hyperplane both sides are solutions: the one with the smaller share of its entry is taken
@@ -167,12 +187,24 @@ def settle(X, activation: AbstractActivation, neurons: Neurons, lane: Lane, widt
     # an entry that drifted out of its interval had grown linearly from its bound: half of its excess counts
     given_up = jnp.where(events.jumped, -1.0, -0.5) * events.excess
     switch = jnp.where(wrong & ~events.crowded, after - slopes(activation, modes.on, Z.dtype), given_up)
-    change = switch * (1 - events.theta) * lane.length * lam
-    correction = neurons.orientation * (X.T @ change)
+    # what turns a neuron that slides on stays in its hyperplanes
+    stays = ~jnp.any(events.left, axis=0)
+    shift = lambda pushes: jnp.where(stays, modes.project(X.T @ pushes), X.T @ pushes)  # noqa: E731
+    push = neurons.orientation * switch * lane.length * lam
+    events = events._replace(theta=in_turn(X, neurons, events, push, shift))
+    tau = (1 - events.theta) * lane.length
+    # the multiplier's mean since the event, if it changes linearly
+    change = switch * tau * (lam + 0.5 * (1 - events.theta) * (lane.lam0 - lam))
+    later = change * tau * jnp.where(events.left & ~events.jumped, 1 / 3, 1 / 2)
+    G = choice.modes.project(X.T @ (slopes(activation, choice.modes.on, Z.dtype) * lam))
+    correction, *rest = corrected(neurons, shift(change), shift(later), G)
     others = X @ correction - neurons.orientation * change * row**2
     first = jnp.min(jnp.where(wrong, events.theta, 1.0), axis=0)
-    prevented = wrong & (events.theta > first) & (jnp.where(modes.on, 1.0, -1.0) * (Z + others) > 0)
+    beyond = jnp.where(modes.on, -1.0, 1.0) * (Z + others) / jnp.where(row > 0, row, 1.0)
+    prevented = wrong & (events.theta > first) & (beyond < 0)
+    missed = ~wrong & ~modes.slide & (beyond > rounding(Z.dtype) * neurons.size) & (row > 0)
     charge = charged(neurons, lane, choice, events, change, others, row, jump, width)
+    charge += jnp.abs(neurons.orientation) * jnp.where(missed, jnp.minimum(beyond, jnp.abs(lam) * row * lane.length), 0)
     # a pair on the wrong side that is pulled back to its hyperplane is put there: the charge covers the distance
     kept = wrong & hostile & choice.candidate & ~choice.modes.slide & (choice.modes.on == modes.on)
     correction = correction - X.T @ jnp.where(kept, Z / jnp.where(row > 0, row, 1.0) ** 2, 0.0)
@@ -180,12 +212,52 @@ def settle(X, activation: AbstractActivation, neurons: Neurons, lane: Lane, widt
     heavy = charge >= jnp.maximum(0.1 * jnp.max(charge, axis=0), 1e-300)
     earliest = jnp.min(jnp.where(heavy, events.theta, 1.0), axis=0)
     charge = jnp.sum(charge, axis=0)
-    v = choice.modes.project(X.T @ (slopes(activation, choice.modes.on, Z.dtype) * lam))
-    repelled = repelling(X, neurons.orientation, choice.modes, lam, jump, v) | turned
+    repelled = repelling(X, neurons.orientation, choice.modes, lam, jump, G) | turned
     repelled &= turned | near_kink(X, neurons, Z + X @ correction, neurons.error + charge)
     details = Details(events.theta, turned, repelled) if log else None
     repelled = jnp.sum(repelled, axis=0).astype(Z.dtype)
-    return Settled(choice.modes, correction, charge, earliest, repelled, prevented, details)
+    altered = neurons.altered ^ prevented ^ missed
+    return Settled(choice.modes, (correction, *rest), charge, earliest, repelled, altered, details)
+
+
+def corrected(neurons: Neurons, A: Float[Array, "d m"], B: Float[Array, "d m"], G: Float[Array, "d m"]):
+    """What to add to z at the end of a step, to second order in the time since its events.
+
+    The velocity V(z, G) is linear in G, and from an event on G was larger by dG than what the step assumed. With
+    A = int dG and B = int (time left) dG over the step, and `G` (d, m) the new one, this is
+
+        V(z, A) + d_z V(z, G)[V(z, B)] - d_z V(z, B)[V(z, old G)].
+    """
+    z, velocity = neurons.z, neurons.chart.velocity
+    along = lambda G, v: jax.jvp(lambda z: velocity(z, G), (z,), (v,))[1]  # noqa: E731
+    bent, turned = along(G, velocity(z, B)), along(B, velocity(z, neurons.G))
+    return jax.tree.map(lambda a, b, c: a + b - c, velocity(z, A), bent, turned)
+
+
+def in_turn(X, neurons: Neurons, events: Events, push: Float[Array, "n m"], shift) -> Float[Array, "n m"]:
+    """theta (n, m) when each event of a neuron moves the crossings after it; `push` (n, m): o_i times the change of an
+    entry's slope times lambda, per step; `shift` turns such changes into one of hidden_i.
+
+    Event by event in the order of time: from then on x_k . hidden_i gains sum_j x_k . x_j push_j (theta - theta_j).
+    """
+    side = jnp.where(neurons.modes.on, 1.0, -1.0)
+
+    def one(carry):
+        count, due, theta, a, b = carry
+        now = jnp.min(jnp.where(due, theta, jnp.inf), axis=0)
+        which = due & (theta == now)
+        gain = X @ shift(jnp.where(which, push, 0.0))
+        a, b, due = a - gain * jnp.where(jnp.isfinite(now), now, 0.0), b + gain, due & ~which
+        end = neurons.end + a + b
+        moved = crossing(neurons.start + a, neurons.middle + a + 0.5 * b, end)
+        moves = due & events.wrong & (side * end < 0)
+        return count + 1, due, jnp.where(moves, jnp.maximum(moved, now), theta), a, b
+
+    zero = jnp.zeros_like(push)
+    several = jnp.sum(push != 0, axis=0) > 1
+    start = (0, (push != 0) & several, events.theta, zero, zero)
+    # every pair has at most one event; a theta that is not a number is never next
+    return jax.lax.while_loop(lambda carry: (carry[0] < len(X)) & jnp.any(carry[1]), one, start)[2]
 
 
 class Events(NamedTuple):
@@ -216,6 +288,7 @@ def timed(neurons: Neurons, choice: Choice, wrong, slide, crowded, before: Float
     run = choice.wanted - before
     passed = jnp.clip((bound - before) / jnp.where(run == 0, 1.0, run), 0.0, 1.0)
     crossed = crossing(neurons.start, neurons.middle, neurons.end)
+    crossed = jnp.where(across(modes.on, neurons.end), crossed, 1.0)
     # a crossing changes the normal velocity of every row on which its neuron slides: these entries jump with it
     mended = wrong & ~crowded
     first = jnp.min(jnp.where(mended, crossed, 1.0), axis=0)
@@ -240,9 +313,14 @@ def charged(neurons: Neurons, lane: Lane, choice: Choice, events: Events, change
     drift = jnp.abs(lam - lane.lam0) / jnp.maximum(largest * lane.length, 1e-300)
     # several crossings of one neuron: each moves the others', relatively by what it shifts their pre-activation
     shifted = jnp.where(events.wrong, jnp.abs(others) / jnp.maximum(jnp.abs(Z), 1e-300), 0.0)
+    # crossings have been put in turn, but which rows slide in between is known less well
+    turns = jnp.where(jnp.any(events.left | choice.candidate & events.wrong, axis=0), 4.0, 1.0)
+    shifted = shifted * jnp.minimum(1.0, turns * (drift + neurons.speed) * lane.length)
     shifted = jnp.where(events.jumped, events.spread, shifted)
     since = jnp.where(events.left, lane.length, tau)
-    second = jnp.abs(change) * row * jnp.minimum(1.0, (drift + neurons.speed) * since + shifted)
+    bent = ((drift * since) ** 2 / 2 + (neurons.speed * since) ** 2) / 6
+    bent = jnp.where(events.left & ~events.jumped, (drift + neurons.speed) * lane.length, bent)
+    second = jnp.abs(change) * row * jnp.minimum(1.0, bent + shifted)
     # a pair on the wrong side that kept its mode, or found no settled one, is not accounted for: it may be off by what
     # it moved since, or by its distance where the neuron is being pulled back
     unmended = events.crowded | (events.wrong & ((change == 0) | choice.unsettled))
@@ -250,7 +328,7 @@ def charged(neurons: Neurons, lane: Lane, choice: Choice, events: Events, change
     first = jnp.where(unmended, jnp.minimum(whole, jnp.abs(Z) / safe), 0.0)
     first = first + jnp.abs(lam) * jump * row * events.away * lane.length
     # while a pair is on the wrong side it also shifts its margin, and so the multipliers that move every neuron
-    shift = jnp.where(events.wrong, jnp.abs(Z) * jump * neurons.effect, 0.0)
+    shift = jnp.where(events.wrong, jnp.abs(Z) * jump * neurons.chart.sizes(neurons.z), 0.0)
     common = jnp.abs(lam) * row * shift * 0.5 * tau * jnp.sqrt(jnp.asarray(width, Z.dtype))
     return (second + first + common) * jnp.abs(neurons.orientation)
 
