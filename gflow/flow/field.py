@@ -21,6 +21,9 @@ from gflow.problem import Problem
 NEGLIGIBLE = 1e-30
 """Multipliers below this are zero: they move nothing, and subnormal numbers would slow a processor down tenfold."""
 
+LARGEST = 1e30
+"""In place of infinity in what dense output multiplies by zero."""
+
 
 class Rates(NamedTuple):
     """What one evaluation of the field yields: pre-activations, margins, log S, multipliers, G, and dz/d time.
@@ -46,6 +49,8 @@ class Field(eqx.Module):
     clock: AbstractClock
     modes: Modes | None = None
     """Modes at the start, for Filippov: found once, outside the compiled integration."""
+    watched: bool = eqx.field(static=True, default=True)
+    """Whether a criterion reads the anchor: without one its speed and KKT residual stay LARGEST."""
 
     def preactivations(self, z: PyTree[Array]) -> Float[Array, "n m"]:
         """x_n . hidden_i, shape (n, m)."""
@@ -83,10 +88,15 @@ class Field(eqx.Module):
         """
         phi, slope = jax.jvp(lambda x: self.exponent(x, D), (z,), (rates.dz,))
         other = self.clock.start(rates.log_S) if old is None else old.other
-        speed, q_size = self.speed(z, rates.G, rates.lam), jnp.max(jnp.abs(rates.q))
-        residual = self.problem.misalignment(self.chart.decode(z), rates.G)
+        q_size = jnp.max(jnp.abs(rates.q))
+        speed = residual = jnp.full_like(phi, LARGEST)
+        if self.watched:
+            speed, residual = (
+                self.speed(z, rates.G, rates.lam),
+                self.problem.misalignment(self.chart.decode(z), rates.G),
+            )
         # finite, since dense output multiplies it by zero
-        slackness = jnp.minimum(self.problem.slackness(rates.q, jnp.abs(rates.lam)), 1e30)
+        slackness = jnp.minimum(self.problem.slackness(rates.q, jnp.abs(rates.lam)), LARGEST)
         repelled = jnp.zeros_like(phi) if old is None else old.repelled
         return Anchor(time, other, phi, slope, jnp.min(rates.q), speed, q_size, residual, slackness, repelled)
 

@@ -90,9 +90,9 @@ class Stepper(eqx.Module):
     def start(self, network: TwoLayer) -> Lane:
         """One lane at s = 0."""
         chart, z0 = self.chart.encode(network)
-        field = Field(self.problem, chart, self.clock)
+        field = Field(self.problem, chart, self.clock, watched=bool(self.stop))
         log_S0, state, modes = start_of(field, z0)
-        field = Field(self.problem, chart, self.clock, modes)
+        field = Field(self.problem, chart, self.clock, modes, bool(self.stop))
         zero, order = jnp.zeros_like(log_S0), self.solver.error_order(TERM)
         target, controller = self.controller.init(
             TERM, zero, self.until, state, None, field, self.solver.func, order
@@ -103,7 +103,7 @@ class Stepper(eqx.Module):
 
     def step(self, lane: Lane) -> Lane:
         """One attempted step; a lane that has ended stays as it is."""
-        field = Field(self.problem, lane.chart, self.clock)
+        field = Field(self.problem, lane.chart, self.clock, watched=bool(self.stop))
         state, error, _, solver, _ = self.solver.step(
             TERM, lane.time, lane.target, lane.state, field, lane.solver, False
         )

@@ -106,7 +106,7 @@ def solve_flow(
         solver = dataclasses.replace(solver, log=kinks)
     stop, controller = numeric(tuple(stop), problem.X.dtype), tolerances(controller, problem.X.dtype)
     made, z0 = (chart or chart_for(network)).encode(network)
-    field = Field(problem, made, clock)
+    field = Field(problem, made, clock, watched=bool(stop))
     log_S0, state0, modes = start_of(field, z0)
     field = dataclasses.replace(field, modes=modes) if type(solver) is Filippov else field
     t1, goal = _horizon(clock, until_s, until_t, log_S0)
