@@ -68,6 +68,7 @@ FREE = {
     "cli",
     "cli.main",
     "cli.data",
+    "cli.inputs",
     "cli.output",
     "cli.progress",
     "flow",

@@ -54,9 +54,9 @@ def test_segments_and_neighbours_change_nothing():
 
 
 def test_a_lane_at_the_step_limit_ends_alone():
-    stepper = gflow.Stepper(PROBLEM, max_steps=7)
-    lanes = advance(stepper, start(stepper, networks(2)), jnp.asarray(30))
-    assert [gflow.result_name(c) for c in lanes.result._value] == ["max_steps_reached"] * 2
+    stepper = gflow.Stepper(PROBLEM, stop=(), max_steps=7)
+    lanes = advance(stepper, start(stepper, networks(8)), jnp.asarray(30))
+    assert [gflow.result_name(c) for c in lanes.result._value] == ["max_steps_reached"] * 8
     np.testing.assert_array_equal(lanes.steps, 7)
 
 

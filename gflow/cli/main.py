@@ -12,6 +12,17 @@ from typing import Annotated
 
 import typer
 
+from gflow.cli.inputs import (
+    InputError,
+    announce,
+    check_file,
+    check_folder,
+    check_key,
+    checked,
+    initial_law,
+    read_problem,
+    read_weights,
+)
 from gflow.cli.progress import Progress, say
 
 app = typer.Typer(
@@ -30,10 +41,6 @@ Bias = Annotated[bool, typer.Option("--bias", help="append a constant column")]
 Standardize = Annotated[bool, typer.Option("--standardize", help="scale columns to mean 0, variance 1")]
 Json = Annotated[bool, typer.Option("--json", help="print exactly one JSON object")]
 Dtype = Annotated[str, typer.Option(help="float64; certificates exist in float64 only")]
-
-
-class InputError(ValueError):
-    """Bad input: exit status 2."""
 
 
 @app.callback(invoke_without_command=True)
@@ -78,20 +85,20 @@ def run(
     from gflow.cli import output
     from gflow.flow.solve import check_arguments
 
-    problem, notes = _problem(data, loss, bias, standardize, dtype)
+    problem, notes = read_problem(data, loss, bias, standardize, dtype)
     if not 0 < rtol < 1:
         raise InputError(f"--rtol must be between 0 and 1, got {rtol}")
     if max_steps < 1:
         raise InputError(f"--max-steps must be at least 1, got {max_steps}")
-    _writable(out, (".npz",), data, weights)
-    _writable(plot, (".png", ".pdf", ".svg"), data, weights)
-    _key(seed, index)
-    law = _law(scale, width)
-    network = _weights(weights, problem) if weights else law(gflow.key_of(seed, index), problem, width)
-    _user_input(check_arguments, problem, network, until_s, until_t)
-    _announce(notes)
+    check_file(out, (".npz",), data, weights)
+    check_file(plot, (".png", ".pdf", ".svg"), data, weights)
+    check_key(seed, index)
+    law = initial_law(scale, width)
+    network = read_weights(weights, problem) if weights else law(gflow.key_of(seed, index), problem, width)
+    checked(check_arguments, problem, network, until_s, until_t)
+    announce(notes)
     say("compiling and integrating (compilation takes a quarter to half a minute)")
-    flow = _user_input(
+    flow = checked(
         gflow.solve_flow, problem, network, until_s=until_s, until_t=until_t, max_steps=max_steps,
         controller=diffrax.PIDController(rtol=rtol, atol=rtol), saves=64 if out or plot else 1,
     )  # fmt: skip
@@ -139,22 +146,22 @@ def sweep(
     from gflow import store
     from gflow.cli import output
 
-    problem, notes = _problem(data, loss, bias, standardize, dtype)
+    problem, notes = read_problem(data, loss, bias, standardize, dtype)
     if inits < 1:
         raise InputError(f"--inits must be at least 1, got {inits}")
-    _key(seed, inits - 1)
+    check_key(seed, inits - 1)
     if not out.name:
         raise InputError("--out needs the name of a store, for instance --out sweep.zarr")
     if out.is_file():
         raise InputError(f"{out} is a file; choose another --out")
-    _folder(out)
-    law = _law(scale, width)
+    check_folder(out)
+    law = initial_law(scale, width)
     spec = {"data": data, "loss": loss, "width": width, "scale": scale, "seed": seed, "inits": inits}
     spec |= {"bias": bias, "standardize": standardize, "law": "gaussian", "dtype": dtype}
     started = time.perf_counter()
     attributes = _provenance(seed, dtype)
-    _user_input(store.create, out, problem.X, problem.y, spec, inits=inits, width=width, attributes=attributes)
-    _announce(notes)
+    checked(store.create, out, problem.X, problem.y, spec, inits=inits, width=width, attributes=attributes)
+    announce(notes)
     left = store.pending(out)
     if len(left) < inits:
         say(f"{out} holds {inits - len(left)} of {inits} initialisations; continuing")
@@ -187,10 +194,10 @@ def certify(
     import gflow
     from gflow.cli import output
 
-    problem, notes = _problem(data, loss, bias, standardize, dtype)
-    network = _weights(weights, problem)
-    _announce(notes)
-    given = _user_input(gflow.limit_of_network, problem, network, polish=False)
+    problem, notes = read_problem(data, loss, bias, standardize, dtype)
+    network = read_weights(weights, problem)
+    announce(notes)
+    given = checked(gflow.limit_of_network, problem, network, polish=False)
     summary = output.limit_summary(problem, given, gflow.certify(problem, network))
     summary |= {"result": "given", "s": None, "log_t": None, "steps": 0, "rejected": 0}
     # of the network as it is given; the neurons listed are merged and balanced
@@ -223,7 +230,7 @@ def data_(name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None) 
             label = entry.replace("_", "-") + (f":{parameters}" if parameters else "")
             typer.echo(f"{label:44s} {(function.__doc__ or '').splitlines()[0]}")
         return
-    dataset = _user_input(reader.built_in, name)
+    dataset = checked(reader.built_in, name)
     features = dataset.features or tuple(f"x{j + 1}" for j in range(dataset.X.shape[1]))
     typer.echo(",".join([*(f.replace(",", " ") for f in features), "label"]))
     for row, label in zip(dataset.X, dataset.y, strict=True):
@@ -236,7 +243,7 @@ def report(store_path: Annotated[Path, typer.Argument(metavar="STORE")], json: J
     from gflow import store
     from gflow.cli import output
 
-    dataset = _user_input(store.open_store, store_path)
+    dataset = checked(store.open_store, store_path)
     summary = _sweep_summary(dataset, store_path)
     say(f"wrote {_sweep_plot(dataset, summary, store_path)}")
     _emit(summary, json, output.print_sweep)
@@ -274,100 +281,6 @@ def _configure() -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gflow" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-def _user_input(function, *arguments, **options):
-    """Call it; what it refuses is the user's input."""
-    try:
-        return function(*arguments, **options)
-    except (ValueError, ImportError) as error:
-        raise InputError(str(error)) from None
-
-
-def _problem(data: str, loss: str, bias: bool, standardize: bool, dtype: str):
-    import gflow
-    from gflow.cli import data as reader
-    from gflow.problem import never_separable
-
-    losses = {"logistic": gflow.Logistic, "exponential": gflow.Exponential}
-    if loss not in losses:
-        raise InputError(f"--loss must be one of {', '.join(losses)}; got {loss!r}")
-    if dtype != "float64":
-        raise InputError(f"--dtype {dtype}: a certificate needs float64; leave --dtype out")
-    dataset, notes = _user_input(reader.load, data)
-    dataset, more = _user_input(reader.prepare, dataset, standardize, bias)
-    problem = _user_input(gflow.Problem, dataset.X, dataset.y, loss=losses[loss]())
-    reasons = never_separable(dataset.X, dataset.y)
-    if reasons:
-        shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
-        more.append(f"warning: no network of this kind can separate these data: {shown}; none will be GLOBAL")
-    more.append(f"data: {problem.shape[0]} samples, {problem.shape[1]} columns")
-    return problem, notes + more
-
-
-def _announce(notes: list[str]) -> None:
-    """Say what was done to the data, once all of the input has been accepted."""
-    for note in notes:
-        say(note)
-
-
-def _law(scale: float, width: int):
-    import gflow
-
-    if width < 1:
-        raise InputError(f"--width must be at least 1, got {width}")
-    return _user_input(gflow.Gaussian, scale=scale)
-
-
-def _key(seed: int, index: int) -> None:
-    if not 0 <= seed < 2**63:
-        raise InputError(f"--seed must be between 0 and 2^63 - 1, got {seed}")
-    if not 0 <= index < 2**32:
-        raise InputError(f"initialisations are numbered from 0 to 2^32 - 1, got {index}")
-
-
-def _weights(path: Path, problem):
-    import jax.numpy as jnp
-    import numpy as np
-
-    import gflow
-    from gflow.cli import data as reader
-
-    arrays = _user_input(reader.read_npz, path, ("W1", "w2"))
-    W1, w2 = arrays["W1"], arrays["w2"]
-    if W1.ndim != 2 or w2.shape != W1.shape[1:] or w2.size == 0:
-        raise InputError(f"{path}: W1 must be (d, m) and w2 (m,) with m >= 1; got W1 {W1.shape} and w2 {w2.shape}")
-    for name, array in (("W1", W1), ("w2", w2)):
-        if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array) or not np.all(np.isfinite(array)):
-            raise InputError(f"{path}: {name} must hold finite real numbers")
-    if W1.shape[0] != problem.shape[1]:
-        raise InputError(
-            f"{path}: W1 has {W1.shape[0]} rows, but the data have d = {problem.shape[1]} columns"
-            f"{'; transpose it?' if W1.shape[1] == problem.shape[1] else ' (--bias adds one)'}"
-        )
-    return gflow.TwoLayer(jnp.asarray(W1, float), jnp.asarray(w2, float))
-
-
-def _writable(path: Path | None, suffixes: tuple[str, ...], *inputs) -> None:
-    """Refuse, before anything is computed, a file that cannot be written or that is an input."""
-    if path is None:
-        return
-    if path.suffix.lower() not in suffixes:
-        raise InputError(f"{path}: the file must end in {' or '.join(suffixes)}")
-    _folder(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder")
-    if path.exists() and any(other and Path(other).exists() and path.samefile(other) for other in inputs):
-        raise InputError(f"{path} is an input of this command and would be overwritten")
-    if path.exists() and not os.access(path, os.W_OK):
-        raise InputError(f"{path} cannot be written")
-
-
-def _folder(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} does not exist")
-    if not path.exists() and not os.access(path.parent, os.W_OK):
-        raise InputError(f"the folder {path.parent} cannot be written to")
 
 
 def _provenance(seed: int, dtype: str) -> dict:

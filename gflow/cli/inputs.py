@@ -1,0 +1,111 @@
+"""What the commands take from their user, each refused in one line before anything is computed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gflow.cli.progress import say
+
+
+class InputError(ValueError):
+    """Bad input: exit status 2."""
+
+
+def checked(function, *arguments, **options):
+    """Call it; what it refuses is the user's input."""
+    try:
+        return function(*arguments, **options)
+    except (ValueError, ImportError) as error:
+        raise InputError(str(error)) from None
+
+
+def read_problem(data: str, loss: str, bias: bool, standardize: bool, dtype: str):
+    """(problem, notes): the data of a command line, and what was done to them or is to be feared of them."""
+    import gflow
+    from gflow.cli import data as reader
+    from gflow.problem import never_separable
+
+    losses = {"logistic": gflow.Logistic, "exponential": gflow.Exponential}
+    if loss not in losses:
+        raise InputError(f"--loss must be one of {', '.join(losses)}; got {loss!r}")
+    if dtype != "float64":
+        raise InputError(f"--dtype {dtype}: a certificate needs float64; leave --dtype out")
+    dataset, notes = checked(reader.load, data)
+    dataset, more = checked(reader.prepare, dataset, standardize, bias)
+    problem = checked(gflow.Problem, dataset.X, dataset.y, loss=losses[loss]())
+    reasons = never_separable(dataset.X, dataset.y)
+    if reasons:
+        shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+        more.append(f"warning: no network of this kind can separate these data: {shown}; none will be GLOBAL")
+    more.append(f"data: {problem.shape[0]} samples, {problem.shape[1]} columns")
+    return problem, notes + more
+
+
+def announce(notes: list[str]) -> None:
+    """Say what was done to the data, once all of the input has been accepted."""
+    for note in notes:
+        say(note)
+
+
+def initial_law(scale: float, width: int):
+    """The balanced gaussian law of this scale, for a width that makes sense."""
+    import gflow
+
+    if width < 1:
+        raise InputError(f"--width must be at least 1, got {width}")
+    return checked(gflow.Gaussian, scale=scale)
+
+
+def check_key(seed: int, index: int) -> None:
+    """Seeds and numbers of initialisations that fit a key."""
+    if not 0 <= seed < 2**63:
+        raise InputError(f"--seed must be between 0 and 2^63 - 1, got {seed}")
+    if not 0 <= index < 2**32:
+        raise InputError(f"initialisations are numbered from 0 to 2^32 - 1, got {index}")
+
+
+def read_weights(path: Path, problem):
+    """The network in an .npz with W1 (d, m) and w2 (m,) for this problem."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    import gflow
+    from gflow.cli import data as reader
+
+    arrays = checked(reader.read_npz, path, ("W1", "w2"))
+    W1, w2 = arrays["W1"], arrays["w2"]
+    if W1.ndim != 2 or w2.shape != W1.shape[1:] or w2.size == 0:
+        raise InputError(f"{path}: W1 must be (d, m) and w2 (m,) with m >= 1; got W1 {W1.shape} and w2 {w2.shape}")
+    for name, array in (("W1", W1), ("w2", w2)):
+        if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array) or not np.all(np.isfinite(array)):
+            raise InputError(f"{path}: {name} must hold finite real numbers")
+    if W1.shape[0] != problem.shape[1]:
+        raise InputError(
+            f"{path}: W1 has {W1.shape[0]} rows, but the data have d = {problem.shape[1]} columns"
+            f"{'; transpose it?' if W1.shape[1] == problem.shape[1] else ' (--bias adds one)'}"
+        )
+    return gflow.TwoLayer(jnp.asarray(W1, float), jnp.asarray(w2, float))
+
+
+def check_file(path: Path | None, suffixes: tuple[str, ...], *inputs) -> None:
+    """Refuse, before anything is computed, a file that cannot be written or that is an input."""
+    if path is None:
+        return
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path}: the file must end in {' or '.join(suffixes)}")
+    check_folder(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder")
+    if path.exists() and any(other and Path(other).exists() and path.samefile(other) for other in inputs):
+        raise InputError(f"{path} is an input of this command and would be overwritten")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise InputError(f"{path} cannot be written")
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a file in a folder that is missing or closed."""
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} does not exist")
+    if not path.exists() and not os.access(path.parent, os.W_OK):
+        raise InputError(f"the folder {path.parent} cannot be written to")
