@@ -1,5 +1,6 @@
 """Batches: lanes advanced a few steps at a time are the flows that solve_flow makes; any explicit method; float32."""
 
+import cases
 import diffrax
 import equinox as eqx
 import jax
@@ -120,3 +121,12 @@ def test_flagged_columns_alone_are_worked_on():
     alone = jnp.stack([one(flagged[i], values[i], factor[i], offset) for i in range(5)])
     for result in (shared, own, alone):
         np.testing.assert_allclose(result, expected, rtol=1e-12)
+
+
+def test_antipodal_rows_do_not_hold_a_flow_up():
+    # a neuron rests on the common hyperplane of x and -x, both with the same label
+    problem = gflow.Problem(cases.B_X, cases.B_y)
+    nets = jax.vmap(lambda i: gflow.Gaussian(1e-3)(gflow.key_of(0, i), problem, 4))(jnp.arange(16))
+    stepper = gflow.Stepper(problem)
+    lanes = advance(stepper, start(stepper, nets), jnp.asarray(1000))
+    assert not np.any(lanes.running)

@@ -202,7 +202,9 @@ def settle(X, activation: AbstractActivation, neurons: Neurons, lane: Lane, widt
     first = jnp.min(jnp.where(wrong, events.theta, 1.0), axis=0)
     beyond = jnp.where(modes.on, -1.0, 1.0) * (Z + others) / jnp.where(row > 0, row, 1.0)
     prevented = wrong & (events.theta > first) & (beyond < 0)
-    missed = ~wrong & ~modes.slide & (beyond > rounding(Z.dtype) * neurons.size) & (row > 0)
+    # not one that rests on its hyperplane beside an antipodal row, which would take turns with it
+    missed = ~(wrong | modes.slide | on_kink(X, neurons.start, neurons.size)) & (row > 0)
+    missed &= beyond > rounding(Z.dtype) * neurons.size
     charge = charged(neurons, lane, choice, events, change, others, row, jump, width)
     charge += jnp.abs(neurons.orientation) * jnp.where(missed, jnp.minimum(beyond, jnp.abs(lam) * row * lane.length), 0)
     # a pair on the wrong side that is pulled back to its hyperplane is put there: the charge covers the distance
