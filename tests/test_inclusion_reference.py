@@ -17,7 +17,7 @@ def relative_error(network, W1, w2):
     return np.sqrt(np.sum((np.asarray(network.W1) - W1) ** 2) + np.sum((np.asarray(network.w2) - w2) ** 2)) / size
 
 
-@pytest.mark.parametrize(("n", "d", "until"), [(10, 5, 12.0), (40, 3, 8.0)])  # (20, 2): benchmarks/bench_flow.py
+@pytest.mark.parametrize(("n", "d", "until"), [(10, 5, 12.0), (20, 2, 10.0), (40, 3, 8.0)])
 def test_errors_fall_with_the_tolerance(n, d, until):
     data = datasets.gaussian(n=n, d=d)
     problem = gflow.Problem(data.X, data.y)

@@ -1,6 +1,6 @@
 """What happened at kinks inside a step whose modes were held fixed: new modes, the correction, and what it leaves.
 
-Most neurons meet no hyperplane in a step: `events` finds those that do, and only these are settled.
+Most neurons meet no hyperplane in a step: `met` finds those that do, and only these are settled.
 Source: theory, "Network, loss, flow" (which kinks can slide); arXiv 2110.06488, section 2.
 """
 
@@ -306,7 +306,7 @@ def timed(neurons: Neurons, choice: Choice, wrong, slide, crowded, before: Float
 
 
 def charged(neurons: Neurons, lane: Lane, choice: Choice, events: Events, change, others, row, jump: float, width):
-    """(n, m): what is left after the corrections, of second order in the time since the crossing. `others` (n, m): what
+    """(n, m): what may be left after the corrections. `others` (n, m): what
     the corrections of a neuron's other crossings add to its pre-activation; `row` (n, 1): |x_n|."""
     Z, lam = neurons.end, lane.lam
     tau = (1 - events.theta) * lane.length

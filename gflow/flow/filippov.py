@@ -2,9 +2,9 @@
 
 Inside a step every (sample, neuron) pair keeps its activation mode, off, on or sliding, so the field is smooth and the
 method's error estimate means what it says. After the step, pairs that ended on the wrong side of their mode get a new
-one from the box problem of the least-norm velocity, and their neuron's direction is corrected by what it moved with
-the old mode since the crossing. What this leaves is of second order in the time since the crossing; it is charged to
-the error estimate, and where it is too much the controller steps onto the crossing instead.
+one from the box problem of the least-norm velocity, and their neuron is corrected, to second order, by what it moved
+with the old mode since the crossing. What this leaves is charged to the error estimate, and where it is too much for a
+neuron the controller steps onto the crossing instead.
 Source: theory, "Network, loss, flow" (which kinks can slide); arXiv 2110.06488, section 2.
 """
 
