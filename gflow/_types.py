@@ -18,6 +18,7 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
     margin_reached = "The smallest margin q_min reached its target."
     kkt_reached = "The KKT residual of the direction reached its target."
     unfitted = "The flow is stationary and does not fit the data."
+    reduced_accuracy = "The gap is small, but not as small as was asked for."
     infeasible = "No network of any width with P(theta) below 1e12/min|x_n| separates the data."
     horizon_reached = "The flow was integrated up to the requested time."
 

@@ -1,8 +1,9 @@
 """All activation masks of X: the cells of the central hyperplane arrangement {u : x_n . u = 0}.
 
-Every cell of an arrangement of full rank r is a pointed cone, so it is found at each of its rays: a ray is the null
-space of r - 1 independent rows, and around it the cells are those of the rows that vanish on it, an arrangement of
-rank r - 1. In general position there are P = 2 sum_{k<r} C(n-1, k). Source: arXiv 2002.10553, section 2.
+In general position there are P = 2 sum_{k<r} C(n-1, k), each found once (`general_position`). Otherwise: every cell of
+an arrangement of full rank r is a pointed cone, so it is found at each of its rays: a ray is the null space of r - 1
+independent rows, and around it the cells are those of the rows that vanish on it, an arrangement of rank r - 1.
+Source: arXiv 2002.10553, section 2.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import math
 import equinox as eqx
 import numpy as np
 
+from gflow.convex.general_position import Vertices, lowest_vertices
+
 ZERO = 1e-12
 """|x_n . v| <= ZERO |x_n||v| counts as v lying on the hyperplane of x_n; more where v is known less well."""
 
@@ -21,7 +24,11 @@ ROUNDING = 16 * np.finfo(float).eps
 theirs."""
 
 BUDGET = 2e8
-"""Largest number of signs (ray cells x samples) that is enumerated; beyond it masks are sampled."""
+"""Largest number of signs (cells x samples; without general position ray cells x samples) that is enumerated; beyond it
+masks are sampled."""
+
+PARALLEL = 1e-15
+"""Unit rows that differ by no more than this in every entry are one row."""
 
 
 class Arrangement(eqx.Module):
@@ -52,8 +59,36 @@ def count_masks(n: int, r: int) -> int:
 
 
 def enumerable(n: int, r: int) -> bool:
-    """Whether all masks of n rows of rank r fit the memory budget."""
+    """Whether all masks of n rows of rank r fit the memory budget, ray by ray."""
     return math.comb(n, max(r - 1, 0)) * 2**r * n <= BUDGET
+
+
+class Lines(eqx.Module):
+    """Rows by the line they span: row n is `sign[n]` times row `first[line[n]]`, up to rounding; sign 0 for a zero row.
+
+    Data with equal or antipodal rows are in general position as often as others once each line is counted once.
+    """
+
+    first: np.ndarray
+    line: np.ndarray
+    sign: np.ndarray
+
+    def expand(self, masks: np.ndarray) -> np.ndarray:
+        """Masks (P, n) of the rows from masks of the lines."""
+        return (masks[:, self.line] == (self.sign > 0)) & (self.sign != 0)
+
+
+def lines(rows: np.ndarray) -> Lines:
+    """The distinct lines of unit rows (n, d)."""
+    live = np.any(rows != 0, axis=1)
+    lead = np.argmax(np.abs(rows) > 1e-3 / np.sqrt(rows.shape[1]), axis=1)
+    sign = np.where(live, np.sign(rows[np.arange(len(rows)), lead]), 0.0)
+    key = np.round(rows * np.where(live, sign, 1.0)[:, None] / PARALLEL) * PARALLEL + 0.0
+    _, first, line = np.unique(key[live], axis=0, return_index=True, return_inverse=True)
+    where = np.flatnonzero(live)
+    full = np.zeros(len(rows), int)
+    full[where] = line
+    return Lines(where[first], full, sign * np.where(live, sign[where[first]][full] if len(first) else 1.0, 0.0))
 
 
 def unit_rows(X: np.ndarray) -> np.ndarray:
@@ -84,12 +119,28 @@ def arrangement(X, *, samples: int = 4096, seed: int = 0) -> Arrangement:
     X = np.asarray(X, float)
     rows = unit_rows(X)
     basis, _, outside = row_space(rows)
+    distinct = lines(rows)
+    found = generic(rows, basis, outside, distinct)
+    if found is not None:
+        half = np.concatenate([level.masks for level in found])
+        masks = distinct.expand(np.concatenate([half, ~half]))
+        return Arrangement(np.packbits(masks, axis=1), X.shape[0], True, outside)
     if enumerable(X.shape[0], basis.shape[1]):
         signs, error = cells(*restricted(rows, basis, np.full(len(rows), ROUNDING + outside)))
         return Arrangement(np.packbits(signs > 0, axis=1), X.shape[0], True, max(error, outside))
     U = np.random.default_rng(seed).standard_normal((X.shape[1], samples))
     masks = (X @ U > 0).T
     return Arrangement(np.unique(np.packbits(np.vstack([masks, ~masks]), axis=1), axis=0), X.shape[0], False, np.inf)
+
+
+def generic(rows: np.ndarray, basis: np.ndarray, outside: float, distinct: Lines) -> list[Vertices] | None:
+    """The lowest vertices of the distinct lines, None if these are not in general position or too many."""
+    n, r = len(distinct.first), basis.shape[1]
+    if r == 0 or 0.5 * count_masks(n, r) * len(rows) > BUDGET:
+        return None
+    A = rows[distinct.first] @ basis
+    length = np.linalg.norm(A, axis=1)
+    return lowest_vertices(A / length[:, None], ROUNDING + PARALLEL + outside) if length.min() > 0.5 else None
 
 
 def restricted(rows: np.ndarray, basis: np.ndarray, accuracy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

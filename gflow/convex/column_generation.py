@@ -1,11 +1,14 @@
 """solve_max_margin: column generation over unit vectors. A linear program as master, exact pricing over faces.
 
 Dual: max 1^T alpha s.t. alpha >= 0, |lambda^T (X u)_+| <= 1 for all |u| <= 1, lambda = Y alpha. A column is one
-direction u, whose two constraints are linear in alpha, so the master is a linear program (HiGHS); its multipliers are
-the masses of a network with these directions. Source: arXiv 2002.10553, section 2; theory, "The convex program".
+direction u with a sign; its constraint is linear in alpha, so the master is a linear program whose multipliers are the
+masses of a network with these directions. Close to the optimum Newton's method on the faces that are tight makes it
+exact. Source: arXiv 2002.10553, section 2; theory, "The convex program".
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -14,12 +17,24 @@ import numpy as np
 from gflow._types import RESULTS
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.faces import Faces, faces
-from gflow.convex.oracle import _candidates, arrays_of, dual_maximum, require_float64
+from gflow.convex.master import Master, Solution
+from gflow.convex.oracle import arrays_of, dual_maximum, price, require_float64, upper_bound
+from gflow.convex.polish import LOOSE, Tight, polish
 from gflow.network import TwoLayer
 from gflow.problem import Problem
 
 INFEASIBLE = 1e12
 """A lower bound of P* min|x_n| above this means that no width separates the data."""
+
+REDUCED = 1e-6
+"""A relative gap up to this is "reduced accuracy" where the one asked for was not reached."""
+
+SOLVED = 2.0
+"""While the master pays for slack: its price is raised once the multipliers violate their bound by no more than this
+factor."""
+
+SHRINK = 0.1
+"""Newton's method is tried again once the gap has shrunk by this factor."""
 
 
 class MaxMargin(eqx.Module):
@@ -27,8 +42,9 @@ class MaxMargin(eqx.Module):
 
     `network`: feasible (q_min = 1) with objective `primal`. `alpha` (n,): dual feasible with value `dual`, proved over
     all masks if `complete`, otherwise only over the sampled ones, and then `dual` is the Gram bound's value.
-    `result`: successful if primal - dual <= rtol primal, else max_steps_reached; an infeasible program (a row of zeros,
-    or a lower bound of P* min|x_n| above 1e12) has primal = inf, `network` None, result infeasible.
+    `result`: successful if primal - dual <= rtol primal; reduced_accuracy if it is <= 1e-6 primal; else
+    max_steps_reached. An infeasible program (a row of zeros, or a lower bound of P* min|x_n| above 1e12) has primal =
+    inf, `network` None, result infeasible.
     """
 
     primal: float
@@ -39,9 +55,14 @@ class MaxMargin(eqx.Module):
     complete: bool = eqx.field(static=True)
     rounds: int = eqx.field(static=True)
 
+    @property
+    def gap(self) -> float:
+        """(primal - dual) / primal, 1 if no network is known."""
+        return 1 - self.dual / self.primal if np.isfinite(self.primal) else 1.0
+
 
 def solve_max_margin(
-    problem: Problem, known_faces: Faces | None = None, *, directions=None, rtol: float = 1e-6, rounds: int = 60
+    problem: Problem, known_faces: Faces | None = None, *, directions=None, rtol: float = 1e-9, rounds: int = 100
 ) -> MaxMargin:
     """P* of `problem`, its dual multipliers and an optimal network.
 
@@ -50,11 +71,10 @@ def solve_max_margin(
     problem.require_relu()
     require_float64(problem.X)
     known = faces(problem.X) if known_faces is None else known_faces
-    X, y = np.asarray(problem.X), np.asarray(problem.y)
+    X, n = np.asarray(problem.X), problem.shape[0]
     lengths = np.linalg.norm(X, axis=1)
     if lengths.min() == 0:  # f(0) = 0
-        return MaxMargin(np.inf, np.inf, np.zeros(len(y)), None, RESULTS.infeasible, known.complete, 0)  # pyright: ignore
-    largest = lengths.max()
+        return MaxMargin(np.inf, np.inf, np.zeros(n), None, RESULTS.infeasible, known.complete, 0)  # pyright: ignore
     middle = float(np.exp(np.mean(np.log(lengths))))
     if not 1e-3 <= middle <= 1e3:  # the linear programs have absolute tolerances; P* scales like 1/|x|
         scaled = eqx.tree_at(lambda p: p.X, problem, problem.X / middle)
@@ -62,92 +82,170 @@ def solve_max_margin(
         network = None if solved.network is None else solved.network.scaled(jnp.asarray(middle**-0.5))
         bounds = (solved.primal / middle, solved.dual / middle, solved.alpha / middle, network)
         return MaxMargin(*bounds, solved.result, solved.complete, solved.rounds)
-    start = unit_rows(X)
-    U = start if directions is None else np.vstack([np.asarray(directions), start])
-    U = np.vstack([U, -U])
-    best, alpha_best, network, primal = 0.0, np.zeros(len(y)), None, np.inf
-    # slack costs `price`: as long as P* may be above it the master is happy to pay, so it is raised on demand
-    price, ceiling = 1e3 / largest, INFEASIBLE / lengths.min()
-    round_ = 0
-    for round_ in range(1, rounds + 1):  # noqa: B007
-        solved = _master(X, y, U, price)
+    method = ColumnGeneration(rtol)
+    state = method.init(problem, known, directions)
+    while state.rounds < rounds and not method.terminate(state):
+        method.step(state)
+    return method.result(state)
+
+
+@dataclasses.dataclass
+class State:
+    """Where column generation stands: the program, the best network and the best multipliers so far."""
+
+    problem: Problem
+    faces: tuple
+    known: Faces
+    master: Master
+    price: float
+    ceiling: float
+    primal: float = np.inf
+    dual: float = 0.0
+    alpha: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    neurons: tuple[np.ndarray, np.ndarray] | None = None
+    rounds: int = 0
+    polish_at: float = np.inf
+    stalled: bool = False
+
+    @property
+    def gap(self) -> float:
+        """Relative; infinite while there is no network."""
+        return 1 - self.dual / self.primal if np.isfinite(self.primal) else np.inf
+
+
+class ColumnGeneration(eqx.Module):
+    """The method: `rtol` relative gap at which it ends, `polish` the gap from which Newton's method is tried."""
+
+    rtol: float = 1e-9
+    polish: float = 1e-3
+
+    def init(self, problem: Problem, known: Faces, directions=None) -> State:
+        """The master with the data's own directions as columns, and slack."""
+        X, y = np.asarray(problem.X), np.asarray(problem.y)
+        lengths = np.linalg.norm(X, axis=1)
+        # slack costs `price`: as long as P* may be above it the master is happy to pay, so it is raised on demand
+        first = 1e3 / lengths.max()
+        state = State(problem, arrays_of(known), known, Master(X, y, first), first, INFEASIBLE / lengths.min())
+        state.alpha, state.polish_at = np.zeros(len(y)), self.polish
+        state.master.add(unit_rows(X), y)
+        if directions is not None:
+            U = np.asarray(directions)
+            U = U / np.linalg.norm(U, axis=1, keepdims=True)
+            state.master.add(np.vstack([U, U]), np.repeat([1.0, -1.0], len(U)))
+        return state
+
+    def step(self, state: State) -> None:
+        """Solve the master, price all faces, polish where that may end it, add the violated columns."""
+        state.rounds += 1
+        solved, master = state.master.solve(), state.master
         if solved is None:
-            break
-        mass, alpha, slack = solved
-        if slack <= 1e-9 * max(1.0, np.sum(np.abs(mass))):
-            candidate = _network(U, mass)
-            objective = float(problem.objective(candidate))
-            if objective < primal:
-                q_min = jnp.min(problem.margins(candidate))
-                primal, network = objective, candidate.scaled(1 / jnp.sqrt(q_min))
-        total = alpha.sum()
-        p = alpha / total if total > 0 else np.full(len(y), 1 / len(y))
-        bound = dual_maximum(problem.X, jnp.asarray(p * y), known)
-        if 1 / max(float(bound.upper), 1e-300) > best:
-            best = 1 / max(float(bound.upper), 1e-300)
-            alpha_best = p * best
-        if best >= (1 - rtol) * primal or best > ceiling:
-            break
-        fresh = _violated(problem, alpha * y, known, U)
-        if len(fresh):
-            U = np.vstack([U, fresh])
-        elif network is None and price < ceiling:
-            price *= 1e3
+            state.stalled = True
+            return
+        if solved.slack <= 1e-9 * max(1.0, solved.mass.sum()):
+            self._network(state, master.U.T, master.sign * solved.mass)
+        upper, tight = self._price(state, solved.alpha)
+        if state.gap <= state.polish_at and not self.terminate(state):
+            state.polish_at = SHRINK * state.gap
+            alpha = self._polished(state, solved, tight)
+            if alpha is not None and not self.terminate(state):
+                _, better = self._price(state, alpha)
+                self._add(state, better)
+        if self.terminate(state):
+            return
+        added = self._add(state, tight)
+        if (
+            state.neurons is None
+            and state.price < state.ceiling
+            and (not added or upper <= SOLVED / solved.alpha.sum())
+        ):
+            state.price *= 1e3
+            master.reprice(state.price)
+        elif not added:
+            state.stalled = True
+
+    def terminate(self, state: State) -> bool:
+        """The gap is reached, the program is infeasible, or nothing is left to add."""
+        return state.gap <= self.rtol or state.dual > state.ceiling or state.stalled
+
+    def result(self, state: State) -> MaxMargin:
+        """What is known at the end."""
+        if state.neurons is None and state.dual > state.ceiling:
+            how = RESULTS.infeasible
+        elif state.gap <= self.rtol:
+            how = RESULTS.successful
         else:
-            break
-    done = np.isfinite(primal) and best >= (1 - rtol) * primal
-    result = RESULTS.successful if done else RESULTS.max_steps_reached
-    if network is None and best > ceiling:
-        result = RESULTS.infeasible
-    return MaxMargin(
-        primal,
-        best,
-        alpha_best,
-        network,
-        result,  # pyright: ignore[reportArgumentType]
-        known.complete,
-        round_,
-    )
+            how = RESULTS.reduced_accuracy if state.gap <= REDUCED else RESULTS.max_steps_reached
+        network = None
+        if state.neurons is not None:
+            U, mass = state.neurons
+            root = np.sqrt(np.abs(mass))
+            network = TwoLayer(jnp.asarray(U * root), jnp.asarray(np.sign(mass) * root))
+        return MaxMargin(
+            state.primal, state.dual, state.alpha, network, how,  # pyright: ignore[reportArgumentType]
+            state.known.complete, state.rounds,
+        )  # fmt: skip
+
+    def _network(self, state: State, U: np.ndarray, mass: np.ndarray) -> None:
+        """Neurons with unit directions U (d, K) and signed masses: kept if their objective is the best so far."""
+        X, y = np.asarray(state.problem.X), np.asarray(state.problem.y)
+        q_min = np.min(y * (np.maximum(X @ U, 0.0) @ mass))
+        objective = np.sum(np.abs(mass)) / q_min if q_min > 0 else np.inf
+        if objective < state.primal:
+            live = mass != 0
+            state.primal, state.neurons = float(objective), (U[:, live], mass[live] / q_min)
+
+    def _price(self, state: State, alpha: np.ndarray) -> tuple[float, Tight]:
+        """The dual bound of these multipliers is kept if it is the best; also the tight and violated directions."""
+        problem, total = state.problem, alpha.sum()
+        p = alpha / total if total > 0 else np.full(len(alpha), 1 / len(alpha))
+        lam = jnp.asarray(p) * problem.y
+        values, over = price(problem.X, lam, *state.faces)
+        if state.known.complete:
+            upper = upper_bound(problem.X, lam, values, over, state.known.error)
+        else:
+            upper = dual_maximum(problem.X, lam, state.known).upper
+        dual = 1 / max(float(upper), 1e-300)
+        if dual > state.dual:
+            state.dual, state.alpha = dual, p * dual
+        return float(upper), best_directions(problem.X, lam, values, over, 1 / max(total, 1e-300), state.known)
+
+    def _polished(self, state: State, solved: Solution, tight: Tight) -> np.ndarray | None:
+        """The multipliers that Newton's method found, if any; a better network and bound are kept."""
+        X, y = np.asarray(state.problem.X), np.asarray(state.problem.y)
+        alpha = None
+        for sign, point in polish(X, y, state.master.U, state.master.sign, solved.mass, solved.alpha, tight):
+            mass = np.linalg.norm(point.V, axis=0)
+            self._network(state, point.V / np.where(mass > 0, mass, 1.0), sign * mass)
+            alpha = np.maximum(point.alpha, 0.0)
+            self._price(state, alpha)
+            if self.terminate(state):
+                break
+        return alpha
+
+    def _add(self, state: State, tight: Tight) -> int:
+        """Add the violated directions that are not columns already; how many they were."""
+        master = state.master
+        violated = tight.value > 1 + 1e-12
+        U, sign = tight.U[violated], tight.sign[violated]
+        if len(U):
+            known = np.any((U @ master.U.T >= 1 - 1e-15) & (sign[:, None] == master.sign), axis=1)
+            U, sign = U[~known], sign[~known]
+        if len(U):
+            master.add(U, sign)
+        return len(U)
 
 
-def _master(X, y, U, price: float):
-    """min sum |mass| + price sum slack s.t. Y (X U^T)_+ mass + slack >= 1: (mass (K,), alpha (n,), total slack).
-
-    None if HiGHS fails with both of its methods.
-    """
-    from scipy.optimize import linprog
-
-    A = y[:, None] * np.maximum(X @ U.T, 0.0)  # (n, K)
-    n, K = A.shape
-    cost = np.concatenate([np.ones(2 * K), np.full(n, price)])
-    tight = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
-    for method, options in (("highs-ds", tight), ("highs-ipm", tight), ("highs", {})):
-        A_ub, b_ub = -np.hstack([A, -A, np.eye(n)]), -np.ones(n)
-        sol = linprog(cost, A_ub=A_ub, b_ub=b_ub, bounds=(0, None), method=method, options=options)
-        if sol.x is not None:
-            slack = float(sol.x[2 * K :].sum())
-            return sol.x[:K] - sol.x[K : 2 * K], np.maximum(-sol.ineqlin.marginals, 0.0), slack
-    return None
-
-
-def _violated(problem: Problem, lam, known: Faces, U: np.ndarray) -> np.ndarray:
-    """At most 4n directions that violate |lambda^T (X u)_+| <= 1 most, none of them a column already."""
-    values, V, *_ = _candidates(problem.X, jnp.asarray(lam), *arrays_of(known))
-    values, V = np.asarray(values), np.asarray(V)
-    order = np.argsort(-values)
-    order = order[values[order] > 1 + 1e-12]
-    fresh: list[np.ndarray] = []
-    limit = 4 * len(np.asarray(problem.y))
-    for index in order[: 8 * limit]:
-        others = np.array([*fresh]) if fresh else np.zeros((0, V.shape[1]))
-        if len(fresh) < limit and np.all(np.abs(others @ V[index] - 1) > 1e-14):
-            fresh.append(V[index])
-    fresh = [v for v in fresh if np.all(np.abs(U @ v - 1) > 1e-15)]
-    return np.array(fresh).reshape(-1, V.shape[1])
-
-
-def _network(U: np.ndarray, mass: np.ndarray) -> TwoLayer:
-    """Direction u_k with signed mass -> the balanced neuron w = sqrt|mass| u, a = sign sqrt|mass|."""
-    live = np.abs(mass) > 0
-    root = np.sqrt(np.abs(mass[live]))
-    return TwoLayer(jnp.asarray(U[live].T * root), jnp.asarray(np.sign(mass[live]) * root))
+def best_directions(X, lam, values, over, level: float, known: Faces) -> Tight:
+    """The distinct candidates with |lambda^T (X u)_+| >= (1 - LOOSE) level, best first, at most 4n; values / level."""
+    X, lam, values = np.asarray(X), np.asarray(lam), np.asarray(values).ravel()
+    best = np.flatnonzero(values >= (1 - LOOSE) * level)
+    most = 16 * len(X)
+    if len(best) > most:
+        best = best[np.argpartition(-values[best], most)[:most]]
+    best = best[np.argsort(-values[best])]
+    face, opposite = best // 2, best % 2
+    g = np.einsum("fij,fj->fi", known.projectors[known.span[face]], (known.masks[known.cell[face]] * lam) @ X)
+    U = (1 - 2 * opposite)[:, None] * g / np.maximum(np.linalg.norm(g, axis=1, keepdims=True), 1e-300)
+    earlier = np.tril(U @ U.T >= 1 - 1e-14, -1).any(axis=1)
+    U, best = U[~earlier][: 4 * len(X)], best[~earlier][: 4 * len(X)]
+    return Tight(U, np.sign(np.maximum(U @ X.T, 0.0) @ lam), values[best] / level)

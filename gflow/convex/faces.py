@@ -14,25 +14,36 @@ import numpy as np
 
 from gflow.convex.arrangements import (
     BUDGET,
+    PARALLEL,
     ROUNDING,
     ZERO,
+    Lines,
     arrangement,
     cells,
     enumerable,
+    generic,
+    lines,
     restricted,
     row_space,
     unit_rows,
 )
+from gflow.convex.general_position import Vertices, choices, position
+
+MOST = 6e6
+"""Largest number of faces that is listed."""
 
 
 class Faces(eqx.Module):
-    """`masks` (F, n): strictly active samples on each face. `span` (F,): index into `projectors` (L, d, d).
+    """Face f has the span `projectors[span[f]]` (L, d, d) and the active samples `masks[cell[f]]` (C, n).
 
+    The mask is that of a cell beside the face, or of the face itself: samples on whose hyperplane the face lies may be
+    in it or not, P_L X^T D lambda is the same. `span`, `cell` (F,).
     `complete`: True only if all faces are there; else cells of a sampled arrangement. `accuracy` (L,): how accurately
     each span is known. `error`: faces within this angle of the ones found may be missing.
     """
 
     masks: np.ndarray
+    cell: np.ndarray
     span: np.ndarray
     projectors: np.ndarray
     accuracy: np.ndarray
@@ -40,7 +51,7 @@ class Faces(eqx.Module):
     complete: bool = eqx.field(static=True)
 
     def __len__(self) -> int:
-        return self.masks.shape[0]
+        return self.span.shape[0]
 
 
 def faces(X, *, samples: int = 4096, seed: int = 0) -> Faces:
@@ -49,12 +60,18 @@ def faces(X, *, samples: int = 4096, seed: int = 0) -> Faces:
     rows = unit_rows(X)
     basis, _, outside = row_space(rows)
     n, r = X.shape[0], basis.shape[1]
+    distinct = lines(rows)
+    if count_faces(len(distinct.first), r) <= MOST:
+        vertices = generic(rows, basis, outside, distinct)
+        if vertices is not None:
+            return _faces_of_vertices(rows, basis, outside, distinct, vertices)
     if not (enumerable(n, r) and math.comb(n, max(r - 1, 0)) * 3**r * n <= BUDGET):
         masks = arrangement(X, samples=samples, seed=seed).masks
-        return Faces(masks, np.zeros(len(masks), np.int32), (basis @ basis.T)[None], np.zeros(1), np.inf, False)
+        whole, one = (basis @ basis.T)[None], np.arange(len(masks))
+        return Faces(masks, one, np.zeros(len(masks), np.int32), whole, np.zeros(1), np.inf, False)
     if r == 0:
-        nothing = np.zeros((1, X.shape[1], X.shape[1]))
-        return Faces(np.zeros((1, n), bool), np.zeros(1, np.int32), nothing, np.zeros(1), 0.0, True)
+        nothing, one = np.zeros((1, X.shape[1], X.shape[1])), np.zeros(1, int)
+        return Faces(np.zeros((1, n), bool), one, one, nothing, np.zeros(1), 0.0, True)
     masks, span, projectors, accuracy = [], [], [], []
     found, error = flats(rows @ basis, ROUNDING + outside)
     error = max(error, outside)
@@ -66,7 +83,48 @@ def faces(X, *, samples: int = 4096, seed: int = 0) -> Faces:
         span.append(np.full(len(signs), len(projectors), np.int32))
         projectors.append(L @ L.T)
         accuracy.append(known)
-    return Faces(np.concatenate(masks), np.concatenate(span), np.stack(projectors), np.array(accuracy), error, True)
+    masks = np.concatenate(masks)
+    one = np.arange(len(masks))
+    return Faces(masks, one, np.concatenate(span), np.stack(projectors), np.array(accuracy), error, True)
+
+
+def count_faces(n: int, r: int) -> int:
+    """How many faces n >= r rows in general position of rank r have: 2 C(n, r-1) 2^{r-1} and fewer in lower ranks."""
+    return sum(math.comb(n, k) * 2 ** (k + 1) for k in range(r - 1, -1, -2))
+
+
+def _faces_of_vertices(rows, basis, outside: float, distinct: Lines, found: list[Vertices]) -> Faces:
+    """At the vertex of rows T: the faces with sliding rows S, for every S in T, all beside one cell."""
+    A = rows[distinct.first] @ basis
+    known = ROUNDING + PARALLEL + outside
+    offset, projectors, accuracy = [0], [], []
+    for size in range(A.shape[1]):
+        P, least = _complements(A[choices(len(A), size)])
+        projectors.append(basis @ P @ basis.T)
+        accuracy.append(known if size == 0 else 4 * known / least)
+        offset.append(offset[-1] + len(P))
+    cell, span, first = [], [], 0
+    for level in found:
+        count, k = level.rows.shape
+        for kept in itertools.product((False, True), repeat=k):
+            S = level.rows[:, np.array(kept, bool)]
+            span.append(offset[S.shape[1]] + position(S))
+            cell.append(first + np.arange(count))
+        first += count
+    half, span, cell = np.concatenate([v.masks for v in found]), np.concatenate(span), np.concatenate(cell)
+    masks = distinct.expand(np.concatenate([half, ~half]))
+    return Faces(
+        masks, np.concatenate([cell, cell + len(half)]), np.concatenate([span, span]), np.concatenate(projectors),
+        np.concatenate([np.broadcast_to(a, len(P)) for a, P in zip(accuracy, projectors, strict=True)]), outside, True,
+    )  # fmt: skip
+
+
+def _complements(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Projectors (C, r, r) onto the complements of C sets of independent rows (C, k, r), and their smallest singular
+    values."""
+    _, sigma, Vt = np.linalg.svd(rows, full_matrices=False)
+    least = sigma[:, -1] if rows.shape[1] else np.ones(len(rows))
+    return np.eye(rows.shape[2]) - np.swapaxes(Vt, 1, 2) @ Vt, least
 
 
 def flats(A: np.ndarray, rounding: float) -> tuple[list[tuple[np.ndarray, float]], float]:

@@ -13,8 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gflow.convex.threads import one_thread
+
 ITERATIONS = 30
 RELATIVE = 1e-13
+
+VANISHED = 1e-2
+"""A neuron whose mass has shrunk by this factor is on its way to 0."""
 
 
 class Patterns(NamedTuple):
@@ -32,15 +37,17 @@ class KKTPoint(NamedTuple):
     alpha: np.ndarray
 
 
-def newton(X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray) -> KKTPoint | None:
+@one_thread
+def newton(X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray, *, prune: bool = False) -> KKTPoint | None:
     """The KKT point of the program with these patterns near `start`, or None if Newton's method does not get there.
 
     `support` (n,) bool: first guess of the support vectors. Wrong guesses are mended by dropping negative
-    multipliers and adding violated margins. Whoever calls this checks the returned point: nothing here is a proof.
+    multipliers and adding violated margins. `prune`: neurons whose mass vanishes on the way are given up, their columns
+    of V are 0. Whoever calls this checks the returned point: nothing here is a proof.
     """
     support = support.copy()
     for _ in range(2 * len(y)):
-        point = _solve(X, y, patterns, start, support)
+        point = _solve(X, y, patterns, start, support, prune)
         if point is None:
             return None
         margins = y * np.sum(patterns.sign * patterns.mask * (X @ point.V), axis=1)
@@ -54,17 +61,24 @@ def newton(X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray) -> KK
     return None
 
 
-def _solve(X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray) -> KKTPoint | None:
-    bases = [complement(X[patterns.sliding[:, k]]) for k in range(len(patterns.sign))]
+def _solve(X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray, prune: bool) -> KKTPoint | None:
+    live = [k for k in range(len(patterns.sign)) if not prune or start.V[:, k].any()]
+    bases = [complement(X[patterns.sliding[:, k]]) for k in live]
     # row block k: d margins_S / d z_k
     blocks = [
-        (y * patterns.sign[k] * patterns.mask[:, k])[support, None] * (X[support] @ Q) for k, Q in enumerate(bases)
+        (y * patterns.sign[k] * patterns.mask[:, k])[support, None] * (X[support] @ Q)
+        for k, Q in zip(live, bases, strict=True)
     ]
-    z = [Q.T @ start.V[:, k] for k, Q in enumerate(bases)]
+    z = [Q.T @ start.V[:, k] for k, Q in zip(live, bases, strict=True)]
+    least = [VANISHED * np.linalg.norm(start.V[:, k]) for k in live]
     alpha = np.where(support, start.alpha, 0.0)[support]
     residual = np.array([np.inf])
     for _ in range(ITERATIONS):
         norms = [np.linalg.norm(zk) for zk in z]
+        gone = [j for j, (r, small) in enumerate(zip(norms, least, strict=True)) if r < small] if prune else []
+        for j in reversed(gone):
+            for each in (live, bases, blocks, z, least, norms):
+                del each[j]
         if min(norms, default=0.0) <= 0:
             return None
         stationarity = [B.T @ alpha - zk / r for B, zk, r in zip(blocks, z, norms, strict=True)]
@@ -82,7 +96,8 @@ def _solve(X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray) -> KK
         alpha = alpha + t * step[len(step) - len(alpha) :]
     if not np.all(np.isfinite(alpha)) or np.max(np.abs(residual)) > 1e-9:
         return None
-    V = np.stack([Q @ zk for Q, zk in zip(bases, z, strict=True)], axis=1)
+    V = np.zeros(start.V.shape)
+    V[:, live] = np.stack([Q @ zk for Q, zk in zip(bases, z, strict=True)], axis=1)
     full = np.zeros(len(y))
     full[support] = alpha
     return KKTPoint(V, full)
@@ -111,11 +126,27 @@ def _newton_step(blocks, z, norms, residual) -> np.ndarray | None:
     matrix, right = scaled * row[:, None], -residual * row
     if not (np.all(np.isfinite(matrix)) and np.all(np.isfinite(right))):
         return None
-    try:
-        step, *_ = np.linalg.lstsq(matrix, right, rcond=1e-14)
-    except np.linalg.LinAlgError:
+    step = _solved(matrix, right)
+    if step is None:
         return None
     return column * step
+
+
+def _solved(matrix: np.ndarray, right: np.ndarray) -> np.ndarray | None:
+    """By elimination where that is accurate, else the minimum-norm least squares solution."""
+    from scipy.linalg import lstsq
+
+    try:
+        step = np.linalg.solve(matrix, right)
+        if np.max(np.abs(matrix @ step - right)) <= 1e-10 * np.max(np.abs(right)) and np.max(np.abs(step)) <= 1e3:
+            return step
+    except np.linalg.LinAlgError:
+        pass
+    try:
+        step, *_ = lstsq(matrix, right, cond=1e-14, lapack_driver="gelsy", check_finite=False)  # pyright: ignore
+        return step
+    except np.linalg.LinAlgError:
+        return None
 
 
 def complement(rows: np.ndarray) -> np.ndarray:

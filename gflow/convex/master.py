@@ -1,0 +1,106 @@
+"""The master of column generation: a linear program over unit vectors, kept warm by HiGHS.
+
+    min sum_k mass_k + price sum_n slack_n   s.t.   sum_k y_n s_k (x_n . u_k)_+ mass_k + slack_n >= 1,  mass, slack >= 0
+
+Its multipliers alpha are feasible for the columns' dual constraints s_k lambda^T (X u_k)_+ <= 1; adding columns keeps
+the last basis feasible, so that the primal simplex method goes on from it. Source: theory, "The convex program".
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+TOLERANCE = 1e-10
+"""The least that HiGHS accepts for violated constraints and reduced costs."""
+
+COLD = 100
+"""Samples from which a program without a useful basis goes to the interior-point method: a cold simplex may take for
+ever."""
+
+ITERATIONS = 20
+"""Simplex iterations per sample after which a warm start has failed."""
+
+
+class Solution(NamedTuple):
+    """`mass` (K,), `alpha` (n,), `slack`: its sum."""
+
+    mass: np.ndarray
+    alpha: np.ndarray
+    slack: float
+
+
+def _quiet():
+    """A HiGHS instance without callbacks: switching them on prints a banner on stdout, where commands print JSON."""
+    import highspy
+
+    class Quiet(highspy.Highs):
+        def enableCallbacks(self):
+            pass
+
+    return Quiet()
+
+
+class Master:
+    """A linear program that grows. `U` (K, d) unit vectors, `sign` (K,)."""
+
+    def __init__(self, X: np.ndarray, y: np.ndarray, price: float):
+        self.X, self.y = X, y
+        n, d = X.shape
+        self.U, self.sign = np.zeros((0, d)), np.zeros(0)
+        self.highs = _quiet()
+        self.highs.setOptionValue("output_flag", False)
+        for name, value in (
+            ("threads", 1), ("primal_feasibility_tolerance", TOLERANCE),
+            ("dual_feasibility_tolerance", TOLERANCE), ("simplex_iteration_limit", 1000 + ITERATIONS * n),
+        ):  # fmt: skip
+            self.highs.setOptionValue(name, value)
+        self.forget()
+        infinite, each = np.full(n, self.highs.inf), np.arange(n, dtype=np.int32)
+        self.highs.addRows(n, np.ones(n), infinite, 0, np.zeros(n, np.int32), np.zeros(0, np.int32), np.zeros(0))
+        self.highs.addCols(n, np.full(n, price), np.zeros(n), infinite, n, each, each, np.ones(n))
+
+    def add(self, U: np.ndarray, sign: np.ndarray) -> None:
+        """New columns."""
+        n, K = len(self.y), len(U)
+        entries = ((self.y[:, None] * np.maximum(self.X @ U.T, 0.0)) * sign).T  # (K, n), a column of the program a row
+        starts = (n * np.arange(K)).astype(np.int32)
+        index = np.tile(np.arange(n, dtype=np.int32), K)
+        bounds = np.zeros(K), np.full(K, self.highs.inf)
+        self.highs.addCols(K, np.ones(K), *bounds, n * K, starts, index, entries.ravel())
+        self.U, self.sign = np.vstack([self.U, U]), np.concatenate([self.sign, sign])
+
+    def reprice(self, price: float) -> None:
+        """What a missing unit of margin costs."""
+        n = len(self.y)
+        self.highs.changeColsCost(n, np.arange(n, dtype=np.int32), np.full(n, price))
+        self.forget()
+
+    def forget(self) -> None:
+        """Start the next solution from nothing."""
+        self.highs.clearSolver()
+        self.highs.setOptionValue("solver", "ipm" if len(self.y) >= COLD else "simplex")
+
+    def solve(self) -> Solution | None:
+        """The optimum over the columns so far; None if HiGHS fails from the last basis and from nothing."""
+        import highspy
+
+        for attempt in ("warm", "cold"):
+            if attempt == "cold":
+                self.highs.clearSolver()
+                self.highs.setOptionValue("solver", "ipm")
+                self.highs.setOptionValue("simplex_iteration_limit", 2**31 - 1)
+            self.highs.run()
+            if self.highs.getModelStatus() == highspy.HighsModelStatus.kOptimal:
+                break
+        else:
+            return None
+        self.highs.setOptionValue("simplex_iteration_limit", 1000 + ITERATIONS * len(self.y))
+        self.highs.setOptionValue("solver", "simplex")
+        self.highs.setOptionValue("simplex_strategy", 4)  # primal: new columns leave the old point feasible
+        solution, n = self.highs.getSolution(), len(self.y)
+        value = np.array(solution.col_value)
+        return Solution(
+            np.maximum(value[n:], 0.0), np.maximum(np.array(solution.row_dual), 0.0), float(value[:n].sum())
+        )
