@@ -5,6 +5,9 @@ enter its velocity alone, so it is m independent small box-constrained least squ
 section 2; theory: "Network, loss, flow")
 
     delta_i = argmin_{delta in [0,1]^K} | v0_i + sum_k delta_k lambda_k x_k |^2,   v0_i = X^T D_i lambda without kinks.
+
+Samples on one line have one kink together (`lines`). Where more hyperplanes meet than are independent and some push
+towards and others away, the box is larger than the Clarke set: such points are left at once.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from gflow.activations import AbstractActivation
 from gflow.box import bounded
+from gflow.lines import Lines
 
 MAX_KINKS = 12
 """Kinks considered per neuron. In general position at most rank(X) - 1 can matter at once."""
@@ -25,18 +29,27 @@ def least_norm_slopes(
     U: Float[Array, "d m"],
     activation: AbstractActivation,
     band: float,
+    lines: Lines | None = None,
 ) -> Float[Array, "n m"]:
     """Slopes D (n, m) in the activation's interval for which every X^T D_i lambda has least norm.
 
     `U` (d, m) holds directions or weights; pair (n, i) is a kink if |x_n . u_i| <= band |x_n| |u_i|. Rows of zeros
-    are never kinks. Slopes of pairs that are not kinks are the activation's own.
+    are never kinks. Slopes of pairs that are not kinks are the activation's own. `lines`: those of X.
     """
+    if lines is not None:
+        drift = lines.drift(X, lam, activation)
+        rows = lines.rows(X)
+        return lines.slopes(_slopes(rows, lines.weight(lam), U, activation, band, drift), activation)
+    return _slopes(X, lam, U, activation, band, jnp.zeros_like(X[0]))
+
+
+def _slopes(X, lam, U, activation: AbstractActivation, band: float, drift: Float[Array, " d"]):
     lower, _ = activation.slope_interval()
     Z = X @ U
     sizes = jnp.linalg.norm(X, axis=1)[:, None] * jnp.linalg.norm(U, axis=0)
     kink = (jnp.abs(Z) <= band * sizes) & (sizes > 0)
     D = jnp.where(kink, lower, activation.slope(Z))
-    return D + box_entries(X, lam, D, kink, activation)
+    return D + box_entries(X, lam, D, kink, activation, drift)
 
 
 def box_entries(
@@ -45,14 +58,15 @@ def box_entries(
     D: Float[Array, "n m"],
     kink: Bool[Array, "n m"],
     activation: AbstractActivation,
+    drift: Float[Array, " d"],
 ) -> Float[Array, "n m"]:
-    """delta (n, m) in [0, upper - lower] at the kinks, 0 elsewhere: argmin |X^T D lambda + sum_k delta_k lambda_k x_k|.
+    """delta (n, m) in [0, upper - lower] at the kinks, 0 elsewhere: argmin |v0 + sum_k delta_k lambda_k x_k|.
 
-    One problem per neuron. `D` (n, m) has the lower slope at the kinks.
+    One problem per neuron, v0 = drift + X^T D lambda. `D` (n, m) has the lower slope at the kinks.
     """
     lower, upper = activation.slope_interval()
     rows, picks = gather(X * lam[:, None], kink, min(X.shape[0], MAX_KINKS))
-    box = bounded(rows, X.T @ (D * lam[:, None]), upper - lower)
+    box = bounded(rows, drift[:, None] + X.T @ (D * lam[:, None]), upper - lower)
     return jnp.sum(box.delta[:, None, :] * picks, axis=0)
 
 

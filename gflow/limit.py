@@ -304,7 +304,7 @@ def _padded(network: TwoLayer) -> tuple[TwoLayer, int]:
 
 @jax.jit
 def _slopes(problem: Problem, network: TwoLayer, lam, band):
-    return least_norm_slopes(problem.X, lam, network.W1, problem.activation, band)
+    return least_norm_slopes(problem.X, lam, network.W1, problem.activation, band, problem.lines)
 
 
 @jax.jit

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from gflow.activations import AbstractActivation, ReLU
 from gflow.inclusion import least_norm_slopes
+from gflow.lines import Lines, shared_lines
 from gflow.losses import AbstractLoss, Logistic
 from gflow.network import TwoLayer
 
@@ -34,6 +35,8 @@ class Problem(eqx.Module):
     y: Float[Array, " n"]
     loss: AbstractLoss
     activation: AbstractActivation
+    lines: Lines | None
+    """Which samples share a hyperplane; None if none do."""
 
     def __init__(self, X, y, loss: AbstractLoss = Logistic(), activation: AbstractActivation = ReLU()):
         if not isinstance(X, jax.core.Tracer) and not isinstance(y, jax.core.Tracer):
@@ -42,6 +45,7 @@ class Problem(eqx.Module):
         self.y = jnp.asarray(y, self.X.dtype)
         self.loss = loss
         self.activation = activation
+        self.lines = shared_lines(self.X)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -117,7 +121,7 @@ class Problem(eqx.Module):
 
         `band`: a pair counts as a kink if |x_n . w_i| <= band |x_n||w_i|.
         """
-        D = least_norm_slopes(self.X, lam, network.directions(), self.activation, band)
+        D = least_norm_slopes(self.X, lam, network.directions(), self.activation, band, self.lines)
         return self.X.T @ (D * lam[:, None])
 
     def kkt_residual(self, network: TwoLayer, lam: Float[Array, " n"], band: float = 1e-6) -> Float[Array, ""]:

@@ -25,6 +25,8 @@ from gflow.cli.inputs import (
 )
 from gflow.cli.progress import Progress, say
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     help="Gradient flow of two-layer ReLU networks, integrated to its limit and certified by convex duality.",
@@ -250,16 +252,18 @@ def report(store_path: Annotated[Path, typer.Argument(metavar="STORE")], json: J
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point: 0 on success, 2 with one line on bad input, 1 on failure."""
+    """Entry point: 0 on success, 2 with one line on bad input, 1 on failure, 130 when interrupted."""
     _configure()
     try:
-        app(args=arguments, prog_name="gflow", standalone_mode=False)
+        # typer turns an interrupt into an exit status and, outside standalone mode, returns it
+        if app(args=arguments, prog_name="gflow", standalone_mode=False) == INTERRUPTED:
+            raise KeyboardInterrupt
     except InputError as error:
         say("gflow: error: " + " ".join(str(error).split()))
         return 2
     except (typer.Abort, KeyboardInterrupt):
         say("gflow: interrupted; the same command continues an unfinished store")
-        return 1
+        return INTERRUPTED
     except Exception as error:
         # usage errors of the command line itself, whether typer depends on click or carries its own copy
         if hasattr(error, "format_message"):

@@ -7,6 +7,7 @@ chart is described in theory, "Clock".
 from __future__ import annotations
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -20,6 +21,9 @@ from gflow.network import TwoLayer, column_norms, inner
 
 class AbstractChart(eqx.Module):
     """Coordinates z of a network of width m, on the clock s."""
+
+    through_zero: ClassVar[bool] = True
+    """Whether w_i may vanish while a_i does not."""
 
     @classmethod
     @abc.abstractmethod
@@ -95,6 +99,8 @@ class BalancedPolar(AbstractChart):
     Signs and balance hold by construction, and scales of 1e-100 are r = -230. |u_i| = 1 is not enforced but never
     used: only u_i/|u_i| enters. A neuron that starts at exactly zero stays there (`alive` is False).
     """
+
+    through_zero: ClassVar[bool] = False
 
     sign: Float[Array, " m"]
     alive: Bool[Array, " m"]

@@ -19,6 +19,9 @@ from gflow.flow.flagged import on_flagged
 from gflow.flow.modes import Choice, Modes, at_rows, choose, first_rows, put, slopes
 from gflow.network import inner
 
+AT_ZERO = 2.0
+"""A neuron may pass w = 0 in a step if it moves by 1/AT_ZERO of its length in it."""
+
 
 class Neurons(NamedTuple):
     """What a step did to each neuron. `start`, `middle`, `end` (n, m): x_n . hidden_i. `chart`, and the state `z` at
@@ -53,11 +56,12 @@ class Neurons(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """Multipliers at the step's start and end, `lam0`, `lam` (n,), or (n, m) where columns belong to several networks,
-    and the step's length on the clock s."""
+    """Weights of the hyperplanes at the step's start and end, `lam0`, `lam` (n,), or (n, m) where columns belong to
+    several networks, the `drift` at its end (see Lines), and the step's length on the clock s."""
 
     lam0: Float[Array, "n ..."]
     lam: Float[Array, "n ..."]
+    drift: Float[Array, "d ..."]
     length: Float[Array, "..."]
 
 
@@ -89,11 +93,12 @@ def after_step(
 ) -> Settled:
     """`start`, `end`: the field with the modes that were held; `Zm` (n, m): pre-activations halfway; `error` (m,): that
     of the smooth step; `log`: whether details are wanted."""
-    X, activation, width = field.problem.X, field.problem.activation, modes.on.shape[1]
-    no = jnp.zeros_like(modes.on)
-    neurons = Neurons(start.Z, Zm, end.Z, field.chart, z1, end.G, error, modes, no)
-    lane = Lane(start.lam, end.lam, h * field.clock.rate(end.log_S))
-    weight = at_rows(end.lam, modes.at)
+    X, activation, width = field.hyperplanes, field.problem.activation, modes.on.shape[1]
+    no, lines = jnp.zeros_like(modes.on), field.problem.lines
+    own = lambda Z: Z if lines is None else jnp.where(lines.first[:, None], Z, 0.0)  # noqa: E731
+    neurons = Neurons(own(start.Z), own(Zm), own(end.Z), field.chart, z1, end.G, error, modes, no)
+    lane = Lane(start.weight, end.weight, end.drift, h * field.clock.rate(end.log_S))
+    weight = at_rows(end.weight, modes.at)
     wanted = modes.wanted(end.force, weight)
     nothing = jnp.zeros_like(error)
     details = Details(jnp.ones_like(end.Z), no, no) if log else None
@@ -181,7 +186,13 @@ def settle(X, activation: AbstractActivation, neurons: Neurons, lane: Lane, widt
     on = (modes.on | (turned & (before < 0.5 * jump))) ^ (wrong & ~hostile)
     slide = modes.slide & ~turned
     # one neuron slides on at most K rows: a crossing without room keeps its mode and is charged in full
-    choice = choose(X, activation, on, first_rows(slide | (wrong & hostile), len(modes.at), ahead=slide), lam)
+    at = first_rows(slide | (wrong & hostile), len(modes.at), ahead=slide)
+    if len(at) == X.shape[1]:  # as many rows as meet only at w = 0: just for neurons that may be there
+        near_zero = neurons.size <= AT_ZERO * neurons.speed * lane.length
+        at = at.at[-1].set(jnp.where(near_zero | jnp.any(slide, axis=0) & (modes.at[-1] < n), at[-1], n))
+    choice = choose(X, activation, on, at, lam, lane.drift)
+    at_zero = jnp.sum(choice.modes.at < n, axis=0) >= max(X.shape[1], 2)
+    wrong &= ~at_zero | choice.candidate
     events = timed(neurons, choice, wrong, slide, wrong & hostile & ~choice.candidate, before, jump)
     after = slopes(activation, choice.modes.on, Z.dtype) + put(choice.modes.at, choice.modes.delta, n)
     # an entry that drifted out of its interval had grown linearly from its bound: half of its excess counts
@@ -196,7 +207,7 @@ def settle(X, activation: AbstractActivation, neurons: Neurons, lane: Lane, widt
     # the multiplier's mean since the event, if it changes linearly
     change = switch * tau * (lam + 0.5 * (1 - events.theta) * (lane.lam0 - lam))
     later = change * tau * jnp.where(events.left & ~events.jumped, 1 / 3, 1 / 2)
-    G = choice.modes.project(X.T @ (slopes(activation, choice.modes.on, Z.dtype) * lam))
+    G = choice.modes.project(lane.drift + X.T @ (slopes(activation, choice.modes.on, Z.dtype) * lam))
     correction, *rest = corrected(neurons, shift(change), shift(later), G)
     others = X @ correction - neurons.orientation * change * row**2
     first = jnp.min(jnp.where(wrong, events.theta, 1.0), axis=0)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from gflow.flow.charts import AbstractChart
 from gflow.flow.clocks import AbstractClock, Anchor, log_integral
-from gflow.flow.modes import Modes, slopes
+from gflow.flow.modes import Modes, most_sliding, slopes
 from gflow.network import inner
 from gflow.problem import Problem
 
@@ -29,13 +29,15 @@ class Rates(NamedTuple):
     """What one evaluation of the field yields: pre-activations, margins, log S, multipliers, G, and dz/d time.
 
     `force` (d, m) is X^T D lambda without the sliding pairs, `G` its projection onto the hyperplanes in which a neuron
-    slides.
+    slides. `weight` (n,), `drift` (d,): lambda of the hyperplanes, and what does not depend on their sides (see Lines).
     """
 
     Z: Float[Array, "n m"]
     q: Float[Array, " n"]
     log_S: Float[Array, ""]
     lam: Float[Array, " n"]
+    weight: Float[Array, " n"]
+    drift: Float[Array, " d"]
     force: Float[Array, "d m"]
     G: Float[Array, "d m"]
     dz: PyTree[Array]
@@ -52,6 +54,25 @@ class Field(eqx.Module):
     watched: bool = eqx.field(static=True, default=True)
     """Whether a criterion reads the anchor: without one its speed and KKT residual stay LARGEST."""
 
+    @property
+    def hyperplanes(self) -> Float[Array, "n d"]:
+        """The rows that have a hyperplane of their own; zeros for those that share an earlier one."""
+        lines = self.problem.lines
+        return self.problem.X if lines is None else lines.rows(self.problem.X)
+
+    @property
+    def room(self) -> int:
+        """On how many hyperplanes a neuron can slide: all of them meet at w = 0, where the chart may go."""
+        n, d = self.problem.shape
+        return min(n, d) if self.chart.through_zero else most_sliding(n, d)
+
+    def weighted(self, lam: Float[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, " d"]]:
+        """lambda of the hyperplanes, and the drift."""
+        lines, X = self.problem.lines, self.problem.X
+        if lines is None:
+            return lam, jnp.zeros_like(X[0])
+        return lines.weight(lam), lines.drift(X, lam, self.problem.activation)
+
     def preactivations(self, z: PyTree[Array]) -> Float[Array, "n m"]:
         """x_n . hidden_i, shape (n, m)."""
         return self.problem.X @ self.chart.hidden(z)
@@ -61,7 +82,8 @@ class Field(eqx.Module):
         return self.problem.y * self.chart.outputs(z, self.problem.activation(self.preactivations(z)))
 
     def slopes(self, on) -> Float[Array, "n m"]:
-        """The activation's upper slope where `on`, else its lower one."""
+        """The activation's upper slope where `on`, else its lower one, of all samples from those of the hyperplanes."""
+        on = on if self.problem.lines is None else self.problem.lines.everywhere(on)
         return slopes(self.problem.activation, on, self.problem.X.dtype)
 
     def rates(self, z: PyTree[Array], modes: Modes | None = None) -> Rates:
@@ -74,7 +96,9 @@ class Field(eqx.Module):
         force = self.problem.X.T @ (D * lam[:, None])
         G = force if modes is None else modes.project(force)
         ds = self.clock.rate(log_S)
-        return Rates(Z, q, log_S, lam, force, G, jax.tree.map(lambda v: ds * v, self.chart.velocity(z, G)))
+        return Rates(
+            Z, q, log_S, lam, *self.weighted(lam), force, G, jax.tree.map(lambda v: ds * v, self.chart.velocity(z, G))
+        )
 
     def velocity(self, time, state) -> tuple[PyTree[Array], Anchor]:
         """d(z, anchor)/d time with the slopes of the activation. An anchor does not move."""

@@ -34,10 +34,10 @@ from gflow.network import inner
 
 
 class Start(NamedTuple):
-    """The field at the start of a step: pre-activations, multipliers, and the first stage dz/d time."""
+    """The field at the start of a step: pre-activations, weights of the hyperplanes, and the first stage dz/d time."""
 
     Z: Float[Array, "n m"]
-    lam: Float[Array, " n"]
+    weight: Float[Array, " n"]
     dz: PyTree[Array]
 
 
@@ -133,7 +133,7 @@ class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
 
 
 def _start(rates: Rates) -> Start:
-    return Start(rates.Z, rates.lam, rates.dz)
+    return Start(rates.Z, rates.weight, rates.dz)
 
 
 class _KinkedStep(diffrax.AbstractLocalInterpolation):

@@ -103,10 +103,12 @@ def choose(
     on: Bool[Array, "n m"],
     at: Int[Array, "K m"],
     lam: Float[Array, "n m"],
+    drift: Float[Array, "d m"] | float = 0.0,
 ) -> Choice:
     """Which of the candidate rows `at` slide, and the modes of the others: the box problem of the least-norm velocity.
 
-    `lam` (n, m): the multipliers, for every neuron those of its network. All candidates are tried as sliding first.
+    `lam` (n, m), `drift` (d, m): weights of the hyperplanes and what does not depend on their sides, for every neuron
+    those of its network. All candidates are tried as sliding first.
     """
     n = X.shape[0]
     lower, upper = activation.slope_interval()
@@ -114,7 +116,7 @@ def choose(
     x, weight = rows_at(X, at), at_rows(lam, at)
     candidate = put(at, at < n, n)
     on = on & ~candidate
-    v0 = X.T @ (slopes(activation, on, X.dtype) * lam)
+    v0 = drift + X.T @ (slopes(activation, on, X.dtype) * lam)
     wanted = entries(*orthonormal(x, 1), v0) / jnp.where(weight == 0, 1.0, weight)
     box = bounded(x * weight[:, None], v0, jump, wanted)
     # the factors are of the rows themselves, whose length does not depend on a multiplier that may tend to 0

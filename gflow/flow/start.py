@@ -11,34 +11,37 @@ from jaxtyping import Array, Bool, Float, PyTree
 from gflow.box import orthonormal
 from gflow.flow.crossings import on_kink, repelling
 from gflow.flow.field import Field
-from gflow.flow.modes import Modes, at_rows, first_rows, most_sliding, rows_at
+from gflow.flow.modes import Modes, at_rows, first_rows, rows_at, slopes
 from gflow.inclusion import box_entries
 from gflow.network import inner
 
 
 def initial_modes(field: Field, z: PyTree[Array]) -> Modes:
     """Modes at a state: the sign of the pre-activation; the least-norm choice for pairs exactly on a kink."""
-    X, Z = field.problem.X, field.preactivations(z)
-    lam = field.problem.multipliers(field.margins(z))
+    X = field.hyperplanes
+    Z = X @ field.chart.hidden(z)
+    lam, drift = field.weighted(field.problem.multipliers(field.margins(z)))
     kink = _on_kink(field, z, Z)
     hostile = jnp.sign(field.chart.orientation(z)) * lam[:, None] < 0
     lower, upper = field.problem.activation.slope_interval()
     jump = upper - lower
     on = (Z > 0) & ~kink
-    delta = box_entries(X, lam, field.slopes(on), kink, field.problem.activation)
+    delta = box_entries(X, lam, slopes(field.problem.activation, on, X.dtype), kink, field.problem.activation, drift)
     # a friendly pair cannot rest on its kink. An entry at its upper end means that the velocity across a friendly
     # kink points off, across a hostile one on
     slide = kink & hostile & (delta > 0) & (delta < jump)
     # more sliding rows than independent hyperplanes: the first ones do
-    slide = slide & (jnp.cumsum(slide, axis=0) <= most_sliding(*X.shape))
+    slide = slide & (jnp.cumsum(slide, axis=0) <= field.room)
     side = jnp.where(hostile, delta >= 0.5 * jump, delta < 0.5 * jump)
     return _modes(field, on | (kink & ~slide & side), slide, delta)
 
 
 def resting_modes(field: Field, z: PyTree[Array]) -> Modes:
     """Modes at a state that the flow has reached: hostile pairs on their kink slide there. No box problem is solved."""
-    Z = field.preactivations(z)
-    hostile = jnp.sign(field.chart.orientation(z)) * field.problem.y[:, None] < 0
+    Z, weight = field.hyperplanes @ field.chart.hidden(z), field.problem.y
+    if field.problem.lines is not None:
+        weight, _ = field.weighted(field.problem.multipliers(field.margins(z)))
+    hostile = jnp.sign(field.chart.orientation(z)) * weight[:, None] < 0
     slide = _on_kink(field, z, Z) & hostile
     return _modes(field, (Z > 0) & ~slide, slide, jnp.zeros_like(Z))
 
@@ -47,16 +50,17 @@ def repelling_start(field: Field, z: PyTree[Array], modes: Modes) -> Float[Array
     """How many pairs start on a hyperplane that pushes away on both of its sides."""
     rates, orientation = field.rates(z, modes), field.chart.orientation(z)
     lower, upper = field.problem.activation.slope_interval()
-    pushes = repelling(field.problem.X, orientation, modes, rates.lam[:, None], upper - lower, rates.G)
-    return jnp.sum(pushes & _on_kink(field, z, rates.Z))
+    X = field.hyperplanes
+    pushes = repelling(X, orientation, modes, rates.weight[:, None], upper - lower, rates.G)
+    return jnp.sum(pushes & _on_kink(field, z, X @ field.chart.hidden(z)))
 
 
 def _modes(field: Field, on: Bool[Array, "n m"], slide: Bool[Array, "n m"], delta: Float[Array, "n m"]) -> Modes:
-    X = field.problem.X
-    at = first_rows(slide, most_sliding(*X.shape))
+    X = field.hyperplanes
+    at = first_rows(slide, field.room)
     return Modes(on, slide, at, at_rows(delta, at), *orthonormal(rows_at(X, at), 2))
 
 
 def _on_kink(field: Field, z: PyTree[Array], Z: Float[Array, "n m"]) -> Bool[Array, "n m"]:
     hidden = field.chart.hidden(z)
-    return on_kink(field.problem.X, Z, jnp.sqrt(inner(hidden, hidden)))
+    return on_kink(field.hyperplanes, Z, jnp.sqrt(inner(hidden, hidden)))

@@ -1,0 +1,82 @@
+"""Samples on one line share one hyperplane: the Clarke set knows only its two sides.
+
+At a kink of rows x and -c x exactly one of the two is active, never both and never neither; a box with an entry for
+each would contain velocities that the Clarke set does not, and a neuron would slide where the flow leaves. So a line
+has one entry, that of its first row x_l, and
+
+    sum_n D_n lambda_n x_n = drift + sum_l D_l mu_l x_l,   mu_l = sum of c_n lambda_n over the line, c_n = |x_n|/|x_l|,
+
+with a drift that does not depend on the sides. Source: theory, "Network, loss, flow"; arXiv 2110.06488, section 2.
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from gflow.activations import AbstractActivation
+
+PARALLEL = 1e-14
+"""Rows whose unit vectors differ by at most this are on one line."""
+
+
+class Lines(eqx.Module):
+    """Row n is +-`ratio[n]` times row `lead[n]` <= n, minus where `flip[n]`."""
+
+    lead: Int[Array, " n"]
+    flip: Bool[Array, " n"]
+    ratio: Float[Array, " n"]
+
+    @property
+    def first(self) -> Bool[Array, " n"]:
+        """Rows that stand for their line."""
+        return self.lead == jnp.arange(len(self.lead))
+
+    def rows(self, X: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """X with only the first row of every line; the others, zeros, have no kink."""
+        return jnp.where(self.first[:, None], X, 0.0)
+
+    def weight(self, lam: Float[Array, " n"]) -> Float[Array, " n"]:
+        """mu (n,), at the first rows."""
+        return jnp.zeros_like(lam).at[self.lead].add(self.ratio * lam)
+
+    def everywhere(self, on: Bool[Array, "n m"]) -> Bool[Array, "n m"]:
+        """Which samples are active, from the sides of the first rows."""
+        return on[self.lead] ^ self.flip[:, None]
+
+    def drift(self, X: Float[Array, "n d"], lam: Float[Array, " n"], activation: AbstractActivation):
+        """The part of X^T D lambda (d,) that the sides do not enter."""
+        lower, upper = activation.slope_interval()
+        return X.T @ (lower * (lam - self.weight(lam)) + (upper - lower) * jnp.where(self.flip, lam, 0.0))
+
+    def slopes(self, entries: Float[Array, "n m"], activation: AbstractActivation) -> Float[Array, "n m"]:
+        """D of all samples from D of the first rows: upper + lower - D on the other side."""
+        lower, upper = activation.slope_interval()
+        return jnp.where(self.flip[:, None], lower + upper - entries[self.lead], entries[self.lead])
+
+
+def lines_of(X: Float[Array, "n d"]) -> Lines:
+    """The lines of X, also inside jit."""
+    size = jnp.linalg.norm(X, axis=1)
+    U = X / jnp.where(size > 0, size, 1.0)[:, None]
+    tolerance = max(PARALLEL, 4 * float(jnp.finfo(X.dtype).eps))
+    apart = lambda V: jnp.max(jnp.abs(V), axis=-1) > tolerance  # noqa: E731
+    same, opposite = ~apart(U[:, None] - U[None]), ~apart(U[:, None] + U[None])
+    on_line = (same | opposite) & (size > 0) & (size > 0)[:, None]
+    index = jnp.arange(len(X))
+    lead = jnp.where(size > 0, jnp.argmax(on_line, axis=1), index)
+    ratio = size / jnp.where(size > 0, size, 1.0)[lead]
+    return Lines(lead, opposite[index, lead] & (size > 0), jnp.where(size > 0, ratio, 1.0))
+
+
+def shared_lines(X) -> Lines | None:
+    """The lines of X; None if every row has its own, which is only known outside jit."""
+    import jax.core
+
+    if isinstance(X, jax.core.Tracer):
+        return lines_of(X)
+    with np.errstate(over="ignore"):
+        lines = lines_of(jnp.asarray(X))
+    return None if bool(np.all(np.asarray(lines.first))) else lines
