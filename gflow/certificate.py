@@ -17,6 +17,7 @@ from gflow._types import VERDICT
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
 from gflow.convex.oracle import Bound, dual_maxima, require_float64
+from gflow.convex.semidefinite import bound_of_dual
 from gflow.limit import Limit, cannot_fit, merge
 from gflow.network import TwoLayer
 from gflow.problem import Problem
@@ -35,8 +36,8 @@ class Certificate(eqx.Module):
     """What is proved about a network.
 
     `objective`: P(theta). `lower_bound`: proved, P* >= lower_bound at every width. `c` = P(theta) B(p) >= 1, an upper
-    bound of P(theta)/P*; infinite where the data are not fitted. `exact`: B(p) was maximised over all masks; otherwise
-    c comes from a bound that holds for all masks. `p` (n,): the weights used. `missing_neuron` (d,): a direction with
+    bound of P(theta)/P*; infinite where the data are not fitted. `exact`: B(p) was maximised over all faces; otherwise
+    c = P(theta)/lower_bound from bounds that hold for all directions (Gram, semidefinite). `p` (n,): the weights used. `missing_neuron` (d,): a direction with
     |lambda^T (X u)_+| P(theta) > 1, whose absence keeps the network from the optimum; None if none was found, and for
     networks whose multipliers are guesses, unless they are NOT_GLOBAL.
     `better`: a feasible network (q_min = 1) with a lower objective, the proof of NOT_GLOBAL, or None. `optimum`: P*
@@ -69,6 +70,7 @@ def certify(
     about where it goes, and the verdict stays INCONCLUSIVE. UNFITTED: a margin is not positive and a linear program
     proves that no weights with these activation patterns have margins q_n >= 1e-9 |x_n| sum_i |a_i||w_i|.
 
+    Where the faces are too many, and the program was not solved before, the semidefinite bound is computed for p.
     `known_faces`: `gflow.faces(X)`, to share it between many limits. `optimum`: the solved program, likewise; if it is
     not given and the network is not proved GLOBAL, `search` solves it, looking for a better network. Raises ValueError
     in float32 or for weights that are not finite.
@@ -87,6 +89,8 @@ def certify(
     objective, rounding = float(problem.objective(network)), float(problem.rounding(network))
     p, bound = _best_bound(problem, _candidate_weights(problem, network, given), known)
     B = float(bound.upper)
+    if not known.complete and optimum is None and search and np.isfinite(objective):
+        B = min(B, bound_of_dual(np.asarray(problem.X), p * np.asarray(problem.y)))
     lower = 1 / B if B > 0 else np.inf
     c = objective * B if np.isfinite(objective) else np.inf
     facts = {"objective": objective, "p": p, "exact": known.complete}
@@ -107,6 +111,7 @@ def certify(
     verdict, better = VERDICT.INCONCLUSIVE, None
     if optimum is not None:
         lower = max(lower, optimum.dual)
+        c = c if known.complete else objective / lower
         if optimum.network is not None:
             gap = BETTER_RTOL + rounding + float(problem.rounding(optimum.network))
             if optimum.primal < (1 - gap) * objective:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.ascent import resting_place
-from gflow.convex.newton import Patterns
+from gflow.convex.newton import KKTPoint, Patterns
 from gflow.convex.oracle import require_float64
 from gflow.convex.subsampled import Optimum, solve_subsampled
 from gflow.flow.solve import Flow
@@ -143,13 +143,18 @@ def follow(problem: Problem, network: TwoLayer, q_min: float) -> Limit | None:
     """
     X, y = np.asarray(problem.X), np.asarray(problem.y)
     start = float(problem.objective(network))
+    q = np.asarray(problem.margins(network))
+    # the weights of a network scaled to this q_min, times P(theta), are multipliers up to 1/q_min
+    p = np.exp(q_min * (1 - q / q.min()))
     for mass in MASSES:
-        patterns, _ = merge(problem, network, BAND, mass)
+        patterns, V = merge(problem, network, BAND, mass)
+        near: KKTPoint | None = KKTPoint(V / q.min(), start * p / p.sum())
         seen: set[bytes] = set()
         for changes in range(CHANGES):
             key = b"".join(np.packbits(a > 0).tobytes() for a in patterns)
-            optimum = None if key in seen else solve_subsampled(X, y, patterns)
+            optimum = None if key in seen else solve_subsampled(X, y, patterns, near)
             seen.add(key)
+            near = None
             if optimum is None:
                 break
             lam = y * np.maximum(optimum.alpha, 0.0)

@@ -18,8 +18,9 @@ from gflow._types import RESULTS
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.faces import Faces, faces
 from gflow.convex.master import Master, Solution
-from gflow.convex.oracle import arrays_of, dual_maximum, price, require_float64, upper_bound
+from gflow.convex.oracle import arrays_of, ascended, gram_bound, price, require_float64, upper_bound
 from gflow.convex.polish import LOOSE, Tight, polish
+from gflow.convex.semidefinite import lower_bound
 from gflow.network import TwoLayer
 from gflow.problem import Problem
 
@@ -41,7 +42,7 @@ class MaxMargin(eqx.Module):
     """The max-margin program of a data set, bracketed: dual <= P* <= primal.
 
     `network`: feasible (q_min = 1) with objective `primal`. `alpha` (n,): dual feasible with value `dual`, proved over
-    all masks if `complete`, otherwise only over the sampled ones, and then `dual` is the Gram bound's value.
+    all faces if `complete`, otherwise by a semidefinite relaxation or the Gram bound, and then a gap is left.
     `result`: successful if primal - dual <= rtol primal; reduced_accuracy if it is <= 1e-6 primal; else
     max_steps_reached. An infeasible program (a row of zeros, or a lower bound of P* min|x_n| above 1e12) has primal =
     inf, `network` None, result infeasible.
@@ -86,6 +87,8 @@ def solve_max_margin(
     state = method.init(problem, known, directions)
     while state.rounds < rounds and not method.terminate(state):
         method.step(state)
+    if not known.complete and not method.terminate(state, bounded=True):
+        method.bound(state)
     return method.result(state)
 
 
@@ -102,6 +105,7 @@ class State:
     primal: float = np.inf
     dual: float = 0.0
     alpha: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    weight: np.ndarray | None = None
     neurons: tuple[np.ndarray, np.ndarray] | None = None
     rounds: int = 0
     polish_at: float = np.inf
@@ -143,6 +147,7 @@ class ColumnGeneration(eqx.Module):
             return
         if solved.slack <= 1e-9 * max(1.0, solved.mass.sum()):
             self._network(state, master.U.T, master.sign * solved.mass)
+        state.weight = solved.alpha
         upper, tight = self._price(state, solved.alpha)
         if state.gap <= state.polish_at and not self.terminate(state):
             state.polish_at = SHRINK * state.gap
@@ -163,9 +168,16 @@ class ColumnGeneration(eqx.Module):
         elif not added:
             state.stalled = True
 
-    def terminate(self, state: State) -> bool:
-        """The gap is reached, the program is infeasible, or nothing is left to add."""
-        return state.gap <= self.rtol or state.dual > state.ceiling or state.stalled
+    def terminate(self, state: State, bounded: bool = False) -> bool:
+        """The gap is reached, the program is infeasible, or (unless only what is `bounded` counts) nothing is left."""
+        return state.gap <= self.rtol or state.dual > state.ceiling or (state.stalled and not bounded)
+
+    def bound(self, state: State) -> None:
+        """Where pricing proves nothing: the semidefinite lower bound, on the samples that have multipliers."""
+        X, y = np.asarray(state.problem.X), np.asarray(state.problem.y)
+        lower = lower_bound(X, y, state.weight)
+        if lower is not None and lower.value > state.dual:
+            state.dual, state.alpha = lower.value, lower.alpha
 
     def result(self, state: State) -> MaxMargin:
         """What is known at the end."""
@@ -198,16 +210,19 @@ class ColumnGeneration(eqx.Module):
         """The dual bound of these multipliers is kept if it is the best; also the tight and violated directions."""
         problem, total = state.problem, alpha.sum()
         p = alpha / total if total > 0 else np.full(len(alpha), 1 / len(alpha))
-        lam = jnp.asarray(p) * problem.y
-        values, over = price(problem.X, lam, *state.faces)
+        lam, level = jnp.asarray(p) * problem.y, 1 / max(total, 1e-300)
         if state.known.complete:
-            upper = upper_bound(problem.X, lam, values, over, state.known.error)
+            values, over = price(problem.X, lam, *state.faces)
+            upper = proved = float(upper_bound(problem.X, lam, values, over, state.known.error))
+            tight = best_directions(problem.X, lam, values, level, state.known)
         else:
-            upper = dual_maximum(problem.X, lam, state.known).upper
-        dual = 1 / max(float(upper), 1e-300)
+            values, U = ascended(problem.X, lam, state.known.masks)
+            upper, proved = float(values.max()), float(gram_bound(problem.X, lam))
+            tight = best_ascended(problem.X, lam, np.asarray(values), np.asarray(U), level)
+        dual = 1 / max(proved, 1e-300)
         if dual > state.dual:
             state.dual, state.alpha = dual, p * dual
-        return float(upper), best_directions(problem.X, lam, values, over, 1 / max(total, 1e-300), state.known)
+        return upper, tight
 
     def _polished(self, state: State, solved: Solution, tight: Tight) -> np.ndarray | None:
         """The multipliers that Newton's method found, if any; a better network and bound are kept."""
@@ -235,7 +250,14 @@ class ColumnGeneration(eqx.Module):
         return len(U)
 
 
-def best_directions(X, lam, values, over, level: float, known: Faces) -> Tight:
+def best_ascended(X, lam, values, U, level: float) -> Tight:
+    """The same of the ends of ascents U (F, d)."""
+    best = np.flatnonzero(values >= (1 - LOOSE) * level)
+    best = best[np.argsort(-values[best])][: 16 * len(X)]
+    return _distinct(np.asarray(X), np.asarray(lam), U[best], values[best] / level)
+
+
+def best_directions(X, lam, values, level: float, known: Faces) -> Tight:
     """The distinct candidates with |lambda^T (X u)_+| >= (1 - LOOSE) level, best first, at most 4n; values / level."""
     X, lam, values = np.asarray(X), np.asarray(lam), np.asarray(values).ravel()
     best = np.flatnonzero(values >= (1 - LOOSE) * level)
@@ -246,6 +268,11 @@ def best_directions(X, lam, values, over, level: float, known: Faces) -> Tight:
     face, opposite = best // 2, best % 2
     g = np.einsum("fij,fj->fi", known.projectors[known.span[face]], (known.masks[known.cell[face]] * lam) @ X)
     U = (1 - 2 * opposite)[:, None] * g / np.maximum(np.linalg.norm(g, axis=1, keepdims=True), 1e-300)
+    return _distinct(X, lam, U, values[best] / level)
+
+
+def _distinct(X: np.ndarray, lam: np.ndarray, U: np.ndarray, value: np.ndarray) -> Tight:
+    """Without repetitions, at most 4n."""
     earlier = np.tril(U @ U.T >= 1 - 1e-14, -1).any(axis=1)
-    U, best = U[~earlier][: 4 * len(X)], best[~earlier][: 4 * len(X)]
-    return Tight(U, np.sign(np.maximum(U @ X.T, 0.0) @ lam), values[best] / level)
+    U, value = U[~earlier][: 4 * len(X)], value[~earlier][: 4 * len(X)]
+    return Tight(U, np.sign(np.maximum(U @ X.T, 0.0) @ lam), value)

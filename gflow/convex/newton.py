@@ -2,8 +2,9 @@
 
 Patterns fixed, neuron k of sign s_k and mask D_k acts through v_k = |a_k| w_k, |v_k| = its mass, and
 P = min sum_k |v_k|  s.t.  Y sum_k s_k D_k X v_k >= 1,  x_n . v_k = 0 for the samples n on which k slides.
-With v_k = Q_k z_k (Q_k a basis of the complement of the sliding rows) and support vectors S the KKT system is
-    s_k Q_k^T X^T D_k Y alpha - z_k/|z_k| = 0 for every k,    (Y sum_k s_k D_k X Q_k z_k)_S = 1.
+With v_k = Q_k z_k (Q_k a basis of the complement of the sliding rows), B_k = s_k Y D_k X Q_k and support vectors S
+the KKT system is
+    B_k^T alpha = z_k/|z_k| for every k,    (sum_k B_k z_k)_S = 1.
 Source: arXiv 2006.05900, section 3; theory, "The convex program".
 """
 
@@ -16,10 +17,13 @@ import numpy as np
 from gflow.convex.threads import one_thread
 
 ITERATIONS = 30
-RELATIVE = 1e-13
+RELATIVE = 1e-15
 
-VANISHED = 1e-2
-"""A neuron whose mass has shrunk by this factor is on its way to 0."""
+CLOSE = 1e-9
+"""Largest residual of a solution."""
+
+LONGEST = 1.0
+"""Longest step, relative to the largest multiplier and the largest mass."""
 
 
 class Patterns(NamedTuple):
@@ -42,94 +46,93 @@ def newton(X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray, *, pr
     """The KKT point of the program with these patterns near `start`, or None if Newton's method does not get there.
 
     `support` (n,) bool: first guess of the support vectors. Wrong guesses are mended by dropping negative
-    multipliers and adding violated margins. `prune`: neurons whose mass vanishes on the way are given up, their columns
-    of V are 0. Whoever calls this checks the returned point: nothing here is a proof.
+    multipliers and adding violated margins. `prune`: neurons of negative mass are dropped too, their columns of V are
+    0; otherwise there is no such point. Whoever calls this checks the returned point: nothing here is a proof.
     """
-    support = support.copy()
-    for _ in range(2 * len(y)):
-        point = _solve(X, y, patterns, start, support, prune)
-        if point is None:
+    support, live = support.copy(), start.V.any(axis=0) if prune else np.ones(len(patterns.sign), bool)
+    mass, alpha = np.linalg.norm(start.V, axis=0), start.alpha
+    blocks = [
+        (y * s * D)[:, None] * (X @ complement(X[slide]))
+        for s, D, slide in zip(patterns.sign, patterns.mask.T, patterns.sliding.T, strict=True)
+    ]
+    for _ in range(2 * (len(y) + len(live))):
+        found = _solve([blocks[k][support] for k in np.flatnonzero(live)], mass[live], alpha[support])
+        if found is None:
             return None
-        margins = y * np.sum(patterns.sign * patterns.mask * (X @ point.V), axis=1)
-        scale = max(point.alpha.max(), 1e-300)
-        negative = support & (point.alpha < -1e-12 * scale)
+        mass, alpha = np.zeros(len(live)), np.zeros(len(y))
+        mass[live], alpha[support] = found
+        V = np.zeros(start.V.shape)
+        for k in np.flatnonzero(live):
+            Q = complement(X[patterns.sliding[:, k]])
+            g = blocks[k].T @ alpha
+            V[:, k] = Q @ (mass[k] * g / np.linalg.norm(g))
+        margins = y * np.sum(patterns.sign * patterns.mask * (X @ V), axis=1)
+        negative = support & (alpha < -1e-12 * max(alpha.max(), 1e-300))
         violated = ~support & (margins < 1 - 1e-11)
-        if not negative.any() and not violated.any():
-            return point
-        support[np.argmin(point.alpha) if negative.any() else np.argmin(np.where(violated, margins, np.inf))] ^= True
-        start = point
+        gone = live & (mass < -1e-12 * max(mass.max(), 1e-300))
+        if not negative.any() and not violated.any() and not gone.any():
+            live &= mass > 0
+            return KKTPoint(_feasible(V * live, patterns, X, y, support), alpha) if prune or live.all() else None
+        if gone.any():
+            if not prune:
+                return None
+            live[np.argmin(mass)] = False
+        else:
+            support[np.argmin(alpha) if negative.any() else np.argmin(np.where(violated, margins, np.inf))] ^= True
+        mass, alpha = np.maximum(mass, 0.0), np.maximum(alpha, 0.0)
     return None
 
 
-def _solve(X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray, prune: bool) -> KKTPoint | None:
-    live = [k for k in range(len(patterns.sign)) if not prune or start.V[:, k].any()]
+def _feasible(V, patterns: Patterns, X, y, support) -> np.ndarray:
+    """V with the least change after which the support vectors have margin 1, up to rounding of 1 and not of alpha."""
+    from scipy.linalg import lstsq
+
+    live = np.flatnonzero(V.any(axis=0))
     bases = [complement(X[patterns.sliding[:, k]]) for k in live]
-    # row block k: d margins_S / d z_k
     blocks = [
         (y * patterns.sign[k] * patterns.mask[:, k])[support, None] * (X[support] @ Q)
         for k, Q in zip(live, bases, strict=True)
     ]
-    z = [Q.T @ start.V[:, k] for k, Q in zip(live, bases, strict=True)]
-    least = [VANISHED * np.linalg.norm(start.V[:, k]) for k in live]
-    alpha = np.where(support, start.alpha, 0.0)[support]
-    residual = np.array([np.inf])
-    for _ in range(ITERATIONS):
-        norms = [np.linalg.norm(zk) for zk in z]
-        gone = [j for j, (r, small) in enumerate(zip(norms, least, strict=True)) if r < small] if prune else []
-        for j in reversed(gone):
-            for each in (live, bases, blocks, z, least, norms):
-                del each[j]
-        if min(norms, default=0.0) <= 0:
-            return None
-        stationarity = [B.T @ alpha - zk / r for B, zk, r in zip(blocks, z, norms, strict=True)]
-        feasibility = sum(B @ zk for B, zk in zip(blocks, z, strict=True)) - 1.0
-        residual = np.concatenate([*stationarity, feasibility])
-        if np.max(np.abs(residual)) <= RELATIVE * (1 + np.max(np.abs(alpha), initial=0) * np.max(np.abs(X))):
-            break
-        step = _newton_step(blocks, z, norms, residual)
-        if step is None:
-            return None
-        dz = np.split(step[: len(step) - len(alpha)], np.cumsum([len(zk) for zk in z])[:-1])
-        collapse = max(np.linalg.norm(d) / r for d, r in zip(dz, norms, strict=True))
-        t = min(1.0, 0.5 / collapse) if collapse > 0 else 1.0
-        z = [zk + t * d for zk, d in zip(z, dz, strict=True)]
-        alpha = alpha + t * step[len(step) - len(alpha) :]
-    if not np.all(np.isfinite(alpha)) or np.max(np.abs(residual)) > 1e-9:
-        return None
-    V = np.zeros(start.V.shape)
-    V[:, live] = np.stack([Q @ zk for Q, zk in zip(bases, z, strict=True)], axis=1)
-    full = np.zeros(len(y))
-    full[support] = alpha
-    return KKTPoint(V, full)
+    missing = 1.0 - (y * np.sum(patterns.sign * patterns.mask * (X @ V), axis=1))[support]
+    step, *_ = lstsq(np.concatenate(blocks, axis=1), missing, lapack_driver="gelsy", check_finite=False)  # pyright: ignore
+    V = V.copy()
+    for k, Q, z in zip(live, bases, np.split(step, np.cumsum([Q.shape[1] for Q in bases])[:-1]), strict=True):
+        V[:, k] += Q @ z
+    return V
 
 
-def _newton_step(blocks, z, norms, residual) -> np.ndarray | None:
-    """Minimum-norm solution of the equilibrated Newton system: duplicate neurons and dependent rows are harmless.
+def _solve(blocks: list[np.ndarray], mass: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """(mass (K,), alpha (|S|,)) with |B_k^T alpha| = 1 and sum_k mass_k B_k u_k = 1, u_k = B_k^T alpha / |B_k^T alpha|.
 
-    None where the iteration has run off to numbers that are not finite.
+    Masses of either sign: what is left of the system when v_k = mass_k u_k has been put in, as small as it can be.
     """
-    sizes = [len(zk) for zk in z]
-    total, count = sum(sizes), blocks[0].shape[0]
-    J = np.zeros((total + count, total + count))
-    offset = 0
-    for B, zk, r, size in zip(blocks, z, norms, sizes, strict=True):
-        rows = slice(offset, offset + size)
-        J[rows, rows] = -(np.eye(size) - np.outer(zk, zk) / r**2) / r
-        J[rows, total:] = B.T
-        J[total:, rows] = B
-        offset += size
-    # z_k is measured in units of |z_k|, alpha in units of 1 / |row of J|
-    column = np.concatenate([*(np.full(size, r) for r, size in zip(norms, sizes, strict=True)), np.ones(count)])
-    column[total:] = 1 / np.maximum(np.linalg.norm(J[:, total:], axis=0), 1e-300)
-    scaled = J * column
-    row = 1 / np.maximum(np.linalg.norm(scaled, axis=1), 1e-300)
-    matrix, right = scaled * row[:, None], -residual * row
-    if not (np.all(np.isfinite(matrix)) and np.all(np.isfinite(right))):
+    if len(blocks) == 0 or len(alpha) == 0:
         return None
-    step = _solved(matrix, right)
-    if step is None:
-        return None
-    return column * step
+    squares, before = [B @ B.T for B in blocks], np.inf
+    for _ in range(ITERATIONS):
+        g = [B.T @ alpha for B in blocks]
+        size = np.array([np.linalg.norm(v) for v in g])
+        if not (np.all(np.isfinite(size)) and size.min() > 0):
+            return None
+        G = np.stack([B @ (v / r) for B, v, r in zip(blocks, g, size, strict=True)], axis=1)
+        residual = np.concatenate([G @ mass - 1.0, size - 1.0])
+        left = np.max(np.abs(residual))
+        if left <= RELATIVE or (left <= CLOSE and left >= 0.5 * before):  # as exact as rounding lets it be
+            return mass, alpha
+        before = left
+        weight = mass / size
+        J = np.zeros((len(residual), len(residual)))
+        J[: len(alpha), : len(alpha)] = sum(w * S for w, S in zip(weight, squares, strict=True)) - (G * weight) @ G.T
+        J[: len(alpha), len(alpha) :], J[len(alpha) :, : len(alpha)] = G, G.T
+        unit = np.concatenate([np.full(len(alpha), np.max(np.abs(alpha))), np.full(len(mass), np.max(np.abs(mass)))])
+        unit = np.where(unit > 0, unit, 1.0)
+        row = 1 / np.maximum(np.linalg.norm(J * unit, axis=1), 1e-300)
+        step = _solved(row[:, None] * J * unit, -row * residual)
+        if step is None or not np.all(np.isfinite(step)):
+            return None
+        step = unit * step * min(1.0, LONGEST / max(np.max(np.abs(step)), 1e-300))
+        alpha, mass = alpha + step[: len(alpha)], mass + step[len(alpha) :]
+    return None
 
 
 def _solved(matrix: np.ndarray, right: np.ndarray) -> np.ndarray | None:

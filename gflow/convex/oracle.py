@@ -42,7 +42,7 @@ def dual_maximum(X: Float[Array, "n d"], lam: Float[Array, " n"], faces: Faces) 
     """
     upper = gram_bound(X, lam)
     if not faces.complete:
-        values, U = _ascend(X, lam, (faces.masks * lam) @ X)
+        values, U = ascended(X, lam, faces.masks)
         best = jnp.argmax(values)
         return Bound(values[best], jnp.maximum(upper, values[best]), U[best], False)
     values, over = price(X, lam, *arrays_of(faces))
@@ -149,8 +149,8 @@ def _largest(X, lam):
 
 
 @jax.jit
-def _ascend(X, lam, U):
-    """From the directions U (F, d): u <- normalised gradient of |lambda^T (X u)_+|, keeping the best seen.
+def ascended(X, lam, masks):
+    """From X^T D lambda of the sampled masks (F, n), both ways: u <- normalised gradient of |lambda^T (X u)_+|, keeping the best seen.
 
     A lower bound, never a proof.
     """
@@ -166,6 +166,7 @@ def _ascend(X, lam, U):
         better = new > best
         return U, jnp.where(better, new, best), jnp.where(better[:, None], U, best_U)
 
+    U = (masks * lam) @ X
     norms = jnp.linalg.norm(U, axis=1, keepdims=True)
     U = jnp.where(norms > 0, U / jnp.where(norms > 0, norms, 1.0), 0.0)
     U = jnp.concatenate([U, -U])

@@ -40,14 +40,19 @@ class Optimum(NamedTuple):
     alpha: np.ndarray
 
 
-def solve_subsampled(X: np.ndarray, y: np.ndarray, patterns: Patterns) -> Optimum | None:
-    """The optimum of the program of `patterns`.
+def solve_subsampled(X: np.ndarray, y: np.ndarray, patterns: Patterns, near: KKTPoint | None = None) -> Optimum | None:
+    """The optimum of the program of `patterns`; `near`: a point close to it, from which Newton's method is tried first.
 
     None if no solution was found: the program is infeasible, or Newton's method did not close in on it. The point
     returned satisfies its own reduced KKT system; that it is a KKT point of the whole problem is for the caller to
     check.
     """
-    unit = X / max(np.max(np.linalg.norm(X, axis=1)), 1e-300)
+    scale = max(np.max(np.linalg.norm(X, axis=1)), 1e-300)
+    unit = X / scale
+    if near is not None:
+        point = _identify(unit, y, patterns, near.V * scale, near.alpha * scale)
+        if point is not None:
+            return Optimum(point.cones, point.patterns, point.V / scale, point.alpha / scale)
     columns: list[tuple[int, np.ndarray]] = []
     alpha, mass, due = np.full(len(y), 1.0), np.zeros(0), CLOSE
     for _ in range(ROUNDS):
@@ -57,7 +62,6 @@ def solve_subsampled(X: np.ndarray, y: np.ndarray, patterns: Patterns) -> Optimu
             V = _merged(patterns, columns, mass)
             point = _identify(unit, y, patterns, V, alpha)
             if point is not None:
-                scale = np.max(np.linalg.norm(X, axis=1))
                 return Optimum(point.cones, point.patterns, point.V / scale, point.alpha / scale)
             due = 0.1 * gap
             if gap <= 1e-12:
@@ -119,9 +123,14 @@ def _identify(X, y, patterns: Patterns, V, alpha) -> Optimum | None:
         sliding, start = sliding[:, live], KKTPoint(V[:, live], alpha)
         for _ in range(2 * sliding.sum() + 1):
             kept = Patterns(given.sign, given.mask & ~sliding, sliding)
-            point = newton(X, y, kept, start, start.alpha > threshold * start.alpha.max())
+            point = newton(X, y, kept, start, start.alpha > threshold * start.alpha.max(), prune=True)
             if point is None:
                 break
+            present = point.V.any(axis=0)
+            if not present.all():
+                live, sliding, point = _without(live, sliding, point, present)
+                given = Patterns(given.sign[present], given.mask[:, present], given.sliding[:, present])
+                kept = Patterns(kept.sign[present], kept.mask[:, present], kept.sliding[:, present])
             wrong = _pulled_inside(X, y, given, kept, point)
             if not wrong.any():
                 Z = X @ point.V
@@ -130,6 +139,13 @@ def _identify(X, y, patterns: Patterns, V, alpha) -> Optimum | None:
                 break
             sliding, start = sliding & ~wrong, point
     return None
+
+
+def _without(live, sliding, point: KKTPoint, kept):
+    """The same without the cones whose neurons have vanished."""
+    live = live.copy()
+    live[np.flatnonzero(live)[~kept]] = False
+    return live, sliding[:, kept], KKTPoint(point.V[:, kept], point.alpha)
 
 
 def _pulled_inside(X, y, given: Patterns, kept: Patterns, point: KKTPoint) -> np.ndarray:
