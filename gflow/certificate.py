@@ -37,9 +37,9 @@ class Certificate(eqx.Module):
 
     `objective`: P(theta). `lower_bound`: proved, P* >= lower_bound at every width. `c` = P(theta) B(p) >= 1, an upper
     bound of P(theta)/P*; infinite where the data are not fitted. `exact`: B(p) was maximised over all faces; otherwise
-    c = P(theta)/lower_bound from bounds that hold for all directions (Gram, semidefinite). `p` (n,): the weights used. `missing_neuron` (d,): a direction with
-    |lambda^T (X u)_+| P(theta) > 1, whose absence keeps the network from the optimum; None if none was found, and for
-    networks whose multipliers are guesses, unless they are NOT_GLOBAL.
+    c = P(theta)/lower_bound from bounds that hold for all directions (Gram, semidefinite). `p` (n,): the weights used.
+    `missing_neuron` (d,): a direction with |lambda^T (X u)_+| P(theta) > 1, whose absence keeps the network from the
+    optimum; None if none was found, and for networks whose multipliers are guesses, unless they are NOT_GLOBAL.
     `better`: a feasible network (q_min = 1) with a lower objective, the proof of NOT_GLOBAL, or None. `optimum`: P*
     where it is proved to a relative gap of 1e-6 (by this certificate or by the solved program), else None.
     """

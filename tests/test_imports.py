@@ -52,8 +52,8 @@ ALLOWED = {
     "convex.polish": {"convex.newton", "convex.threads"},
     "convex.ascent": set(),
     "convex.column_generation": {
-        "_types", "convex.arrangements", "convex.faces", "convex.master", "convex.oracle", "convex.polish",
-        "convex.semidefinite", "network", "problem",
+        "_types", "convex.arrangements", "convex.ascent", "convex.faces", "convex.master", "convex.oracle",
+        "convex.polish", "convex.semidefinite", "network", "problem",
     },
     "convex.subsampled": {"convex.newton"},
     "limit": {
@@ -61,8 +61,8 @@ ALLOWED = {
         "inclusion", "network", "problem",
     },
     "certificate": {
-        "_types", "convex.column_generation", "convex.faces", "convex.oracle", "convex.semidefinite", "limit", "network",
-        "problem",
+        "_types", "convex.column_generation", "convex.faces", "convex.oracle", "convex.semidefinite", "limit",
+        "network", "problem",
     },
     "sweep": {
         "_types", "certificate", "convex.column_generation", "convex.faces", "convex.oracle", "fates",

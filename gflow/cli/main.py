@@ -1,4 +1,4 @@
-"""`gflow run | sweep | certify | data | report`."""
+"""`gflow run | sweep | certify | solve | data | report`."""
 
 from __future__ import annotations
 
@@ -215,6 +215,32 @@ def certify(
             summary["optimum"] = min(summary["optimum"], exact.objective)
         summary["kkt_point"] = {"objective": exact.objective, "certificate": exact.c, "verdict": exact.verdict.name}
     _emit(summary, json, output.print_run)
+
+
+@app.command()
+def solve(
+    data: Data,
+    masks: Annotated[str, typer.Option(help="all, or how many directions to sample")] = "all",
+    rtol: Annotated[float, typer.Option(help="relative gap to reach")] = 1e-9,
+    bias: Bias = False,
+    standardize: Standardize = False,
+    json: Json = False,
+) -> None:
+    """The max-margin program itself: P*, proved from both sides."""
+    import gflow
+    from gflow.cli import output
+
+    if masks != "all" and not (masks.isdecimal() and int(masks) > 0):
+        raise InputError(f"--masks must be all or a positive number, got {masks!r}")
+    if not 0 < rtol < 1:
+        raise InputError(f"--rtol must be between 0 and 1, got {rtol}")
+    problem, notes = read_problem(data, "logistic", bias, standardize, "float64")
+    announce(notes)
+    known = gflow.faces(problem.X) if masks == "all" else gflow.faces(problem.X, samples=int(masks), sampled=True)
+    if not known.complete:
+        say("not all masks are enumerated: the lower bound comes from a semidefinite program, and a gap may be left")
+    solved = gflow.solve_max_margin(problem, known, rtol=rtol)
+    _emit(output.program_summary(known, solved), json, output.print_program)
 
 
 @app.command(name="data")

@@ -70,6 +70,51 @@ def flow_summary(problem, network, flow) -> dict:
     }
 
 
+def program_summary(known, solved) -> dict:
+    """The keys of `solve`."""
+    network, found = solved.network, []
+    if network is not None:
+        columns = (np.asarray(a) for a in (np.sign(network.w2), network.masses(), network.directions().T))
+        found = [{"sign": int(s), "mass": r, "direction": u} for s, r, u in zip(*columns, strict=True)]
+    return {
+        "primal": solved.primal,
+        "dual": solved.dual,
+        "gap": solved.gap,
+        "masks": known.cells,
+        "complete": solved.complete,
+        "result": result_name(solved.result),
+        "alpha": solved.alpha,
+        "neurons": sorted(found, key=lambda neuron: -neuron["mass"]),
+    }
+
+
+def print_program(console, summary: dict) -> None:
+    """P* between its bounds, and the neurons of an optimal network."""
+    from rich.table import Table
+
+    covers = "all" if summary["complete"] else "sampled"
+    if math.isfinite(summary["primal"]):
+        console.print(
+            f"[bold]{summary['dual']:.12g} <= P* <= {summary['primal']:.12g}[/bold], gap {summary['gap']:.2g}"
+        )
+    elif summary["result"] == "infeasible":
+        console.print("[bold]infeasible[/bold]: no network of any width separates the data")
+    else:
+        console.print(f"[bold]P* >= {summary['dual']:.12g}[/bold]; no network that separates the data was found")
+    console.print(f"result {summary['result']}, {summary['masks']} masks ({covers})")
+    alpha = np.asarray(summary["alpha"])
+    heaviest = [f"{n}: {alpha[n]:.6g}" for n in np.argsort(-alpha, kind="stable")[:8] if alpha[n] > 0]
+    console.print(f"alpha (samples from 0, largest first): {', '.join(heaviest) or 'none'}", soft_wrap=True)
+    if not summary["neurons"]:
+        return
+    table = Table("sign", "mass |a||w|", "direction w/|w|", title="neurons of this network", box=None)
+    for neuron in summary["neurons"][:20]:
+        table.add_row("+" if neuron["sign"] > 0 else "-", f"{neuron['mass']:.9g}", _text(neuron["direction"]))
+    console.print(table)
+    if len(summary["neurons"]) > 20:
+        console.print(f"and {len(summary['neurons']) - 20} more; --json prints all")
+
+
 def neurons(limit) -> list[dict]:
     """Live neurons, merged when equal: {sign, mass, direction, mask, sliding}, heaviest first."""
     directions, mass = np.asarray(limit.network.directions()).T, np.asarray(limit.network.masses())

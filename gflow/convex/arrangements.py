@@ -128,9 +128,15 @@ def arrangement(X, *, samples: int = 4096, seed: int = 0) -> Arrangement:
     if enumerable(X.shape[0], basis.shape[1]):
         signs, error = cells(*restricted(rows, basis, np.full(len(rows), ROUNDING + outside)))
         return Arrangement(np.packbits(signs > 0, axis=1), X.shape[0], True, max(error, outside))
+    return Arrangement(np.packbits(sampled_masks(X, samples, seed), axis=1), X.shape[0], False, np.inf)
+
+
+def sampled_masks(X: np.ndarray, samples: int, seed: int) -> np.ndarray:
+    """The distinct masks (P, n) of gaussian directions and of their opposites."""
     U = np.random.default_rng(seed).standard_normal((X.shape[1], samples))
     masks = (X @ U > 0).T
-    return Arrangement(np.unique(np.packbits(np.vstack([masks, ~masks]), axis=1), axis=0), X.shape[0], False, np.inf)
+    packed = np.unique(np.packbits(np.vstack([masks, ~masks]), axis=1), axis=0)
+    return np.unpackbits(packed, axis=1, count=X.shape[0]).astype(bool)
 
 
 def generic(rows: np.ndarray, basis: np.ndarray, outside: float, distinct: Lines) -> list[Vertices] | None:

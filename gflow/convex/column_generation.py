@@ -16,6 +16,7 @@ import numpy as np
 
 from gflow._types import RESULTS
 from gflow.convex.arrangements import unit_rows
+from gflow.convex.ascent import resting_place
 from gflow.convex.faces import Faces, faces
 from gflow.convex.master import Master, Solution
 from gflow.convex.oracle import arrays_of, ascended, gram_bound, price, require_float64, upper_bound
@@ -33,6 +34,18 @@ REDUCED = 1e-6
 SOLVED = 2.0
 """While the master pays for slack: its price is raised once the multipliers violate their bound by no more than this
 factor."""
+
+SLIGHTLY = 1e-2
+"""Where sampled directions find no larger violation, ascents that slide take over."""
+
+EVERY = 1e-9
+"""Weight of every sample in the last semidefinite bound: all take part where they fit."""
+
+ASCENTS = 40
+"""Such ascents start from so many of the newest columns and from as many other directions, with both signs."""
+
+PATIENCE = 4
+"""Rounds in which a gap that is nearly closed has to halve."""
 
 SHRINK = 0.1
 """Newton's method is tried again once the gap has shrunk by this factor."""
@@ -63,15 +76,22 @@ class MaxMargin(eqx.Module):
 
 
 def solve_max_margin(
-    problem: Problem, known_faces: Faces | None = None, *, directions=None, rtol: float = 1e-9, rounds: int = 100
+    problem: Problem,
+    known_faces: Faces | None = None,
+    *,
+    directions=None,
+    rtol: float = 1e-9,
+    rounds: int | None = None,
 ) -> MaxMargin:
     """P* of `problem`, its dual multipliers and an optimal network.
 
-    `directions` (K, d): first columns, for instance the neurons of a limit. Raises ValueError in float32.
+    `directions` (K, d): first columns, for instance the neurons of a limit. `rounds` of column generation at most,
+    by default 100, and 25 where not all faces are known. Raises ValueError in float32.
     """
     problem.require_relu()
     require_float64(problem.X)
     known = faces(problem.X) if known_faces is None else known_faces
+    rounds = (100 if known.complete else 25) if rounds is None else rounds
     X, n = np.asarray(problem.X), problem.shape[0]
     lengths = np.linalg.norm(X, axis=1)
     if lengths.min() == 0:  # f(0) = 0
@@ -88,7 +108,7 @@ def solve_max_margin(
     while state.rounds < rounds and not method.terminate(state):
         method.step(state)
     if not known.complete and not method.terminate(state, bounded=True):
-        method.bound(state)
+        method.bound(state, EVERY + (np.zeros(n) if state.weight is None else state.weight))
     return method.result(state)
 
 
@@ -109,6 +129,7 @@ class State:
     neurons: tuple[np.ndarray, np.ndarray] | None = None
     rounds: int = 0
     polish_at: float = np.inf
+    halved: tuple[int, float] = (0, np.inf)
     stalled: bool = False
 
     @property
@@ -147,17 +168,24 @@ class ColumnGeneration(eqx.Module):
             return
         if solved.slack <= 1e-9 * max(1.0, solved.mass.sum()):
             self._network(state, master.U.T, master.sign * solved.mass)
-        state.weight = solved.alpha
+        state.weight, added = solved.alpha, 0
         upper, tight = self._price(state, solved.alpha)
-        if state.gap <= state.polish_at and not self.terminate(state):
-            state.polish_at = SHRINK * state.gap
+        # without all faces the proved gap says little: how far the multipliers violate what was found does
+        distance = state.gap if state.known.complete else 1 - 1 / max(upper * solved.alpha.sum(), 1.0)
+        if distance <= state.polish_at and state.neurons is not None and not self.terminate(state):
+            if state.known.complete:
+                state.polish_at = SHRINK * distance
             alpha = self._polished(state, solved, tight)
             if alpha is not None and not self.terminate(state):
                 _, better = self._price(state, alpha)
-                self._add(state, better)
+                added = self._add(state, better)
+        if state.gap <= 0.5 * state.halved[1]:
+            state.halved = (state.rounds, state.gap)
+        # at the limit of rounding the master goes on finding columns for ever
+        state.stalled = state.gap <= REDUCED and state.rounds - state.halved[0] >= PATIENCE
         if self.terminate(state):
             return
-        added = self._add(state, tight)
+        added += self._add(state, tight)
         if (
             state.neurons is None
             and state.price < state.ceiling
@@ -172,10 +200,10 @@ class ColumnGeneration(eqx.Module):
         """The gap is reached, the program is infeasible, or (unless only what is `bounded` counts) nothing is left."""
         return state.gap <= self.rtol or state.dual > state.ceiling or (state.stalled and not bounded)
 
-    def bound(self, state: State) -> None:
+    def bound(self, state: State, weight: np.ndarray | None) -> None:
         """Where pricing proves nothing: the semidefinite lower bound, on the samples that have multipliers."""
         X, y = np.asarray(state.problem.X), np.asarray(state.problem.y)
-        lower = lower_bound(X, y, state.weight)
+        lower = lower_bound(X, y, weight)
         if lower is not None and lower.value > state.dual:
             state.dual, state.alpha = lower.value, lower.alpha
 
@@ -219,6 +247,8 @@ class ColumnGeneration(eqx.Module):
             values, U = ascended(problem.X, lam, state.known.masks)
             upper, proved = float(values.max()), float(gram_bound(problem.X, lam))
             tight = best_ascended(problem.X, lam, np.asarray(values), np.asarray(U), level)
+            if not np.any(tight.value > 1 + SLIGHTLY):
+                tight = slid(problem.X, lam, np.vstack([state.master.U, tight.U]), level)
         dual = 1 / max(proved, 1e-300)
         if dual > state.dual:
             state.dual, state.alpha = dual, p * dual
@@ -229,10 +259,12 @@ class ColumnGeneration(eqx.Module):
         X, y = np.asarray(state.problem.X), np.asarray(state.problem.y)
         alpha = None
         for sign, point in polish(X, y, state.master.U, state.master.sign, solved.mass, solved.alpha, tight):
-            mass = np.linalg.norm(point.V, axis=0)
+            mass, before = np.linalg.norm(point.V, axis=0), state.primal
             self._network(state, point.V / np.where(mass > 0, mass, 1.0), sign * mass)
             alpha = np.maximum(point.alpha, 0.0)
             self._price(state, alpha)
+            if not state.known.complete and state.primal < before and not self.terminate(state):
+                self.bound(state, alpha)
             if self.terminate(state):
                 break
         return alpha
@@ -248,6 +280,15 @@ class ColumnGeneration(eqx.Module):
         if len(U):
             master.add(U, sign)
         return len(U)
+
+
+def slid(X, lam, U, level: float) -> Tight:
+    """The same of ascents that slide along hyperplanes, from the last of the directions U (K, d) and others."""
+    X, lam = np.asarray(X), np.asarray(lam)
+    others = np.random.default_rng(len(U)).standard_normal((ASCENTS, X.shape[1]))
+    starts = np.vstack([U[-ASCENTS:], others / np.linalg.norm(others, axis=1, keepdims=True)])
+    ends = [resting_place(X, lam, s, u) for u in starts for s in (1.0, -1.0)]
+    return best_ascended(X, lam, np.array([value for value, _ in ends]), np.stack([u for _, u in ends]), level)
 
 
 def best_ascended(X, lam, values, U, level: float) -> Tight:

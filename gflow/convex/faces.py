@@ -18,13 +18,13 @@ from gflow.convex.arrangements import (
     ROUNDING,
     ZERO,
     Lines,
-    arrangement,
     cells,
     enumerable,
     generic,
     lines,
     restricted,
     row_space,
+    sampled_masks,
     unit_rows,
 )
 from gflow.convex.general_position import Vertices, choices, position
@@ -53,22 +53,27 @@ class Faces(eqx.Module):
     def __len__(self) -> int:
         return self.span.shape[0]
 
+    @property
+    def cells(self) -> int:
+        """How many of the faces are cells: the number of masks."""
+        return int(np.sum(self.span == 0))
 
-def faces(X, *, samples: int = 4096, seed: int = 0) -> Faces:
-    """All faces of X (n, d) where they fit the budget; otherwise the cells of `samples` sampled directions."""
+
+def faces(X, *, samples: int = 4096, seed: int = 0, sampled: bool = False) -> Faces:
+    """All faces of X (n, d) where they fit the budget; otherwise, or if asked, the cells of `samples` directions."""
     X = np.asarray(X, float)
     rows = unit_rows(X)
     basis, _, outside = row_space(rows)
     n, r = X.shape[0], basis.shape[1]
     distinct = lines(rows)
+    if sampled:
+        return _sampled(X, basis, samples, seed)
     if count_faces(len(distinct.first), r) <= MOST:
         vertices = generic(rows, basis, outside, distinct)
         if vertices is not None:
             return _faces_of_vertices(rows, basis, outside, distinct, vertices)
     if not (enumerable(n, r) and math.comb(n, max(r - 1, 0)) * 3**r * n <= BUDGET):
-        masks = arrangement(X, samples=samples, seed=seed).masks
-        whole, one = (basis @ basis.T)[None], np.arange(len(masks))
-        return Faces(masks, one, np.zeros(len(masks), np.int32), whole, np.zeros(1), np.inf, False)
+        return _sampled(X, basis, samples, seed)
     if r == 0:
         nothing, one = np.zeros((1, X.shape[1], X.shape[1])), np.zeros(1, int)
         return Faces(np.zeros((1, n), bool), one, one, nothing, np.zeros(1), 0.0, True)
@@ -86,6 +91,12 @@ def faces(X, *, samples: int = 4096, seed: int = 0) -> Faces:
     masks = np.concatenate(masks)
     one = np.arange(len(masks))
     return Faces(masks, one, np.concatenate(span), np.stack(projectors), np.array(accuracy), error, True)
+
+
+def _sampled(X: np.ndarray, basis: np.ndarray, samples: int, seed: int) -> Faces:
+    masks = sampled_masks(X, samples, seed)
+    whole, one = (basis @ basis.T)[None], np.arange(len(masks))
+    return Faces(masks, one, np.zeros(len(masks), np.int32), whole, np.zeros(1), np.inf, False)
 
 
 def count_faces(n: int, r: int) -> int:

@@ -49,7 +49,9 @@ def newton(X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray, *, pr
     multipliers and adding violated margins. `prune`: neurons of negative mass are dropped too, their columns of V are
     0; otherwise there is no such point. Whoever calls this checks the returned point: nothing here is a proof.
     """
-    support, live = support.copy(), start.V.any(axis=0) if prune else np.ones(len(patterns.sign), bool)
+    support, live = support.copy(), np.ones(len(patterns.sign), bool)
+    if prune:
+        live &= np.any(start.V != 0, axis=0)
     mass, alpha = np.linalg.norm(start.V, axis=0), start.alpha
     blocks = [
         (y * s * D)[:, None] * (X @ complement(X[slide]))

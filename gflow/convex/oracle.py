@@ -150,9 +150,9 @@ def _largest(X, lam):
 
 @jax.jit
 def ascended(X, lam, masks):
-    """From X^T D lambda of the sampled masks (F, n), both ways: u <- normalised gradient of |lambda^T (X u)_+|, keeping the best seen.
+    """Ascents from +-X^T D lambda of the sampled masks (F, n): (|lambda^T (X u)_+|, u) at their best, (2F,), (2F, d).
 
-    A lower bound, never a proof.
+    u <- normalised gradient. A lower bound, never a proof.
     """
 
     def step(_, carry):

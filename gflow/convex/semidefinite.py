@@ -1,7 +1,7 @@
 """Bounds in any dimension: a semidefinite relaxation of max_u |lambda^T (X u)_+|, and of P* itself.
 
-For sign s let F = {n : s lambda_n > 0}, H = {n : s lambda_n < 0}, A = rows |lambda_n| x_n over F, C the same over H. For
-theta in [0,1]^H, mu in R^F and t with
+For sign s let F = {n : s lambda_n > 0}, H = {n : s lambda_n < 0}, A = rows |lambda_n| x_n over F, C the same over H.
+For theta in [0,1]^H, mu in R^F and t with
 
     M = [ I       A^T       -C^T theta ]
         [ A       diag(mu)  -mu/2      ]  positive semidefinite,      max_{|u|<=1} s lambda^T (X u)_+ <= sqrt(t).
@@ -14,7 +14,7 @@ dimension"; the relaxation is Shor's for z in {0,1}^F, z^T A u being the convex 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,7 +52,7 @@ def proved(X: np.ndarray, lam: np.ndarray, s: float, proposal: Proposal) -> floa
     M[d : d + k, d : d + k], M[-1, d : d + k] = np.diag(proposal.mu), -0.5 * proposal.mu
     M[-1, :d], M[-1, -1] = -np.clip(proposal.theta, 0.0, 1.0) @ C, proposal.t
     if not np.all(np.isfinite(M)):
-        return np.inf
+        return float(np.inf)
     least = np.linalg.eigvalsh(M)[0]
     # rounding: of the eigenvalues, and of the entries of M, sums of |H| products
     rounding = np.finfo(float).eps * (4 * len(M) * np.linalg.norm(M) + 4 * (len(H) + 1) * np.linalg.norm(C))
@@ -69,7 +69,7 @@ def bound_of_dual(X: np.ndarray, lam: np.ndarray) -> float:
     X, lam = X[live], lam[live]
     if not live.any():
         return 0.0
-    scale = np.linalg.norm(lam @ X) + np.linalg.norm(np.abs(lam) @ np.abs(X))
+    scale = float(np.linalg.norm(lam @ X) + np.linalg.norm(np.abs(lam) @ np.abs(X)))
     worst = 0.0
     for s in (1.0, -1.0):
         F, _ = sides(lam, s)
@@ -138,7 +138,8 @@ def _reduced(X: np.ndarray) -> np.ndarray:
     """X in coordinates of its row space."""
     if X.shape[1] <= X.shape[0]:
         return X
-    return np.linalg.qr(X.T, mode="r").T
+    _, R = np.linalg.qr(X.T)
+    return R.T
 
 
 def _one_sign(X: np.ndarray, lam: np.ndarray, s: float) -> Proposal | None:
@@ -197,7 +198,7 @@ def _both_signs(X: np.ndarray, y: np.ndarray):
 
 
 class _Block:
-    """The matrix M of one sign as Clarabel wants it: its upper triangle column by column, off-diagonals times sqrt 2."""
+    """The matrix M of one sign as Clarabel wants it: its upper triangle by columns, off-diagonals times sqrt 2."""
 
     def __init__(self, d: int, k: int):
         self.size = d + k + 1
@@ -225,8 +226,10 @@ def _mu(block: _Block, first: int, d: int, k: int) -> None:
 
 def _solve(cost: np.ndarray, blocks: list[_Block], low: np.ndarray, ones: int) -> np.ndarray | None:
     """min cost . x  s.t.  low x + (0, .., 0, 1, .., 1 (`ones` of them)) >= 0, every block positive semidefinite."""
-    import clarabel
+    import clarabel as cl
     import scipy.sparse as sp
+
+    clarabel: Any = cl  # its stubs name none of its classes
 
     right = [np.concatenate([np.zeros(len(low) - ones), np.ones(ones)])]
     matrix, cones = [sp.csc_array(-low)], [clarabel.NonnegativeConeT(len(low))]
