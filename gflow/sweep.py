@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import equinox as eqx
 import jax
@@ -89,10 +89,12 @@ def sweep(
     known_faces: Faces | None = None,
     optimum: MaxMargin | None = None,
     block: int = BLOCK,
+    watch: Callable[[int, int, int], None] | None = None,
     **flow_options,
 ) -> Iterator[Records]:
     """Run initialisations 0..inits-1 (or the given ones) and yield their records block by block, in order.
 
+    `watch(running, lanes, steps)` is called as a block goes on: flows that have not ended, flows, most steps of one.
     `flow_options` (controller, stop, max_steps, ...) go to `Stepper`. The faces of X and the max-margin program are
     computed once and shared; pass them in if you have them. Raises ValueError in float32, before anything runs.
     """
@@ -113,6 +115,9 @@ def sweep(
         lanes = start(stepper, networks)
         while bool(jnp.any(lanes.running)):
             lanes = advance(stepper, lanes, jnp.asarray(STEPS))
+            if watch is not None:
+                own = jnp.arange(block) < len(chosen)
+                watch(int(jnp.sum(lanes.running & own)), len(chosen), int(jnp.max(lanes.steps)))
         flows, drift, fate = _ends(stepper, networks, lanes)
         yield _records(problem, width, chosen, flows, np.asarray(drift), np.asarray(fate), judge)
 

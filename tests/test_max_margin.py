@@ -16,6 +16,7 @@ from gflow.convex.general_position import choices, lowest_vertices, position
 from gflow.convex.newton import KKTPoint, Patterns, newton
 from gflow.convex.oracle import dual_maximum
 from gflow.convex.semidefinite import bound_of_dual, lower_bound
+from gflow.limit import limit_of_network
 
 
 def random_labels(n, d, seed):
@@ -164,11 +165,14 @@ def test_iris_is_proved_global_in_five_dimensions():
     assert solved.primal == pytest.approx(1.3752418040, rel=1e-8)
 
 
-def test_orthogonally_separable_in_thirty_dimensions_is_global():
+def test_a_limit_in_thirty_dimensions_is_exact_and_global():
+    # one neuron per class near its mean: the patterns are those of the limit, the directions are not
     data = datasets.orthogonal_separable(n=50, d=30, seed=0)
     problem = gflow.Problem(data.X, data.y)
-    network = gflow.Gaussian(1e-3)(gflow.key_of(0, 0), problem, 20)
-    limit = gflow.find_limit(problem, gflow.solve_flow(problem, network, saves=1))
+    W1 = np.stack([(data.X[data.y == s]).sum(axis=0) for s in (1, -1)], axis=1)
+    network = gflow.TwoLayer(jnp.asarray(W1), jnp.asarray([1.0, -1.0]) * np.linalg.norm(W1, axis=0))
+    q_min = jnp.min(problem.margins(network))
+    limit = limit_of_network(problem, network.scaled(jnp.sqrt(2 / q_min)), settled=2.0)
     certificate = gflow.certify(problem, limit)
-    assert limit.polished and not certificate.exact
+    assert limit.polished and limit.objective < 0.95 * float(problem.objective(network)) and not certificate.exact
     assert certificate.verdict == gflow.VERDICT.GLOBAL

@@ -75,6 +75,10 @@ def read_weights(path: Path, problem):
 
     arrays = checked(reader.read_npz, path, ("W1", "w2"))
     W1, w2 = arrays["W1"], arrays["w2"]
+    if W1.ndim == 3 and w2.ndim == 2:
+        raise InputError(f"{path} holds the weights of {len(W1)} saved times; keep one, for instance W1[-1] and w2[-1]")
+    if W1.ndim == 2 and w2.size and w2.shape in ((1, W1.shape[0]), (W1.shape[0],)) and w2.shape != W1.shape[1:]:
+        raise InputError(f"{path}: W1 {W1.shape} and w2 {w2.shape} look like PyTorch's; save W1.T and w2.ravel()")
     if W1.ndim != 2 or w2.shape != W1.shape[1:] or w2.size == 0:
         raise InputError(f"{path}: W1 must be (d, m) and w2 (m,) with m >= 1; got W1 {W1.shape} and w2 {w2.shape}")
     for name, array in (("W1", W1), ("w2", w2)):

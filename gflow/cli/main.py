@@ -66,7 +66,10 @@ def run(
     loss: LossName = "logistic",
     seed: Seed = 0,
     index: Annotated[int, typer.Option(help="which initialisation of this seed, as in a sweep")] = 0,
-    weights: Annotated[Path | None, typer.Option(help="first weights: .npz with W1 (d, m) and w2 (m,)")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="first weights, in place of --width, --scale and --seed: .npz with W1 (d, m), w2 (m,)"),
+    ] = None,
     until_s: Annotated[float | None, typer.Option(help="stop at this scaled time s")] = None,
     until_t: Annotated[float | None, typer.Option(help="stop at this physical time t")] = None,
     rtol: Annotated[float, typer.Option(help="tolerance of the integrator")] = 1e-4,
@@ -105,7 +108,10 @@ def run(
         controller=diffrax.PIDController(rtol=rtol, atol=rtol), saves=64 if out or plot else 1,
     )  # fmt: skip
     limit = gflow.find_limit(problem, flow)
-    certificate = gflow.certify(problem, limit)
+    known = gflow.faces(problem.X)
+    if not known.complete:
+        say("too many masks to enumerate: bounding P* by a semidefinite program (up to a minute)")
+    certificate = gflow.certify(problem, limit, known_faces=known)
     summary = output.limit_summary(problem, limit, certificate) | output.flow_summary(problem, network, flow)
     if out:
         np.savez(
@@ -170,7 +176,8 @@ def sweep(
     known = gflow.faces(problem.X)
     with Progress(inits, store.open_store(out)["verdict"].values) as progress:
         optimum = gflow.solve_max_margin(problem, known) if len(left) else None
-        for records in gflow.sweep(problem, law, width, left, seed=seed, known_faces=known, optimum=optimum):
+        options = {"seed": seed, "known_faces": known, "optimum": optimum, "watch": progress.watch}
+        for records in gflow.sweep(problem, law, width, left, **options):
             now = time.perf_counter()
             store.append(out, records, now - started)
             started = now

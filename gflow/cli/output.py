@@ -157,7 +157,7 @@ def print_run(console, summary: dict) -> None:
         "active",
         "sliding on (from 0)",
         "direction",
-        title="live neurons, scaled to q_min = 1" if fitted else "live neurons",
+        title="neurons that are not dead, scaled to q_min = 1" if fitted else "neurons that are not dead",
         box=None,
     )
     for neuron in summary["neurons"][:20]:

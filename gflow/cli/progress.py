@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 import time
 
+QUIET = 15.0
+"""Seconds without a line about a block that is under way."""
+
 
 def say(text: str) -> None:
     """One line on stderr."""
@@ -24,7 +27,7 @@ class Progress:
         done = int((verdict >= 0).sum())
         self.total, self.done, self.start, self.fresh = total, done, time.perf_counter(), 0
         self.counts = output.verdict_counts(verdict)
-        self.bar = None
+        self.bar, self.said = None, time.perf_counter()
         if sys.stderr.isatty():
             columns = (
                 rich.TextColumn("flows"),
@@ -46,6 +49,15 @@ class Progress:
     def __exit__(self, *_):
         if self.bar:
             self.bar.stop()
+
+    def watch(self, running: int, lanes: int, steps: int) -> None:
+        """A block under way: `running` of `lanes` flows have not ended after at most `steps` steps."""
+        text = f"block of {lanes}: {running} under way after {steps} steps"
+        if self.bar:
+            self.bar.update(self.task, description=text)
+        elif time.perf_counter() - self.said > QUIET:
+            self.said = time.perf_counter()
+            say(f"flows: {self.done} of {self.total} done; {text}")
 
     def advance(self, records) -> None:
         from gflow.cli import output
