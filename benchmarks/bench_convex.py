@@ -179,7 +179,7 @@ def large(report: Report) -> None:
         )  # fmt: skip
 
 
-def dimensions(report: Report) -> None:
+def dimensions(report: Report, only: str = "") -> None:
     sets = (
         ("orthogonally separable (50,30)", datasets.orthogonal_separable(n=50, d=30, seed=0), 1 + 1e-6),
         ("orthogonally separable (200,50)", datasets.orthogonal_separable(n=200, d=50, seed=0), 1 + 1e-6),
@@ -187,6 +187,8 @@ def dimensions(report: Report) -> None:
         ("gaussian (40,20)", datasets.gaussian(n=40, d=20, seed=0), 1.2),
     )
     for name, data, target in sets:
+        if only not in name:
+            continue
         problem = gflow.Problem(data.X, data.y)
         network = gflow.Gaussian(1e-3)(gflow.key_of(0, 0), problem, 50)
         start = time.perf_counter()

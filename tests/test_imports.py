@@ -55,7 +55,7 @@ ALLOWED = {
         "_types", "convex.arrangements", "convex.ascent", "convex.faces", "convex.master", "convex.oracle",
         "convex.polish", "convex.semidefinite", "network", "problem",
     },
-    "convex.subsampled": {"convex.newton"},
+    "convex.subsampled": {"convex.newton", "convex.threads"},
     "limit": {
         "convex.arrangements", "convex.ascent", "convex.newton", "convex.oracle", "convex.subsampled", "flow.solve",
         "inclusion", "network", "problem",

@@ -15,8 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from gflow.convex.newton import KKTPoint, Patterns, complement, newton
+from gflow.convex.threads import one_thread
 
 ROUNDS = 60
+
+REWEIGHTED = 30
+"""Steps of iteratively reweighted least squares."""
 
 CLOSE = 1e-4
 """Newton's method is tried from this relative gap on, and again whenever it has shrunk tenfold."""
@@ -51,6 +55,8 @@ def solve_subsampled(X: np.ndarray, y: np.ndarray, patterns: Patterns, near: KKT
     unit = X / scale
     if near is not None:
         point = _identify(unit, y, patterns, near.V * scale, near.alpha * scale)
+        if point is None:
+            point = _identify(unit, y, patterns, *_reweighted(unit, y, patterns, near.V * scale))
         if point is not None:
             return Optimum(point.cones, point.patterns, point.V / scale, point.alpha / scale)
     columns: list[tuple[int, np.ndarray]] = []
@@ -71,6 +77,34 @@ def solve_subsampled(X: np.ndarray, y: np.ndarray, patterns: Patterns, near: KKT
             return None
         mass, alpha = solved
     return None
+
+
+@one_thread
+def _reweighted(X, y, patterns: Patterns, V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(V, alpha) after steps of iteratively reweighted least squares on min sum_k |v_k| s.t. sum_k B_k z_k >= 1.
+
+    With eta_k = |v_k| of the step before, min sum_k |z_k|^2 / eta_k under the same constraints is a least-distance
+    problem, which non-negative least squares solves exactly, whatever the number of support vectors.
+    """
+    from scipy.optimize import nnls
+
+    bases = [complement(X[slide]) for slide in patterns.sliding.T]
+    blocks = [(y * s * D)[:, None] * (X @ Q) for s, D, Q in zip(patterns.sign, patterns.mask.T, bases, strict=True)]
+    eta, alpha = np.linalg.norm(V, axis=0), np.ones(len(y))
+    for _ in range(REWEIGHTED):
+        M = np.concatenate([np.sqrt(r) * B for r, B in zip(eta, blocks, strict=True)], axis=1)
+        try:
+            u, _ = nnls(np.vstack([M.T, np.ones(len(y))]), np.append(np.zeros(M.shape[1]), 1.0), maxiter=20 * len(y))
+        except RuntimeError:  # its iterations ran out
+            break
+        left = 1.0 - u.sum()
+        if not left > 1e-12:  # the constraints contradict each other
+            break
+        alpha = u / left
+        z = [r * (B.T @ alpha) for r, B in zip(eta, blocks, strict=True)]
+        V = np.stack([Q @ zk for Q, zk in zip(bases, z, strict=True)], axis=1)
+        eta = np.linalg.norm(V, axis=0)
+    return V, alpha
 
 
 def _price(X, y, patterns: Patterns, alpha, columns) -> np.ndarray:
