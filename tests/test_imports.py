@@ -51,8 +51,9 @@ ALLOWED = {
     "convex.semidefinite": {"convex.threads"},
     "convex.polish": {"convex.newton", "convex.threads"},
     "convex.ascent": set(),
+    "convex.candidates": {"convex.ascent", "convex.faces", "convex.polish"},
     "convex.column_generation": {
-        "_types", "convex.arrangements", "convex.ascent", "convex.faces", "convex.master", "convex.oracle",
+        "_types", "convex.arrangements", "convex.candidates", "convex.faces", "convex.master", "convex.oracle",
         "convex.polish", "convex.semidefinite", "network", "problem",
     },
     "convex.subsampled": {"convex.newton", "convex.threads"},

@@ -88,12 +88,13 @@ def test_flows_on_antipodal_rows_and_into_zero():
         flow = gflow.solve_flow(
             gflow.Problem(X, y), network, until_s=4.0, saves=1, chart=gflow.Hyperbolic, max_steps=500
         )
-        return flow.final.W1[:, 0], flow.final.w2[0], flow.steps
+        return flow.final.W1[:, 0], flow.final.w2[0], flow.loss[-1], flow.steps
 
     arrays = [jnp.asarray(np.stack(a)) for a in zip(*((X, y, w, a) for (X, y), w, a in starts), strict=True)]
-    W, a, steps = map(np.asarray, run(*arrays))
+    W, a, loss, steps = map(np.asarray, run(*arrays))
     for k, ((X, y), w, size) in enumerate(starts[:4]):
         np.testing.assert_allclose(W[k], euler(X, y, np.array(w), size, 4.0), atol=2e-3)
     assert np.linalg.norm(W[4]) < 1e-6
     np.testing.assert_allclose(a[4], np.sqrt(1 - 0.1), rtol=1e-9)
+    np.testing.assert_allclose(loss[4], 3 * np.log(2), rtol=1e-9)  # f = 0: it had risen again while w was held off 0
     assert np.all(steps < 60)

@@ -16,11 +16,11 @@ import numpy as np
 
 from gflow._types import RESULTS
 from gflow.convex.arrangements import unit_rows
-from gflow.convex.ascent import resting_place
+from gflow.convex.candidates import best_ascended, best_directions, slid
 from gflow.convex.faces import Faces, faces
 from gflow.convex.master import Master, Solution
 from gflow.convex.oracle import arrays_of, ascended, gram_bound, price, require_float64, upper_bound
-from gflow.convex.polish import LOOSE, Tight, polish
+from gflow.convex.polish import Tight, polish
 from gflow.convex.semidefinite import lower_bound
 from gflow.network import TwoLayer
 from gflow.problem import Problem
@@ -40,9 +40,6 @@ SLIGHTLY = 1e-2
 
 EVERY = 1e-9
 """Weight of every sample in the last semidefinite bound: all take part where they fit."""
-
-ASCENTS = 40
-"""Such ascents start from so many of the newest columns and from as many other directions, with both signs."""
 
 PATIENCE = 4
 """Rounds in which a gap that is nearly closed has to halve."""
@@ -280,40 +277,3 @@ class ColumnGeneration(eqx.Module):
         if len(U):
             master.add(U, sign)
         return len(U)
-
-
-def slid(X, lam, U, level: float) -> Tight:
-    """The same of ascents that slide along hyperplanes, from the last of the directions U (K, d) and others."""
-    X, lam = np.asarray(X), np.asarray(lam)
-    others = np.random.default_rng(len(U)).standard_normal((ASCENTS, X.shape[1]))
-    starts = np.vstack([U[-ASCENTS:], others / np.linalg.norm(others, axis=1, keepdims=True)])
-    ends = [resting_place(X, lam, s, u) for u in starts for s in (1.0, -1.0)]
-    return best_ascended(X, lam, np.array([value for value, _ in ends]), np.stack([u for _, u in ends]), level)
-
-
-def best_ascended(X, lam, values, U, level: float) -> Tight:
-    """The same of the ends of ascents U (F, d)."""
-    best = np.flatnonzero(values >= (1 - LOOSE) * level)
-    best = best[np.argsort(-values[best])][: 16 * len(X)]
-    return _distinct(np.asarray(X), np.asarray(lam), U[best], values[best] / level)
-
-
-def best_directions(X, lam, values, level: float, known: Faces) -> Tight:
-    """The distinct candidates with |lambda^T (X u)_+| >= (1 - LOOSE) level, best first, at most 4n; values / level."""
-    X, lam, values = np.asarray(X), np.asarray(lam), np.asarray(values).ravel()
-    best = np.flatnonzero(values >= (1 - LOOSE) * level)
-    most = 16 * len(X)
-    if len(best) > most:
-        best = best[np.argpartition(-values[best], most)[:most]]
-    best = best[np.argsort(-values[best])]
-    face, opposite = best // 2, best % 2
-    g = np.einsum("fij,fj->fi", known.projectors[known.span[face]], (known.masks[known.cell[face]] * lam) @ X)
-    U = (1 - 2 * opposite)[:, None] * g / np.maximum(np.linalg.norm(g, axis=1, keepdims=True), 1e-300)
-    return _distinct(X, lam, U, values[best] / level)
-
-
-def _distinct(X: np.ndarray, lam: np.ndarray, U: np.ndarray, value: np.ndarray) -> Tight:
-    """Without repetitions, at most 4n."""
-    earlier = np.tril(U @ U.T >= 1 - 1e-14, -1).any(axis=1)
-    U, value = U[~earlier][: 4 * len(X)], value[~earlier][: 4 * len(X)]
-    return Tight(U, np.sign(np.maximum(U @ X.T, 0.0) @ lam), value)

@@ -119,11 +119,13 @@ def price(X, lam, masks, cell, span, projectors, accuracy, error):
 def _sums(masks, terms):
     """masks (C, n) times terms (n, d), every sum as if rounded once.
 
-    The leading bits of all terms are summed without rounding, the rest is 2^-40 of them: the error of n additions,
-    which cancellation would blow up, does not arise (the splitting of Ozaki et al., Numerical Algorithms 59, 2012).
+    The leading bits of all terms, multiples of a power of two, are summed without rounding; the rest is at most n 2^-52
+    of the largest. So the error of n additions, which cancellation would blow up, does not arise (the splitting of
+    Ozaki et al., Numerical Algorithms 59, 2012).
     """
     n = terms.shape[0]
-    grid = 2.0 ** (jnp.ceil(jnp.log2(jnp.maximum(jnp.max(jnp.abs(terms)), 1e-300))) - 52 + np.ceil(np.log2(n)) + 1)
+    exponent = jnp.ceil(jnp.log2(jnp.maximum(jnp.max(jnp.abs(terms)), 1e-300))) - 52 + np.ceil(np.log2(n)) + 1
+    grid = jnp.ldexp(jnp.ones_like(exponent), exponent.astype(int))
     leading = jnp.round(terms / grid) * grid
     selected = masks.astype(terms.dtype)
     return selected @ leading + selected @ (terms - leading)
