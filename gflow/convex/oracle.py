@@ -124,7 +124,7 @@ def _sums(masks, terms):
     Ozaki et al., Numerical Algorithms 59, 2012).
     """
     n = terms.shape[0]
-    exponent = jnp.ceil(jnp.log2(jnp.maximum(jnp.max(jnp.abs(terms)), 1e-300))) - 52 + np.ceil(np.log2(n)) + 1
+    exponent = jnp.ceil(jnp.log2(jnp.maximum(jnp.max(jnp.abs(terms)), 1e-250))) - 52 + np.ceil(np.log2(n)) + 1
     grid = jnp.ldexp(jnp.ones_like(exponent), exponent.astype(int))
     leading = jnp.round(terms / grid) * grid
     selected = masks.astype(terms.dtype)
