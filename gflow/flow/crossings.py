@@ -109,9 +109,14 @@ def after_step(
         work = lambda columns, lanes, X: settle(X, activation, columns, lanes, width, log)  # noqa: E731
         return on_flagged(work, flagged, neurons._replace(altered=altered), lane, X, otherwise)
 
-    first = look(met(X, activation, neurons, weight, wanted), no, quiet)
     # an event may make its neuron cross another hyperplane, or keep it from crossing: such neurons are looked at again
-    return look(jnp.any(first.altered, axis=0), first.altered, first)
+    def again(_, carry):
+        flagged, before = carry
+        settled = look(flagged, before.altered, before)
+        return jnp.any(settled.altered, axis=0), settled
+
+    # a loop of two: compiled once
+    return jax.lax.fori_loop(0, 2, again, (met(X, activation, neurons, weight, wanted), quiet))[1]
 
 
 def lengths(X: Float[Array, "n d"]) -> Float[Array, "n 1"]:
