@@ -1,4 +1,4 @@
-"""CATALOGUE of losses l(q) of a margin q = y f(x): value, slope, logarithms of both, in log-sum-exp form.
+"""CATALOGUE of losses l(q): value, slope, curvature and conjugate; q = y f(x) is a margin, or q = f(x) - y a residual.
 
 Everything that exponentiates a margin is returned as a logarithm, so that margins of 1e10 stay finite.
 Source: arXiv 2110.06488, section 2; Lyu & Li, arXiv 1906.05890.
@@ -11,15 +11,32 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import entr
 from jaxtyping import Array, Float
 
 
 class AbstractLoss(eqx.Module):
-    """l(q) for one sample; the training loss is L = sum_n l(q_n)."""
+    """l(q) for one sample, convex; the training loss is L = sum_n l(q_n)."""
 
     @abc.abstractmethod
     def value(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
         """l(q)."""
+
+    @abc.abstractmethod
+    def slope(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
+        """l'(q)."""
+
+    @abc.abstractmethod
+    def curvature(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
+        """l''(q)."""
+
+    @abc.abstractmethod
+    def conjugate(self, alpha: Float[Array, "..."]) -> Float[Array, "..."]:
+        """l*(-alpha) = sup_q -alpha q - l(q), the cost of a multiplier alpha = -l'(q); infinite where no q has it."""
+
+
+class AbstractMarginLoss(AbstractLoss):
+    """A decreasing loss of the margin q = y f(x), labels -1 or +1."""
 
     @abc.abstractmethod
     def log_weight(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -30,7 +47,7 @@ class AbstractLoss(eqx.Module):
         return -jnp.exp(self.log_weight(q))
 
 
-class Logistic(AbstractLoss):
+class Logistic(AbstractMarginLoss):
     """l(q) = log(1 + e^-q)."""
 
     def value(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -39,8 +56,15 @@ class Logistic(AbstractLoss):
     def log_weight(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
         return -jax.nn.softplus(q)
 
+    def curvature(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.exp(-jax.nn.softplus(q) - jax.nn.softplus(-q))
 
-class Exponential(AbstractLoss):
+    def conjugate(self, alpha: Float[Array, "..."]) -> Float[Array, "..."]:
+        inside = (alpha >= 0) & (alpha <= 1)
+        return jnp.where(inside, -entr(alpha) - entr(1 - alpha), jnp.inf)
+
+
+class Exponential(AbstractMarginLoss):
     """l(q) = e^-q."""
 
     def value(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -49,8 +73,14 @@ class Exponential(AbstractLoss):
     def log_weight(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
         return -q
 
+    def curvature(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.exp(-q)
 
-class Linear(AbstractLoss):
+    def conjugate(self, alpha: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.where(alpha >= 0, -entr(alpha) - alpha, jnp.inf)
+
+
+class Linear(AbstractMarginLoss):
     """l(q) = -q: the frozen-multiplier early phase, where every sample weighs the same (theory, "Geometry")."""
 
     def value(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -59,5 +89,27 @@ class Linear(AbstractLoss):
     def log_weight(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
         return jnp.zeros_like(q)
 
+    def curvature(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.zeros_like(q)
 
-__all__ = ["Exponential", "Linear", "Logistic"]
+    def conjugate(self, alpha: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.where(alpha == 1, 0.0, jnp.inf)
+
+
+class Squared(AbstractLoss):
+    """l(q) = q^2 / 2 of the residual q = f(x) - y, for real labels y (theory, "Squared loss and weight decay")."""
+
+    def value(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
+        return 0.5 * q**2
+
+    def slope(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
+        return q
+
+    def curvature(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.ones_like(q)
+
+    def conjugate(self, alpha: Float[Array, "..."]) -> Float[Array, "..."]:
+        return 0.5 * alpha**2
+
+
+__all__ = ["Exponential", "Linear", "Logistic", "Squared"]

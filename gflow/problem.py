@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 from gflow.activations import AbstractActivation, ReLU
 from gflow.inclusion import least_norm_slopes
 from gflow.lines import Lines, shared_lines
-from gflow.losses import AbstractLoss, Logistic
+from gflow.losses import AbstractLoss, AbstractMarginLoss, Logistic
 from gflow.network import TwoLayer
 
 LENGTHS = (1e-100, 1e100)
@@ -25,9 +25,9 @@ LENGTHS = (1e-100, 1e100)
 
 
 class Problem(eqx.Module):
-    """Binary data and a loss.
+    """Data and a loss.
 
-    `X` (n, d) samples in rows, `y` (n,) labels -1 or +1. Raises ValueError for anything else: wrong shapes, no rows,
+    `X` (n, d) samples in rows, `y` (n,) labels -1 or +1, or real for the squared loss. Raises ValueError for anything else: wrong shapes, no rows,
     entries that are not finite, rows shorter than 1e-100 or longer than 1e100, labels that are not -1 or +1.
     """
 
@@ -40,7 +40,7 @@ class Problem(eqx.Module):
 
     def __init__(self, X, y, loss: AbstractLoss = Logistic(), activation: AbstractActivation = ReLU()):
         if not isinstance(X, jax.core.Tracer) and not isinstance(y, jax.core.Tracer):
-            _check_data(np.asarray(X), np.asarray(y))
+            _check_data(np.asarray(X), np.asarray(y), real=not isinstance(loss, AbstractMarginLoss))
         self.X = jnp.asarray(X, jnp.result_type(float))
         self.y = jnp.asarray(y, self.X.dtype)
         self.loss = loss
@@ -69,9 +69,23 @@ class Problem(eqx.Module):
             name = type(self.activation).__name__
             raise ValueError(f"limits and certificates exist for ReLU; with {name} use solve_flow and its KKT residual")
 
+    @property
+    def directional(self) -> bool:
+        """Whether the loss is one of margins, so that the flow has a direction for a limit, not a point."""
+        return isinstance(self.loss, AbstractMarginLoss)
+
+    def signs(self) -> Float[Array, " n"]:
+        """c (n,) with q = c o f - b: the labels for a loss of margins, else 1. lambda = c o alpha."""
+        return self.y if self.directional else jnp.ones_like(self.y)
+
+    def targets(self) -> Float[Array, " n"]:
+        """b (n,) with q = c o f - b: 0 for a loss of margins, else the labels."""
+        return jnp.zeros_like(self.y) if self.directional else self.y
+
     def margins(self, network: TwoLayer) -> Float[Array, " n"]:
-        """q_n = y_n f(x_n), shape (n,)."""
-        return self.y * network(self.X, self.activation)
+        """q (n,): margins y_n f(x_n), or residuals f(x_n) - y_n for the squared loss."""
+        outputs = network(self.X, self.activation)
+        return self.y * outputs if self.directional else outputs - self.y
 
     def loss_value(self, q: Float[Array, " n"]) -> Float[Array, ""]:
         """L = sum_n l(q_n) from margins."""
@@ -149,7 +163,7 @@ class Problem(eqx.Module):
         return jnp.where(q_min > 0, jnp.max(p * (q / jnp.where(q_min > 0, q_min, 1.0) - 1)), jnp.inf)
 
 
-def _check_data(X: np.ndarray, y: np.ndarray) -> None:
+def _check_data(X: np.ndarray, y: np.ndarray, real: bool) -> None:
     if X.ndim != 2 or y.ndim != 1 or X.shape[0] != y.shape[0]:
         raise ValueError(f"X must be (n, d) and y (n,); got X {X.shape} and y {y.shape}")
     if X.shape[0] == 0 or X.shape[1] == 0:
@@ -163,7 +177,7 @@ def _check_data(X: np.ndarray, y: np.ndarray) -> None:
     outside = np.flatnonzero((largest > 0) & ((largest < LENGTHS[0]) | (largest > LENGTHS[1])))
     if len(outside):
         raise ValueError(f"row {outside[0] + 1} of X has size {largest[outside[0]]:.3g}; rescale the data towards 1")
-    if not np.all(np.isin(y, (-1, 1))):
+    if not real and not np.all(np.isin(y, (-1, 1))):
         raise ValueError(f"labels must be -1 or +1; got {np.unique(y)[:5]}")
 
 
