@@ -15,6 +15,7 @@ from gflow.certificate import Certificate, certify
 from gflow.convex.arrangements import Arrangement, arrangement
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
+from gflow.convex.penalized import Penalized, solve_penalized
 from gflow.fates import FATE, fates
 from gflow.flow.charts import BalancedPolar, Cartesian, Hyperbolic
 from gflow.flow.clocks import PhysicalClock, ScaledClock
@@ -25,7 +26,7 @@ from gflow.flow.solve import Flow, solve_flow
 from gflow.flow.stop import KKTTarget, MarginTarget, Unfitted
 from gflow.initializers import Gaussian, Sphere, key_of
 from gflow.limit import Limit, find_limit, limit_of_network
-from gflow.losses import Exponential, Linear, Logistic
+from gflow.losses import Exponential, Linear, Logistic, Squared
 from gflow.network import TwoLayer
 from gflow.problem import Problem
 from gflow.sweep import Records, sweep
@@ -55,12 +56,14 @@ __all__ = [
     "Logistic",
     "MarginTarget",
     "MaxMargin",
+    "Penalized",
     "PhysicalClock",
     "Problem",
     "ReLU",
     "Records",
     "ScaledClock",
     "Sphere",
+    "Squared",
     "Stepper",
     "TwoLayer",
     "Unfitted",
@@ -74,5 +77,6 @@ __all__ = [
     "result_name",
     "solve_flow",
     "solve_max_margin",
+    "solve_penalized",
     "sweep",
 ]

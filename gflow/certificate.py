@@ -79,7 +79,7 @@ def certify(
     network = limit.network if isinstance(limit, Limit) else limit
     if given is None:
         problem.check(network)
-    problem.require_relu()
+    problem.require_max_margin()
     require_float64(problem.X, network.W1)
     for name, array in (("weights", network.W1), ("weights", network.w2), ("multipliers", given and given.lam)):
         if array is not None and not bool(jnp.all(jnp.isfinite(array))):

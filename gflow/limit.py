@@ -113,7 +113,7 @@ def limit_of_network(problem: Problem, network: TwoLayer, *, polish: bool = True
     finite, and in float32.
     """
     problem.check(network)
-    problem.require_relu()
+    problem.require_max_margin()
     require_float64(problem.X, network.W1)
     if not bool(jnp.all(jnp.isfinite(network.W1)) & jnp.all(jnp.isfinite(network.w2))):
         raise ValueError("the weights are not finite")

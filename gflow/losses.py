@@ -30,6 +30,13 @@ class AbstractLoss(eqx.Module):
     def curvature(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
         """l''(q)."""
 
+    def moved(self, q: Float[Array, "..."], dq: Float[Array, "..."]) -> Float[Array, "..."]:
+        """q after a Newton step `dq`: of q + dq and the q at which -l'(q) has changed by -l''(q) dq, the nearer one.
+
+        Far out on a tail -l' is tiny, and what Newton's method says about q there is worth nothing.
+        """
+        return q + dq
+
     @abc.abstractmethod
     def conjugate(self, alpha: Float[Array, "..."]) -> Float[Array, "..."]:
         """l*(-alpha) = sup_q -alpha q - l(q), the cost of a multiplier alpha = -l'(q); infinite where no q has it."""
@@ -59,6 +66,14 @@ class Logistic(AbstractMarginLoss):
     def curvature(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
         return jnp.exp(-jax.nn.softplus(q) - jax.nn.softplus(-q))
 
+    def moved(self, q: Float[Array, "..."], dq: Float[Array, "..."]) -> Float[Array, "..."]:
+        # l' is odd about q = 0 up to a constant; towards 0 the multiplier of |q| grows, and decides
+        side = jnp.where(q >= 0, 1.0, -1.0)
+        far, back = side * q, jnp.maximum(-side * dq, 0.0)
+        log = -jax.nn.softplus(far) + jnp.log1p(jax.nn.sigmoid(far) * back)
+        tame = jnp.where(log < 0, jnp.log1p(-jnp.exp(jnp.minimum(log, -1e-16))) - log, -jnp.inf)
+        return jnp.where(back > 0, side * jnp.maximum(far - back, tame), q + dq)
+
     def conjugate(self, alpha: Float[Array, "..."]) -> Float[Array, "..."]:
         inside = (alpha >= 0) & (alpha <= 1)
         return jnp.where(inside, -entr(alpha) - entr(1 - alpha), jnp.inf)
@@ -75,6 +90,9 @@ class Exponential(AbstractMarginLoss):
 
     def curvature(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
         return jnp.exp(-q)
+
+    def moved(self, q: Float[Array, "..."], dq: Float[Array, "..."]) -> Float[Array, "..."]:
+        return q + jnp.where(dq < 0, -jnp.log1p(-jnp.minimum(dq, 0.0)), dq)
 
     def conjugate(self, alpha: Float[Array, "..."]) -> Float[Array, "..."]:
         return jnp.where(alpha >= 0, -entr(alpha) - alpha, jnp.inf)

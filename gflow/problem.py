@@ -27,8 +27,9 @@ LENGTHS = (1e-100, 1e100)
 class Problem(eqx.Module):
     """Data and a loss.
 
-    `X` (n, d) samples in rows, `y` (n,) labels -1 or +1, or real for the squared loss. Raises ValueError for anything else: wrong shapes, no rows,
-    entries that are not finite, rows shorter than 1e-100 or longer than 1e100, labels that are not -1 or +1.
+    `X` (n, d) samples in rows, `y` (n,) labels -1 or +1, or real for the squared loss. Raises ValueError for anything
+    else: wrong shapes, no rows, entries that are not finite, rows shorter than 1e-100 or longer than 1e100, labels that
+    are not -1 or +1.
     """
 
     X: Float[Array, "n d"]
@@ -63,8 +64,19 @@ class Problem(eqx.Module):
                 f"w2 {network.w2.shape}; for many initialisations use jax.vmap or gflow.sweep"
             )
 
+    def require_max_margin(self) -> None:
+        """Raise ValueError unless ReLU is trained on a loss of margins: limits and certificates are about these."""
+        self.require_relu()
+        self.require_margins()
+
+    def require_margins(self) -> None:
+        """Raise ValueError for a loss that is not one of margins."""
+        if not self.directional:
+            name = type(self.loss).__name__
+            raise ValueError(f"{name} has no margins: use Logistic or Exponential here, or solve_penalized")
+
     def require_relu(self) -> None:
-        """Raise ValueError unless the activation is ReLU: the convex program, limits and certificates are about it."""
+        """Raise ValueError unless the activation is ReLU: the convex programs are about it."""
         if self.activation.slope_interval() != (0.0, 1.0):
             name = type(self.activation).__name__
             raise ValueError(f"limits and certificates exist for ReLU; with {name} use solve_flow and its KKT residual")
@@ -87,6 +99,11 @@ class Problem(eqx.Module):
         outputs = network(self.X, self.activation)
         return self.y * outputs if self.directional else outputs - self.y
 
+    @property
+    def _tail(self) -> AbstractMarginLoss:
+        assert isinstance(self.loss, AbstractMarginLoss), "weights exist for losses of margins"
+        return self.loss
+
     def loss_value(self, q: Float[Array, " n"]) -> Float[Array, ""]:
         """L = sum_n l(q_n) from margins."""
         return jnp.sum(self.loss.value(q))
@@ -100,11 +117,11 @@ class Problem(eqx.Module):
 
     def log_S(self, q: Float[Array, " n"]) -> Float[Array, ""]:
         """log S, S = sum_n -l'(q_n): the rate of the clock, ds = S dt."""
-        return logsumexp(self.loss.log_weight(q))
+        return logsumexp(self._tail.log_weight(q))
 
     def weights(self, q: Float[Array, " n"]) -> Float[Array, " n"]:
         """p_n = -l'(q_n) / S, in the simplex."""
-        return jax.nn.softmax(self.loss.log_weight(q))
+        return jax.nn.softmax(self._tail.log_weight(q))
 
     def multipliers(self, q: Float[Array, " n"]) -> Float[Array, " n"]:
         """lambda_n = p_n y_n, so that |lambda|_1 = 1."""

@@ -75,6 +75,23 @@ def test_run_writes_what_it_says(shell, tmp_path):
     assert (tmp_path / "flow.png").stat().st_size > 10_000
 
 
+def test_solve_with_weight_decay(gflow, tmp_path):
+    (tmp_path / "one.csv").write_text("a,b,y\n0.6,-0.8,1.5\n")
+    done = gflow("solve", "one.csv", "--beta", "0.2", "--loss", "squared", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = strict(done.stdout)
+    assert summary["primal"] == pytest.approx(0.5 * 0.2**2 + 0.2 * 1.3, rel=1e-12)
+    assert summary["result"] == "successful" and summary["complete"] and summary["lower_bound"] == summary["dual"]
+    assert summary["alpha"] == pytest.approx([0.2], rel=1e-6)
+    for arguments, message in (
+        (["--beta", "-1"], "--beta must be a positive number"),
+        (["--loss", "squared"], "give --beta too"),
+        (["--beta", "1", "--loss", "hinge"], "--loss must be one of"),
+    ):
+        done = gflow("solve", "one.csv", *arguments)
+        assert done.returncode == 2 and message in done.stderr
+
+
 def test_run_until_a_time(gflow, tmp_path):
     done = gflow("run", "xor", "--width", 2, "--until-s", 2, "--json")
     assert strict(done.stdout)["s"] == 2.0 and strict(done.stdout)["result"] == "horizon_reached"

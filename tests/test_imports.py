@@ -56,6 +56,12 @@ ALLOWED = {
         "_types", "convex.arrangements", "convex.candidates", "convex.faces", "convex.master", "convex.oracle",
         "convex.polish", "convex.semidefinite", "network", "problem",
     },
+    "convex.interior_point": {"losses"},
+    "convex.reduced": {"convex.interior_point", "convex.newton", "convex.threads"},
+    "convex.penalized": {
+        "_types", "convex.arrangements", "convex.candidates", "convex.faces", "convex.interior_point", "convex.oracle",
+        "convex.reduced", "convex.semidefinite", "losses", "network", "problem",
+    },
     "convex.subsampled": {"convex.newton", "convex.threads"},
     "limit": {
         "convex.arrangements", "convex.ascent", "convex.newton", "convex.oracle", "convex.subsampled", "flow.solve",

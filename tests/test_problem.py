@@ -13,6 +13,7 @@ from gflow import activations, initializers, losses
 from gflow.problem import never_separable
 
 ALL_LOSSES = [getattr(losses, name)() for name in losses.__all__]
+MARGIN_LOSSES = [loss for loss in ALL_LOSSES if isinstance(loss, losses.AbstractMarginLoss)]
 
 
 @pytest.mark.parametrize("n", range(1, 21))
@@ -35,10 +36,32 @@ def test_slopes_are_differences(loss):
     h = 1e-6
     difference = (loss.value(q + h) - loss.value(q - h)) / (2 * h)
     np.testing.assert_allclose(loss.slope(q), difference, rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(jnp.exp(loss.log_weight(q)), -loss.slope(q), rtol=1e-14)
+    difference = (loss.slope(q + h) - loss.slope(q - h)) / (2 * h)
+    np.testing.assert_allclose(loss.curvature(q), difference, rtol=1e-6, atol=1e-8)
+    if loss in MARGIN_LOSSES:
+        np.testing.assert_allclose(jnp.exp(loss.log_weight(q)), -loss.slope(q), rtol=1e-14)
 
 
 @pytest.mark.parametrize("loss", ALL_LOSSES, ids=lambda x: type(x).__name__)
+def test_conjugates_are_equal_to_fenchel_young_and_never_below(loss):
+    q, other = jnp.linspace(-5, 5, 41)[:, None], jnp.linspace(-7, 7, 30)
+    alpha = -loss.slope(q)
+    np.testing.assert_allclose(loss.conjugate(alpha), -alpha * q - loss.value(q), rtol=1e-12, atol=1e-12)
+    assert bool(jnp.all(loss.conjugate(alpha) >= -alpha * other - loss.value(other) - 1e-12))
+
+
+@pytest.mark.parametrize("loss", ALL_LOSSES, ids=lambda x: type(x).__name__)
+def test_a_newton_step_of_a_margin_never_moves_its_multiplier_further_than_the_model(loss):
+    q, dq = jnp.linspace(-30, 30, 61)[:, None], jnp.linspace(-50, 50, 41)
+    new = loss.moved(q, dq)
+    change = jnp.abs(loss.slope(new) - loss.slope(q))
+    assert bool(jnp.all(change <= jnp.abs(loss.curvature(q) * dq) * (1 + 1e-9) + 1e-15))
+    assert bool(jnp.all(jnp.abs(new - q) <= jnp.abs(dq) + 1e-12))
+    assert bool(jnp.all((new - q) * dq >= 0))
+    np.testing.assert_allclose(loss.moved(q, 1e-4 * dq) - q, 1e-4 * dq + 0 * q, rtol=0.01)
+
+
+@pytest.mark.parametrize("loss", MARGIN_LOSSES, ids=lambda x: type(x).__name__)
 def test_margins_of_1e10_are_finite(loss):
     q = jnp.array([1e10, 2e10, 1e-200])
     assert bool(jnp.all(jnp.isfinite(loss.log_weight(q))))

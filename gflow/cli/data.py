@@ -12,13 +12,16 @@ from gflow import datasets
 from gflow.datasets import Dataset
 
 
-def load(argument: str) -> tuple[Dataset, list[str]]:
-    """The data set and notes for the user (how labels were mapped). Raises ValueError with what to do."""
+def load(argument: str, real: bool = False) -> tuple[Dataset, list[str]]:
+    """The data set and notes for the user (how labels were mapped). Raises ValueError with what to do.
+
+    `real`: labels of a file that are numbers are kept as they are.
+    """
     path = Path(argument)
     if path.suffix.lower() == ".csv":
-        return from_csv(path)
+        return from_csv(path, real)
     if path.suffix.lower() == ".npz":
-        return from_npz(path)
+        return from_npz(path, real)
     if path.suffix and path.exists():
         raise ValueError(f"{path}: data files end in .csv (header line, label last) or .npz (arrays X and y)")
     return built_in(argument), []
@@ -51,7 +54,7 @@ def built_in(argument: str) -> Dataset:
     return generator(**chosen)
 
 
-def from_csv(path: Path) -> tuple[Dataset, list[str]]:
+def from_csv(path: Path, real: bool = False) -> tuple[Dataset, list[str]]:
     """A comma-separated file: a header line, then one sample per line, the label in the last column."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -92,13 +95,13 @@ def from_csv(path: Path) -> tuple[Dataset, list[str]]:
             raise ValueError(f"{path}, line {number}: the label is empty; remove or complete this sample")
     numbers = [_number(label) for label in labels]
     y = np.array(labels) if any(v is None for v in numbers) else np.array(numbers, float)
-    return _dataset(values, y, tuple(header[:-1]), str(path))
+    return _dataset(values, y, tuple(header[:-1]), str(path), real)
 
 
-def from_npz(path: Path) -> tuple[Dataset, list[str]]:
+def from_npz(path: Path, real: bool = False) -> tuple[Dataset, list[str]]:
     """A NumPy archive with X (n, d) and y (n,)."""
     arrays = read_npz(path, ("X", "y"))
-    return _dataset(arrays["X"], arrays["y"], (), str(path))
+    return _dataset(arrays["X"], arrays["y"], (), str(path), real)
 
 
 def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -125,7 +128,7 @@ def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         raise ValueError(f"cannot read {path}: {error}") from None
 
 
-def _dataset(X, y, features, where: str) -> tuple[Dataset, list[str]]:
+def _dataset(X, y, features, where: str, real: bool) -> tuple[Dataset, list[str]]:
     X, y = np.asarray(X), np.asarray(y)
     if X.ndim != 2 or y.ndim != 1 or len(X) != len(y) or X.size == 0:
         raise ValueError(f"{where}: X must be (n, d) and y (n,), not empty; got X {X.shape} and y {y.shape}")
@@ -139,6 +142,8 @@ def _dataset(X, y, features, where: str) -> tuple[Dataset, list[str]]:
     numeric = np.issubdtype(y.dtype, np.number) or y.dtype == bool
     if numeric and not np.all(np.isfinite(y.astype(float))):
         raise ValueError(f"{where}: a label is not finite; remove those samples")
+    if real and numeric:
+        return Dataset(X, y.astype(float), features=features), []
     values = np.unique(y)
     if numeric and y.dtype != bool and np.all(np.isin(values, (-1, 1))):
         return Dataset(X, y.astype(float), features=features), []

@@ -26,15 +26,15 @@ def read_problem(data: str, loss: str, bias: bool, standardize: bool, dtype: str
     from gflow.cli import data as reader
     from gflow.problem import never_separable
 
-    losses = {"logistic": gflow.Logistic, "exponential": gflow.Exponential}
+    losses = {"logistic": gflow.Logistic, "exponential": gflow.Exponential, "squared": gflow.Squared}
     if loss not in losses:
         raise InputError(f"--loss must be one of {', '.join(losses)}; got {loss!r}")
     if dtype != "float64":
         raise InputError(f"--dtype {dtype}: a certificate needs float64; leave --dtype out")
-    dataset, notes = checked(reader.load, data)
+    dataset, notes = checked(reader.load, data, real=loss == "squared")
     dataset, more = checked(reader.prepare, dataset, standardize, bias)
     problem = checked(gflow.Problem, dataset.X, dataset.y, loss=losses[loss]())
-    reasons = never_separable(dataset.X, dataset.y)
+    reasons = never_separable(dataset.X, dataset.y) if problem.directional else []
     if reasons:
         shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
         more.append(f"warning: no network of this kind can separate these data: {shown}; none will be GLOBAL")

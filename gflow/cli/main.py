@@ -228,12 +228,16 @@ def certify(
 def solve(
     data: Data,
     masks: Annotated[str, typer.Option(help="all, or how many directions to sample")] = "all",
+    beta: Annotated[
+        float | None, typer.Option(help="weight decay: the penalised program, loss + beta/2 |theta|^2")
+    ] = None,
+    loss: Annotated[str, typer.Option(help="with --beta: logistic, exponential or squared")] = "logistic",
     rtol: Annotated[float, typer.Option(help="relative gap to reach")] = 1e-9,
     bias: Bias = False,
     standardize: Standardize = False,
     json: Json = False,
 ) -> None:
-    """The max-margin program itself: P*, proved from both sides."""
+    """The convex program itself, max-margin or with weight decay: its optimum, proved from both sides."""
     import gflow
     from gflow.cli import output
 
@@ -241,12 +245,19 @@ def solve(
         raise InputError(f"--masks must be all or a positive number, got {masks!r}")
     if not 0 < rtol < 1:
         raise InputError(f"--rtol must be between 0 and 1, got {rtol}")
-    problem, notes = read_problem(data, "logistic", bias, standardize, "float64")
+    if beta is not None and not 0 < beta < float("inf"):
+        raise InputError(f"--beta must be a positive number, got {beta}")
+    if beta is None and loss != "logistic":
+        raise InputError(f"--loss {loss} is about weight decay: give --beta too (the max-margin program has no loss)")
+    problem, notes = read_problem(data, loss, bias, standardize, "float64")
     announce(notes)
     known = gflow.faces(problem.X) if masks == "all" else gflow.faces(problem.X, samples=int(masks), sampled=True)
     if not known.complete:
         say("not all masks are enumerated: the lower bound comes from a semidefinite program, and a gap may be left")
-    solved = gflow.solve_max_margin(problem, known, rtol=rtol)
+    if beta is None:
+        solved = gflow.solve_max_margin(problem, known, rtol=rtol)
+    else:
+        solved = gflow.solve_penalized(problem, beta, known, rtol=rtol)
     _emit(output.program_summary(known, solved), json, output.print_program)
 
 

@@ -76,10 +76,12 @@ def program_summary(known, solved) -> dict:
     if network is not None:
         columns = (np.asarray(a) for a in (np.sign(network.w2), network.masses(), network.directions().T))
         found = [{"sign": int(s), "mass": r, "direction": u} for s, r, u in zip(*columns, strict=True)]
+    lower = {"lower_bound": solved.lower_bound} if hasattr(solved, "lower_bound") else {}
     return {
         "primal": solved.primal,
         "dual": solved.dual,
         "gap": solved.gap,
+        **lower,
         "masks": known.cells,
         "complete": solved.complete,
         "result": result_name(solved.result),
@@ -93,7 +95,14 @@ def print_program(console, summary: dict) -> None:
     from rich.table import Table
 
     covers = "all" if summary["complete"] else "sampled"
-    if math.isfinite(summary["primal"]):
+    if "lower_bound" in summary:
+        over = "optimum" if summary["complete"] else "optimum over these masks"
+        console.print(
+            f"[bold]{summary['dual']:.12g} <= {over} <= {summary['primal']:.12g}[/bold], gap {summary['gap']:.2g}"
+        )
+        if not summary["complete"]:
+            console.print(f"no network of any width is below {summary['lower_bound']:.12g}")
+    elif math.isfinite(summary["primal"]):
         console.print(
             f"[bold]{summary['dual']:.12g} <= P* <= {summary['primal']:.12g}[/bold], gap {summary['gap']:.2g}"
         )
@@ -103,7 +112,7 @@ def print_program(console, summary: dict) -> None:
         console.print(f"[bold]P* >= {summary['dual']:.12g}[/bold]; no network that separates the data was found")
     console.print(f"result {summary['result']}, {summary['masks']} masks ({covers})")
     alpha = np.asarray(summary["alpha"])
-    heaviest = [f"{n}: {alpha[n]:.6g}" for n in np.argsort(-alpha, kind="stable")[:8] if alpha[n] > 0]
+    heaviest = [f"{n}: {alpha[n]:.6g}" for n in np.argsort(-abs(alpha), kind="stable")[:8] if alpha[n]]
     console.print(f"alpha (samples from 0, largest first): {', '.join(heaviest) or 'none'}", soft_wrap=True)
     if not summary["neurons"]:
         return

@@ -85,7 +85,7 @@ def solve_max_margin(
     `directions` (K, d): first columns, for instance the neurons of a limit. `rounds` of column generation at most,
     by default 100, and 12 where not all faces are known. Raises ValueError in float32.
     """
-    problem.require_relu()
+    problem.require_max_margin()
     require_float64(problem.X)
     known = faces(problem.X) if known_faces is None else known_faces
     rounds = (100 if known.complete else 12) if rounds is None else rounds

@@ -228,6 +228,7 @@ def _result(sol, stop) -> RESULTS:
 def check_arguments(problem, network, until_s=None, until_t=None, saves=1) -> None:
     """Raise ValueError as `solve_flow` does for these arguments, before anything is compiled."""
     problem.check(network)
+    problem.require_margins()
     if until_s is not None and until_t is not None:
         raise ValueError("give until_s or until_t, not both")
     for name, value in (("until_s", until_s), ("until_t", until_t)):

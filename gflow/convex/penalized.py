@@ -1,0 +1,234 @@
+"""solve_penalized: the optimum of training with weight decay, bracketed.
+
+    min sum_n l(q_n) + beta/2 |theta|^2     (q = y f or f - y)
+
+equals, over all masks and from a width of n + 1 on, the group-lasso program of `interior_point`; its dual constraint is
+|lambda^T (X u)_+| <= beta for all |u| <= 1. Masks are generated: the program is solved over a few of them, exact
+pricing over all faces names those that are missing. Source: arXiv 2002.10553, section 2; theory, "Squared loss and
+weight decay".
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from gflow._types import RESULTS
+from gflow.convex.arrangements import row_space, unit_rows
+from gflow.convex.candidates import best_directions
+from gflow.convex.faces import Faces, faces
+from gflow.convex.interior_point import InteriorPoint, Program
+from gflow.convex.oracle import arrays_of, gram_bound, price, require_float64, upper_bound
+from gflow.convex.reduced import refined
+from gflow.convex.semidefinite import bound_of_dual
+from gflow.losses import Linear
+from gflow.network import TwoLayer
+from gflow.problem import Problem
+
+WORKING = 256
+"""Masks with which a large program begins; smaller ones have all of theirs from the start."""
+
+SHAPES = 16
+"""Programs are made up to a multiple of so many masks."""
+
+ROUNDING = 1e-12
+"""Objectives that differ by less, relatively, are the same."""
+
+TINY = 1e-12
+"""Neurons below this share of the largest are left out of a network."""
+
+ON = 1e-9
+"""|x_n . u| <= ON |x_n|: u lies on the hyperplane of x_n, and in the cells on both sides."""
+
+REDUCED = 1e-6
+"""A relative gap up to this is "reduced accuracy" where the one asked for was not reached."""
+
+
+class Penalized(eqx.Module):
+    """A penalised program, bracketed: dual <= optimum over the masks <= primal.
+
+    `network`: attains `primal` = sum_n l(q_n) + beta/2 |theta|^2. `alpha` (n,) = -l'(q), dual feasible with value
+    `dual`. `lower_bound`: no network of any width is below; equal to `dual` if all masks are there (`complete`),
+    otherwise from the semidefinite or the Gram bound. `result`: successful if primal - dual <= rtol primal,
+    reduced_accuracy if it is <= 1e-6 primal, else max_steps_reached.
+    """
+
+    primal: float
+    dual: float
+    lower_bound: float
+    alpha: np.ndarray
+    network: TwoLayer
+    result: RESULTS
+    complete: bool = eqx.field(static=True)
+    rounds: int = eqx.field(static=True)
+
+    @property
+    def gap(self) -> float:
+        """(primal - dual) / primal; 0 where both are 0."""
+        return (self.primal - self.dual) / self.primal if self.primal > 0 else 0.0
+
+
+def solve_penalized(
+    problem: Problem, beta: float, known_faces: Faces | None = None, *, rtol: float = 1e-9, rounds: int = 30
+) -> Penalized:
+    """The least sum_n l(q_n) + beta/2 |theta|^2, its multipliers and an optimal network.
+
+    `known_faces`: `gflow.faces(X)`; sampled ones give the program over these masks alone. Raises ValueError in float32,
+    for beta <= 0, for activations other than ReLU, and for the linear loss, which has no minimum.
+    """
+    problem.require_relu()
+    require_float64(problem.X)
+    if not 0 < beta < np.inf:
+        raise ValueError(f"the weight decay beta must be a positive number, got {beta}")
+    if isinstance(problem.loss, Linear):
+        raise ValueError("the linear loss has no minimum: use Logistic, Exponential or Squared")
+    known = faces(problem.X) if known_faces is None else known_faces
+    best = _Best(problem, float(beta), known)
+    cells = np.unique(known.masks[known.cell[known.span == 0]][:, best.rows], axis=0)
+    working = best.steepest(cells) if known.complete and len(cells) > WORKING else np.ones(len(cells), bool)
+    done = 0
+    while done < rounds and best.rows.any() and len(cells):
+        best.solve(cells[working], rtol)
+        done += 1
+        if best.gap <= rtol or working.all():
+            break
+        missing = best.missing(cells) & ~working
+        if not missing.any():
+            break
+        working |= missing
+    return best.result(rtol, done)
+
+
+class _Best:
+    """The best network and the best multipliers so far.
+
+    The programs are solved for `X` (n', r): rows that are not zero, divided by `scale`, in coordinates of their space.
+    """
+
+    def __init__(self, problem: Problem, beta: float, known: Faces):
+        X = np.asarray(problem.X)
+        self.problem, self.beta, self.known = problem, beta, known
+        lengths = np.linalg.norm(X, axis=1)
+        self.rows, self.scale = lengths > 0, float(lengths.max()) or 1.0
+        self.basis, *_ = row_space(unit_rows(X))
+        self.X = X[self.rows] @ self.basis / self.scale
+        self.c, self.b = np.asarray(problem.signs()), np.asarray(problem.targets())
+        self.faces = arrays_of(known)
+        self.V, self.sign, self.alpha = np.zeros((X.shape[1], 0)), np.zeros(0), np.zeros(len(X))
+        self.primal, self.dual, self.shrink, self.values = np.inf, -np.inf, 1.0, None
+        self._network(np.zeros((self.basis.shape[1], 0)), self.sign)
+        alpha = -np.asarray(problem.loss.slope(jnp.asarray(-self.b)))  # the zero network's
+        if known.complete:
+            self._multipliers(alpha)
+        else:
+            self._kept(alpha, self._shrink(self._bound(self.c * alpha)), None)
+
+    @property
+    def gap(self) -> float:
+        return (self.primal - self.dual) / self.primal if self.primal > 0 else 0.0
+
+    def solve(self, masks: np.ndarray, rtol: float) -> None:
+        """The program over `masks` (P, n')."""
+        size = -(-len(masks) // SHAPES) * SHAPES  # few shapes are compiled; a mask may be there twice
+        masks = np.concatenate([masks, np.repeat(masks[:1], size - len(masks), axis=0)])
+        masks, sign = np.concatenate([masks, masks]), np.repeat([1.0, -1.0], size)
+        program = Program(
+            jnp.asarray(self.X), jnp.asarray(self.c[self.rows]), jnp.asarray(self.b[self.rows]), jnp.asarray(masks),
+            jnp.asarray(sign), jnp.asarray(self.beta / self.scale), self.problem.loss,
+        )  # fmt: skip
+        end = InteriorPoint(rtol).solve(program)
+        z = np.asarray(end.z)
+        self._network(z.T, sign)
+        alpha = -np.asarray(self.problem.loss.slope(jnp.asarray(-self.b)))
+        if self.known.complete:
+            alpha[self.rows] = -np.asarray(self.problem.loss.slope(end.q))
+            self._multipliers(alpha)
+        else:  # proved by the multipliers of the cones
+            alpha[self.rows] = np.asarray(program.feasible(end.q, end.mu))
+            self._kept(alpha, 1.0, None)
+        for V, signs in refined(program, z):
+            if self._network(V, signs):
+                if self.known.complete:
+                    self._multipliers(-np.asarray(self.problem.loss.slope(self._margins())))
+                if self.gap <= 0.1 * rtol:
+                    break
+
+    def missing(self, cells: np.ndarray) -> np.ndarray:
+        """Which of the cells (P, n') hold a direction that violates the dual constraint."""
+        X, lam = np.asarray(self.problem.X), self.c * self.alpha
+        found = best_directions(X, lam, self.values, self.beta, self.known)
+        Z = X[self.rows] @ found.U[found.value > 1].T
+        off = np.abs(Z) > ON * np.linalg.norm(X[self.rows], axis=1)[:, None]
+        on, out = (off & (Z > 0)).astype(np.float32), (off & (Z < 0)).astype(np.float32)
+        wrong = (~cells).astype(np.float32) @ on + cells.astype(np.float32) @ out
+        chosen = np.zeros(len(cells), bool)
+        chosen[np.argmin(wrong, axis=0)] = True
+        return chosen
+
+    def steepest(self, cells: np.ndarray) -> np.ndarray:
+        """The cells on which the zero network's |X^T D lambda| is largest."""
+        lam = (self.c * self.alpha)[self.rows]
+        size = np.linalg.norm((cells * lam) @ self.X, axis=1)
+        chosen = np.zeros(len(cells), bool)
+        chosen[np.argsort(-size)[:WORKING]] = True
+        return chosen
+
+    def result(self, rtol: float, rounds: int) -> Penalized:
+        """What is known at the end."""
+        gap, lower = self.gap, self.dual
+        if not self.known.complete:
+            lower = self._value(self.alpha * self._shrink(self._bound(self.c * self.alpha)))
+        accurate = RESULTS.reduced_accuracy if gap <= REDUCED else RESULTS.max_steps_reached
+        return Penalized(
+            self.primal, self.dual, lower, self.shrink * self.alpha, self._balanced(self.V, self.sign),
+            RESULTS.successful if gap <= rtol else accurate, self.known.complete, rounds,  # pyright: ignore
+        )  # fmt: skip
+
+    def _balanced(self, V, sign) -> TwoLayer:
+        root = np.sqrt(np.linalg.norm(V, axis=0))
+        return TwoLayer(jnp.asarray(V / np.where(root > 0, root, 1.0)), jnp.asarray(sign * root))
+
+    def _margins(self):
+        return self.problem.margins(self._balanced(self.V, self.sign))
+
+    def _network(self, V: np.ndarray, sign: np.ndarray) -> bool:
+        """Blocks V (r, K) of the scaled program with their signs: kept if their objective is the best so far.
+
+        Of equally good networks, up to rounding, the one with fewer neurons is.
+        """
+        V = self.basis @ V / self.scale
+        size = np.linalg.norm(V, axis=0)
+        live = size > TINY * size.max(initial=0.0)
+        V, sign = V[:, live], sign[live]
+        network = self._balanced(V, sign)
+        primal = float(self.problem.loss_value(self.problem.margins(network)) + self.beta * jnp.sum(network.masses()))
+        lower = primal < (1 - ROUNDING) * self.primal
+        same = primal <= (1 + ROUNDING) * self.primal
+        if lower or (same and len(sign) < len(self.sign)):
+            self.primal, self.V, self.sign = primal, V, sign
+            return True
+        return False
+
+    def _multipliers(self, alpha: np.ndarray) -> None:
+        """Price alpha over all faces."""
+        X, lam = self.problem.X, jnp.asarray(self.c * alpha)
+        values, over = price(X, lam, *self.faces)
+        B = float(upper_bound(X, lam, values, over, self.known.error))
+        self._kept(alpha, self._shrink(B), values)
+
+    def _kept(self, alpha: np.ndarray, shrink: float, values) -> None:
+        """`shrink` alpha is feasible: kept if it is the best. `values`: those of `price` for alpha itself."""
+        dual = self._value(shrink * alpha)
+        if dual > self.dual:
+            self.dual, self.alpha, self.shrink, self.values = dual, alpha, shrink, values
+
+    def _shrink(self, B: float) -> float:
+        return min(1.0, self.beta / B) if B > 0 else 1.0
+
+    def _bound(self, lam: np.ndarray) -> float:
+        X = np.asarray(self.problem.X)
+        return min(float(gram_bound(self.problem.X, jnp.asarray(lam))), bound_of_dual(X, lam))
+
+    def _value(self, alpha: np.ndarray) -> float:
+        return float(self.b @ alpha - jnp.sum(self.problem.loss.conjugate(jnp.asarray(alpha))))
