@@ -107,7 +107,9 @@ def orthonormal(rows: Float[Array, "K d m"], passes: int) -> tuple[Float[Array, 
         q, along, size = _reduce(Q, rows[k], passes)
         return Q.at[k].set(q), R.at[:, k].set(along.at[k].set(size))
 
-    return jax.lax.fori_loop(0, K, add, (jnp.zeros_like(rows), jnp.zeros((K, K, rows.shape[2]), rows.dtype)))
+    # the last rows are often zeros in every column
+    used = jnp.max(jnp.where(jnp.any(rows != 0, axis=(1, 2)), jnp.arange(1, K + 1), 0))
+    return jax.lax.fori_loop(0, used, add, (jnp.zeros_like(rows), jnp.zeros((K, K, rows.shape[2]), rows.dtype)))
 
 
 def _reduce(Q: Float[Array, "k d m"], row: Float[Array, "d m"], passes: int):
@@ -136,8 +138,10 @@ def entries(Q: Float[Array, "K d m"], R: Float[Array, "K K m"], v: Float[Array, 
             c.append((target[j] - done) * inverse[j])
         return jnp.stack(c[::-1])
 
+    used = jnp.max(jnp.where(jnp.any(pivot != 0, axis=1), jnp.arange(1, K + 1), 0))
+
     def solve(i, c):
-        j = K - 1 - i
+        j = used - 1 - i
         return c.at[j].set((target[j] - jnp.sum(c * R[j], axis=0)) * inverse[j])
 
-    return jax.lax.fori_loop(0, K, solve, jnp.zeros_like(target))
+    return jax.lax.fori_loop(0, used, solve, jnp.zeros_like(target))

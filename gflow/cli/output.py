@@ -226,4 +226,4 @@ def _text(value) -> str:
         shown = ", ".join(f"{v:.6g}" for v in array[:6])
         return f"({shown}{', ...' if len(array) > 6 else ''})"
     item = array.item()
-    return f"{item:.9g}" if isinstance(item, float) else str(item)
+    return f"{item + 0.0:.9g}" if isinstance(item, float) else str(item)  # + 0.0: no -0
