@@ -14,6 +14,7 @@ from gflow.activations import LeakyReLU, ReLU
 from gflow.certificate import Certificate, certify
 from gflow.convex.arrangements import Arrangement, arrangement
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
+from gflow.convex.exposed import distance_from_exposed_face, exposed_points
 from gflow.convex.faces import Faces, faces
 from gflow.convex.penalized import Penalized, solve_penalized
 from gflow.fates import FATE, fates
@@ -69,6 +70,8 @@ __all__ = [
     "Unfitted",
     "arrangement",
     "certify",
+    "distance_from_exposed_face",
+    "exposed_points",
     "faces",
     "fates",
     "find_limit",

@@ -56,6 +56,7 @@ ALLOWED = {
         "_types", "convex.arrangements", "convex.candidates", "convex.faces", "convex.master", "convex.oracle",
         "convex.polish", "convex.semidefinite", "network", "problem",
     },
+    "convex.exposed": {"convex.candidates", "convex.faces", "convex.oracle", "network", "problem"},
     "convex.interior_point": {"losses"},
     "convex.reduced": {"convex.interior_point", "convex.newton", "convex.threads"},
     "convex.penalized": {
