@@ -43,7 +43,8 @@ def distance_from_exposed_face(
 ) -> np.ndarray:
     """Distance (m,) of sign(a_i) (X u_i)_+, u_i = w_i/|w_i|, from the face that lambda exposes.
 
-    NaN for w_i = 0 or a_i = 0. `lam`, `rtol`, errors: as for `exposed_points`.
+    NaN for w_i = 0 or a_i = 0. `lam`, `rtol`, errors: as for `exposed_points`. Along a flow take the multipliers of its
+    limit: those on the way expose a single point, for no two maxima of |lambda^T (X u)_+| are equal yet.
     """
     problem.check(network)
     corners = exposed_points(problem, lam, known_faces, rtol=rtol)
