@@ -32,6 +32,17 @@ class VERDICT(enum.IntEnum):
     UNFITTED = 3
 
 
+REDUCED = 1e-6
+"""A relative gap up to this is "reduced accuracy" where the one asked for was not reached."""
+
+
+def result_of_gap(gap: float, rtol: float) -> RESULTS:
+    """How the solution of a convex program ended whose relative gap is `gap`, where `rtol` was asked for."""
+    if gap <= rtol:
+        return RESULTS.successful  # pyright: ignore[reportReturnType]
+    return RESULTS.reduced_accuracy if gap <= REDUCED else RESULTS.max_steps_reached  # pyright: ignore
+
+
 def result_names() -> tuple[str, ...]:
     """The names of all RESULTS; the position of a name is its code."""
     return tuple(RESULTS._name_to_item)  # pyright: ignore[reportAttributeAccessIssue]

@@ -90,6 +90,9 @@ def test_solve_with_weight_decay(gflow, tmp_path):
     ):
         done = gflow("solve", "one.csv", *arguments)
         assert done.returncode == 2 and message in done.stderr
+    done = gflow("sweep", "xor", "--loss", "squared", "--inits", "2", "--out", "x.zarr")
+    assert done.returncode == 2 and "--loss must be one of logistic, exponential" in done.stderr
+    assert not (tmp_path / "x.zarr").exists()
 
 
 def test_run_until_a_time(gflow, tmp_path):

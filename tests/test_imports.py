@@ -61,7 +61,7 @@ ALLOWED = {
     "convex.reduced": {"convex.interior_point", "convex.newton", "convex.threads"},
     "convex.penalized": {
         "_types", "convex.arrangements", "convex.candidates", "convex.faces", "convex.interior_point", "convex.oracle",
-        "convex.reduced", "convex.semidefinite", "losses", "network", "problem",
+        "convex.polish", "convex.reduced", "convex.semidefinite", "losses", "network", "problem",
     },
     "convex.subsampled": {"convex.newton", "convex.threads"},
     "limit": {

@@ -20,13 +20,17 @@ def checked(function, *arguments, **options):
         raise InputError(str(error)) from None
 
 
-def read_problem(data: str, loss: str, bias: bool, standardize: bool, dtype: str):
-    """(problem, notes): the data of a command line, and what was done to them or is to be feared of them."""
+def read_problem(data: str, loss: str, bias: bool, standardize: bool, dtype: str, squared: bool = False):
+    """(problem, notes): the data of a command line, and what was done to them or is to be feared of them.
+
+    `squared`: whether the command takes the squared loss too, and with it labels that are real numbers.
+    """
     import gflow
     from gflow.cli import data as reader
     from gflow.problem import never_separable
 
-    losses = {"logistic": gflow.Logistic, "exponential": gflow.Exponential, "squared": gflow.Squared}
+    losses = {"logistic": gflow.Logistic, "exponential": gflow.Exponential}
+    losses |= {"squared": gflow.Squared} if squared else {}
     if loss not in losses:
         raise InputError(f"--loss must be one of {', '.join(losses)}; got {loss!r}")
     if dtype != "float64":

@@ -249,7 +249,7 @@ def solve(
         raise InputError(f"--beta must be a positive number, got {beta}")
     if beta is None and loss != "logistic":
         raise InputError(f"--loss {loss} is about weight decay: give --beta too (the max-margin program has no loss)")
-    problem, notes = read_problem(data, loss, bias, standardize, "float64")
+    problem, notes = read_problem(data, loss, bias, standardize, "float64", squared=True)
     announce(notes)
     known = gflow.faces(problem.X) if masks == "all" else gflow.faces(problem.X, samples=int(masks), sampled=True)
     if not known.complete:

@@ -14,7 +14,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from gflow._types import RESULTS
+from gflow._types import REDUCED, RESULTS, result_of_gap
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.candidates import best_ascended, best_directions, slid
 from gflow.convex.faces import Faces, faces
@@ -27,9 +27,6 @@ from gflow.problem import Problem
 
 INFEASIBLE = 1e12
 """A lower bound of P* min|x_n| above this means that no width separates the data."""
-
-REDUCED = 1e-6
-"""A relative gap up to this is "reduced accuracy" where the one asked for was not reached."""
 
 SOLVED = 2.0
 """While the master pays for slack: its price is raised once the multipliers violate their bound by no more than this
@@ -208,10 +205,8 @@ class ColumnGeneration(eqx.Module):
         """What is known at the end."""
         if state.neurons is None and state.dual > state.ceiling:
             how = RESULTS.infeasible
-        elif state.gap <= self.rtol:
-            how = RESULTS.successful
         else:
-            how = RESULTS.reduced_accuracy if state.gap <= REDUCED else RESULTS.max_steps_reached
+            how = result_of_gap(state.gap, self.rtol)
         network = None
         if state.neurons is not None:
             U, mass = state.neurons

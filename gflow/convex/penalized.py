@@ -14,12 +14,13 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from gflow._types import RESULTS
+from gflow._types import RESULTS, result_of_gap
 from gflow.convex.arrangements import row_space, unit_rows
 from gflow.convex.candidates import best_directions
 from gflow.convex.faces import Faces, faces
 from gflow.convex.interior_point import InteriorPoint, Program
 from gflow.convex.oracle import arrays_of, gram_bound, price, require_float64, upper_bound
+from gflow.convex.polish import faces_at
 from gflow.convex.reduced import refined
 from gflow.convex.semidefinite import bound_of_dual
 from gflow.losses import Linear
@@ -37,12 +38,6 @@ ROUNDING = 1e-12
 
 TINY = 1e-12
 """Neurons below this share of the largest are left out of a network."""
-
-ON = 1e-9
-"""|x_n . u| <= ON |x_n|: u lies on the hyperplane of x_n, and in the cells on both sides."""
-
-REDUCED = 1e-6
-"""A relative gap up to this is "reduced accuracy" where the one asked for was not reached."""
 
 
 class Penalized(eqx.Module):
@@ -158,10 +153,10 @@ class _Best:
         """Which of the cells (P, n') hold a direction that violates the dual constraint."""
         X, lam = np.asarray(self.problem.X), self.c * self.alpha
         found = best_directions(X, lam, self.values, self.beta, self.known)
-        Z = X[self.rows] @ found.U[found.value > 1].T
-        off = np.abs(Z) > ON * np.linalg.norm(X[self.rows], axis=1)[:, None]
-        on, out = (off & (Z > 0)).astype(np.float32), (off & (Z < 0)).astype(np.float32)
-        wrong = (~cells).astype(np.float32) @ on + cells.astype(np.float32) @ out
+        violated = found.value > 1
+        at = faces_at(X[self.rows], found.U[violated], found.sign[violated])
+        on, off = at.mask.astype(np.float32), (~at.mask & ~at.sliding).astype(np.float32)
+        wrong = (~cells).astype(np.float32) @ on + cells.astype(np.float32) @ off
         chosen = np.zeros(len(cells), bool)
         chosen[np.argmin(wrong, axis=0)] = True
         return chosen
@@ -176,13 +171,12 @@ class _Best:
 
     def result(self, rtol: float, rounds: int) -> Penalized:
         """What is known at the end."""
-        gap, lower = self.gap, self.dual
+        lower = self.dual
         if not self.known.complete:
             lower = self._value(self.alpha * self._shrink(self._bound(self.c * self.alpha)))
-        accurate = RESULTS.reduced_accuracy if gap <= REDUCED else RESULTS.max_steps_reached
         return Penalized(
             self.primal, self.dual, lower, self.shrink * self.alpha, self._balanced(self.V, self.sign),
-            RESULTS.successful if gap <= rtol else accurate, self.known.complete, rounds,  # pyright: ignore
+            result_of_gap(self.gap, rtol), self.known.complete, rounds,
         )  # fmt: skip
 
     def _balanced(self, V, sign) -> TwoLayer:
