@@ -19,6 +19,7 @@ from gflow.convex.faces import Faces, faces
 from gflow.convex.penalized import Penalized, solve_penalized
 from gflow.fates import FATE, fates
 from gflow.flow.charts import BalancedPolar, Cartesian, Hyperbolic
+from gflow.flow.chebyshev import Chebyshev
 from gflow.flow.clocks import PhysicalClock, ScaledClock
 from gflow.flow.filippov import Filippov
 from gflow.flow.kinks import KINK, Kinks
@@ -30,7 +31,8 @@ from gflow.limit import Limit, find_limit, limit_of_network
 from gflow.losses import Exponential, Linear, Logistic, Squared
 from gflow.network import TwoLayer
 from gflow.problem import Problem
-from gflow.sweep import Records, sweep
+from gflow.records import Records
+from gflow.sweep import sweep
 
 __version__ = "0.1.0"
 
@@ -43,6 +45,7 @@ __all__ = [
     "BalancedPolar",
     "Cartesian",
     "Certificate",
+    "Chebyshev",
     "Exponential",
     "Faces",
     "Filippov",

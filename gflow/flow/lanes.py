@@ -10,6 +10,7 @@ between. Source: arXiv 2110.06488, section 2 (the flow); theory, "Cost".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from gflow.flow.clocks import AbstractClock, ScaledClock
 from gflow.flow.controller import KinkController
 from gflow.flow.field import Field
 from gflow.flow.filippov import Filippov
-from gflow.flow.solve import DEFAULT_STOP, Flow, flow_of, numeric, start_of, tolerances
+from gflow.flow.solve import DEFAULT_STOP, TO_LIMIT, Flow, flow_of, numeric, start_of, tolerances
 from gflow.flow.stop import AbstractStop
 from gflow.network import TwoLayer
 from gflow.problem import Problem
@@ -57,7 +58,7 @@ class Lane(NamedTuple):
 class Stepper(eqx.Module):
     """How lanes are stepped: `start` makes one from a network, `advance` makes `count` steps with a batch of them.
 
-    Options as in `solve_flow`; `until` is a horizon on the clock's own variable.
+    Options and their defaults as in `solve_flow`; `until` is a horizon on the clock's own variable.
     """
 
     problem: Problem
@@ -75,13 +76,15 @@ class Stepper(eqx.Module):
         *,
         chart: type[AbstractChart] = BalancedPolar,
         clock: AbstractClock = ScaledClock(),
-        solver: Filippov = Filippov(diffrax.Tsit5()),
+        solver: Filippov | None = None,
         controller: diffrax.PIDController = diffrax.PIDController(rtol=1e-4, atol=1e-4),
         stop: Sequence[AbstractStop] = DEFAULT_STOP,
         until: float = float("inf"),
         max_steps: int = 100_000,
     ):
         dtype = problem.X.dtype
+        if solver is None:
+            solver = TO_LIMIT if math.isinf(until) else Filippov(diffrax.Tsit5())
         self.problem, self.chart, self.clock, self.solver = problem, chart, clock, solver
         kinks = KinkController(pid=controller)
         self.controller, self.stop = tolerances(kinks, dtype), numeric(tuple(stop), dtype)

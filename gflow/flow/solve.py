@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from gflow._types import RESULTS
 from gflow.flow.charts import AbstractChart, chart_for
+from gflow.flow.chebyshev import Chebyshev
 from gflow.flow.clocks import AbstractClock, ScaledClock
 from gflow.flow.controller import KinkController
 from gflow.flow.field import Field
@@ -27,6 +28,9 @@ from gflow.flow.start import initial_modes, repelling_start, resting_modes
 from gflow.flow.stop import AbstractStop, KKTTarget, MarginTarget, Unfitted
 from gflow.network import TwoLayer
 from gflow.problem import Problem
+
+TO_LIMIT = Filippov(Chebyshev())
+"""The method for flows that run until a criterion of DEFAULT_STOP is met."""
 
 DEFAULT_STOP = (MarginTarget(), KKTTarget(), Unfitted())
 
@@ -74,7 +78,7 @@ def solve_flow(
     stop: Sequence[AbstractStop] | None = None,
     chart: type[AbstractChart] | None = None,
     clock: AbstractClock = ScaledClock(),
-    solver: diffrax.AbstractSolver = Filippov(diffrax.Tsit5()),
+    solver: diffrax.AbstractSolver | None = None,
     controller: diffrax.AbstractStepSizeController = diffrax.PIDController(rtol=1e-4, atol=1e-4),
     saves: int = 64,
     kinks: int = 0,
@@ -83,9 +87,10 @@ def solve_flow(
     """Integrate dtheta/dt in -d°L(theta) from `network` and return `saves` points of the curve.
 
     It ends at `until_s` (clock s) or `until_t` (physical time) if one is given, otherwise at the first of the `stop`
-    criteria (by default q_min >= 1e3, a KKT residual of 1e-3 with slackness 0.1, or stationary without fitting);
-    `flow.result` says which, or that `max_steps` ran out. `chart` is chosen from the network: BalancedPolar if it is
-    balanced, else Hyperbolic; inside vmap name it.
+    criteria (by default q_min >= 1e3, a KKT residual of 1e-5 with slackness 0.01, or stationary without fitting);
+    `flow.result` says which, or that `max_steps` ran out. `solver` is Filippov(Tsit5()) up to a horizon, and otherwise
+    Filippov(Chebyshev()), whose steps do not shrink as margins grow. `chart` is chosen from the network: BalancedPolar
+    if it is balanced, else Hyperbolic; inside vmap name it.
     `saves = 1` keeps the end only; more than one costs a second integration, equally spaced on the time variable.
     `kinks`: size of the log of crossings and slides (0: none; Filippov only).
 
@@ -94,6 +99,8 @@ def solve_flow(
     check_arguments(problem, network, until_s, until_t, saves)
     if stop is None:
         stop = () if until_s is not None or until_t is not None else DEFAULT_STOP
+    if solver is None:
+        solver = TO_LIMIT if until_s is None and until_t is None else Filippov(diffrax.Tsit5())
     if not stop and until_s is None and until_t is None:
         raise ValueError("nothing would end this flow: give until_s, until_t or a stop criterion")
     if type(solver) is not Filippov:

@@ -45,8 +45,8 @@ class KKTTarget(AbstractStop):
     where margins grow alike; the third implies L < l(0), the phase in which the direction converges.
     """
 
-    target: float = 1e-3
-    slackness: float = 0.1
+    target: float = 1e-5
+    slackness: float = 0.01
 
     def reached(self, field: Field, state) -> Bool[Array, ""]:
         _, anchor = state

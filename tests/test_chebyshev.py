@@ -1,0 +1,77 @@
+"""The stabilised method: its order, its stability, its agreement with Tsit5 on the inclusion, and its steps."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gflow
+from gflow import datasets
+from gflow.flow.chebyshev import recurrence
+
+
+def polynomial(stages, z):
+    """The stability polynomial R(z): one step of y' = z y from 1 with h = 1, by the recurrence as it is written."""
+    steps, y = recurrence(stages), [1.0 + 0.0 * z]
+    for j in range(1, stages + 1):
+        before = y[j - 2] if j > 1 else y[0]
+        move = steps.mu[j] * (y[j - 1] - y[0]) + steps.nu[j] * (before - y[0])
+        y.append(y[0] + move + z * (steps.ahead[j] * y[j - 1] + steps.back[j] * y[0]))
+    return y[-1]
+
+
+@given(st.integers(2, 30))
+def test_stable_on_the_negative_axis(stages):
+    interval = 0.65 * (stages**2 - 1)
+    assert np.all(np.abs(polynomial(stages, -np.linspace(0.0, interval, 2000))) <= 1 + 1e-9)
+    # Tsit5 is stable to -3.3 with half of twelve stages
+    assert stages < 12 or interval > 90
+
+
+@given(st.integers(2, 30))
+def test_order_two(stages):
+    tableau = gflow.Chebyshev(stages).tableau
+    A = np.zeros((stages + 1, stages + 1))
+    for j, row in enumerate(tableau.a_lower, 1):
+        A[j, :j] = row
+    b, c = tableau.b_sol, A.sum(axis=1)
+    np.testing.assert_allclose([b.sum(), b @ c], [1.0, 0.5], rtol=1e-11)
+    np.testing.assert_allclose([tableau.b_error.sum(), tableau.b_error @ c], 0.0, atol=1e-11)
+    # the tableau is the recurrence
+    z = -0.37
+    grown = 1 + z * b @ np.linalg.solve(np.eye(stages + 1) - z * A, np.ones(stages + 1))
+    np.testing.assert_allclose(grown, polynomial(stages, z), rtol=1e-11)
+
+
+def test_against_diffrax_on_a_stiff_linear_system():
+    # the same method without Filippov: y' = -L y with rates 1 and 500
+    L = jnp.array([1.0, 500.0])
+    sol = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, y, args: -L * y), gflow.Chebyshev(), 0.0, 1.0, None, jnp.ones(2),
+        stepsize_controller=diffrax.PIDController(rtol=1e-6, atol=1e-9), saveat=diffrax.SaveAt(t1=True),
+    )  # fmt: skip
+    np.testing.assert_allclose(sol.ys[0, 0], np.exp(-1.0), rtol=1e-4)
+    assert abs(sol.ys[0, 1]) < 1e-6
+
+
+def test_too_few_stages_are_refused():
+    with pytest.raises(ValueError, match="at least 2"):
+        gflow.Chebyshev(1)
+
+
+def test_the_same_flow_with_fewer_steps():
+    data = datasets.gaussian(n=10, d=5)
+    problem = gflow.Problem(data.X, data.y)
+    network = gflow.Gaussian(1e-2)(gflow.key_of(3, 1), problem, 12)
+    options = {"saves": 1, "stop": (gflow.MarginTarget(500.0), gflow.Unfitted())}
+    plain = gflow.solve_flow(problem, network, solver=gflow.Filippov(diffrax.Tsit5()), **options)
+    fast = gflow.solve_flow(problem, network, solver=gflow.Filippov(gflow.Chebyshev()), **options)
+    assert gflow.result_name(fast.result) == gflow.result_name(plain.result) == "margin_reached"
+    assert int(fast.steps) < 0.6 * int(plain.steps)
+    objective = jax.vmap(problem.objective)
+    np.testing.assert_allclose(objective(fast.network), objective(plain.network), rtol=1e-2)
+    exact = [gflow.find_limit(problem, flow).objective for flow in (plain, fast)]
+    np.testing.assert_allclose(exact[1], exact[0], rtol=1e-9)
