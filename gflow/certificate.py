@@ -18,9 +18,10 @@ from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
 from gflow.convex.oracle import Bound, dual_maxima, require_float64
 from gflow.convex.semidefinite import bound_of_dual
-from gflow.limit import Limit, cannot_fit, merge
 from gflow.network import TwoLayer
+from gflow.patterns import cannot_fit, merge
 from gflow.problem import Problem
+from gflow.programs import Limit
 
 GLOBAL_RTOL = 1e-6
 """GLOBAL is said if P* is proved to be within this relative distance of P(theta)."""

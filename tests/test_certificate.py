@@ -147,7 +147,7 @@ def test_float32_is_refused():
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6))
 def test_merging_by_pattern_never_changes_the_function(seed):
-    from gflow.limit import merge
+    from gflow.patterns import merge
 
     rng = np.random.default_rng(seed)
     W1, w2 = rng.standard_normal((2, 12)), rng.standard_normal(12)

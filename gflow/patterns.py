@@ -1,0 +1,108 @@
+"""Which neurons act as one: groups of equal sign and activation pattern, and whether such patterns can fit the data.
+
+Neurons in one closed cone add up without changing f on the data. Source: arXiv 2006.05900, section 3; theory, "The
+convex program".
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gflow.convex.arrangements import unit_rows
+from gflow.convex.newton import Patterns
+from gflow.network import TwoLayer
+from gflow.problem import Problem
+
+NO_MARGIN = 1e-9
+"""A network whose normalised margin is proved to be below this times max|x_n| is said not to fit."""
+
+PROGRAM = 2e7
+"""Largest number of non-zeros of that proof."""
+
+
+def merge(problem: Problem, network: TwoLayer, band: float, mass: float) -> tuple[Patterns, np.ndarray]:
+    """Patterns and V (d, K), v_k = sum of |a_i| w_i over the neurons of equal sign and pattern.
+
+    Neurons in one closed cone add up without changing f, and |v_k| <= the sum of their masses. Neurons below `mass`
+    times the largest one, and neurons that are nowhere active (dead), are left out.
+    """
+    X = np.asarray(problem.X)
+    directions, masses, sign = map(np.asarray, _parts(network))
+    row = np.linalg.norm(X, axis=1)[:, None]
+    Z = X @ directions
+    sliding = (np.abs(Z) <= band * row) & (row > 0)
+    active = (Z > 0) & ~sliding
+    live = (masses > mass * masses.max(initial=0.0)) & active.any(axis=0)
+    keys: dict[bytes, list[int]] = {}
+    for i in np.flatnonzero(live):
+        key = np.packbits(np.concatenate([[sign[i] > 0], active[:, i], sliding[:, i]])).tobytes()
+        keys.setdefault(key, []).append(int(i))
+    # heaviest first: the order of a result must not depend on the order of the neurons
+    groups = sorted(keys.values(), key=lambda g: -masses[g].sum())
+    V = (
+        np.stack([(directions[:, g] * masses[g]).sum(axis=1) for g in groups], axis=1)
+        if groups
+        else np.zeros((X.shape[1], 0))
+    )
+    first = [g[0] for g in groups]
+    return Patterns(sign[first], active[:, first], sliding[:, first]), V
+
+
+@jax.jit
+def _parts(network: TwoLayer):
+    return network.directions(), network.masses(), jnp.sign(network.w2)
+
+
+def key_of(patterns: Patterns) -> bytes:
+    """Equal for equal patterns in the same order, and only for those."""
+    return repr(patterns.mask.shape).encode() + b"".join(np.packbits(a > 0).tobytes() for a in patterns)
+
+
+def distinct(patterns: Patterns) -> Patterns:
+    """Every pattern once, in an order that depends on the patterns alone."""
+    return canonical(patterns, np.zeros((0, len(patterns.sign))))[0]
+
+
+def canonical(patterns: Patterns, V: np.ndarray) -> tuple[Patterns, np.ndarray]:
+    """The same with the columns of V (d, K): of equal patterns the first."""
+    codes = np.concatenate([patterns.sign[None] > 0, patterns.mask, patterns.sliding])
+    _, first = np.unique(codes, axis=1, return_index=True)
+    return Patterns(patterns.sign[first], patterns.mask[:, first], patterns.sliding[:, first]), V[:, first]
+
+
+def joined(first: Patterns, second: Patterns) -> Patterns:
+    """The patterns of both, as in `distinct`."""
+    return distinct(Patterns(*(np.concatenate([a, b], axis=-1) for a, b in zip(first, second, strict=True))))
+
+
+def cannot_fit(problem: Problem, patterns: Patterns) -> bool:
+    """Whether no weights with these patterns separate the data: the best margin of a linear program is 0.
+
+    max tau  s.t.  Y sum_k s_k D_k (x_n/|x_n|) . v_k >= tau, v_k in the closed cone of pattern k, |v_k|_inf <= 1,
+    is at most 1e-9. False where that is not proved, also for programs that are too large.
+    """
+    import scipy.sparse as sp
+    from scipy.optimize import linprog
+
+    X, y = unit_rows(np.asarray(problem.X)), np.asarray(problem.y)
+    (n, d), K = X.shape, len(patterns.sign)
+    if K == 0 or not X.any(axis=1).all():
+        return True
+    if 2 * K * n * d > PROGRAM:
+        return False
+    margins = np.concatenate(
+        [(y * s * D)[:, None] * X for s, D in zip(patterns.sign, patterns.mask.T, strict=True)], axis=1
+    )
+    sides = [np.where(mask, -1.0, 1.0)[:, None] * X for mask in patterns.mask.T]
+    slide = patterns.sliding.T.ravel()
+    cones = sp.csr_array(sp.hstack([sp.block_diag(sides), sp.csr_array((len(slide), 1))]))
+    A_ub = sp.vstack([sp.csr_array(np.hstack([-margins, np.ones((n, 1))])), cones[~slide]])
+    border = {"A_eq": cones[slide], "b_eq": np.zeros(slide.sum())} if slide.any() else {}
+    tight = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    sol = linprog(
+        np.append(np.zeros(K * d), -1.0), A_ub=A_ub, b_ub=np.zeros(n + np.sum(~slide)), **border,
+        bounds=[(-1, 1)] * (K * d) + [(0, 1)], method="highs", options=tight,
+    )  # fmt: skip
+    return bool(sol.status == 0 and -sol.fun <= NO_MARGIN)

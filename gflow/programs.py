@@ -1,0 +1,169 @@
+"""What patterns lead to: the KKT point of their subsampled program, and the patterns beyond it. Remembered.
+
+A point depends on the data and the patterns alone, and the flows of a sweep end with few different patterns: of a
+hundred flows ten need a program. Source: arXiv 2110.06488, section 3; arXiv 2006.05900, section 3.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from gflow.convex.newton import KKTPoint, Patterns
+from gflow.convex.subsampled import Optimum, solve_subsampled
+from gflow.inclusion import least_norm_slopes
+from gflow.network import TwoLayer
+from gflow.patterns import cannot_fit, distinct, key_of
+from gflow.problem import Problem
+
+BAND = 1e-9
+"""|x_n . u_i| <= BAND |x_n| is sliding."""
+
+REST = 1e-9
+"""A neuron rests on a border if its velocity across it is at most this share of the largest velocity."""
+
+KEPT = 4096
+"""Programs that are remembered."""
+
+
+class Limit(eqx.Module):
+    """The end of a flow, its neurons merged by (sign, pattern) and scaled to q_min = 1.
+
+    `network`: K live neurons, W1 (d, K), w2 (K,), balanced (largest weight 1 if the data are not fitted).
+    `lam` (n,): lambda = Y alpha, alpha >= 0, at an exact limit sum alpha = P. `masks`, `sliding` (n, K): samples
+    strictly active / on the hyperplane. `objective`: P(theta), infinite where the data are not fitted.
+    `kkt_residual`: 1 - cos(theta, v); `slackness`: max_n p_n (q_n/q_min - 1).
+    `polished`: the KKT point was solved for and accepted; otherwise the network is the flow's own end. `stuck`: the
+    data are not fitted and, as a linear program proves, cannot be with these patterns. `changes`: how often patterns
+    were changed on the way from the flow's end to the limit, 0 if they had settled.
+    """
+
+    network: TwoLayer
+    lam: Float[Array, " n"]
+    margins: Float[Array, " n"]
+    masks: Bool[np.ndarray, "n K"]
+    sliding: Bool[np.ndarray, "n K"]
+    objective: float
+    kkt_residual: float
+    slackness: float
+    polished: bool = eqx.field(static=True)
+    stuck: bool = eqx.field(static=True)
+    changes: int = eqx.field(static=True)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether all margins are positive."""
+        return bool(np.isfinite(self.objective))
+
+
+class Point(NamedTuple):
+    """`limit`: the optimum of a program, whether or not it is a KKT point of the whole problem. `onward`: the patterns
+    after its neurons have crossed the borders at which they do not rest."""
+
+    limit: Limit
+    onward: Patterns
+
+
+class Programs:
+    """The programs of one problem. Patterns must come from `distinct` or `joined`."""
+
+    def __init__(self, problem: Problem):
+        self.problem = problem
+        self._points: OrderedDict[bytes, Point | None] = OrderedDict()
+        self._stuck: OrderedDict[bytes, bool] = OrderedDict()
+
+    def point(self, patterns: Patterns) -> Point | None:
+        """What these patterns lead to; None if their program is infeasible or was not solved."""
+        return remembered(self._points, key_of(patterns), lambda: self.near(patterns, None))
+
+    def stuck(self, patterns: Patterns) -> bool:
+        """Whether no weights with these patterns separate the data, by a linear program."""
+        return remembered(self._stuck, key_of(patterns), lambda: cannot_fit(self.problem, patterns))
+
+    def near(self, patterns: Patterns, start: KKTPoint | None) -> Point | None:
+        """The same by Newton's method from `start`, which is not remembered: it belongs to one flow."""
+        X, y = np.asarray(self.problem.X), np.asarray(self.problem.y)
+        optimum = solve_subsampled(X, y, patterns, start)
+        if optimum is None:
+            return None
+        heaviest = np.argsort(-np.linalg.norm(optimum.V, axis=0), kind="stable")
+        sign, mask, sliding = optimum.patterns
+        ordered = Patterns(sign[heaviest], mask[:, heaviest], sliding[:, heaviest])
+        optimum = Optimum(optimum.cones[heaviest], ordered, optimum.V[:, heaviest], optimum.alpha)
+        lam = y * np.maximum(optimum.alpha, 0.0)
+        limit = limit_with(self.problem, optimum.patterns, optimum.V, lam, polished=True)
+        return Point(limit, _crossed(self.problem, patterns, optimum, limit))
+
+
+def remembered(memory: OrderedDict, key, make, kept: int = KEPT):
+    """memory[key], made if it is not there; the entries that were used last are kept."""
+    if key not in memory:
+        memory[key] = make()
+        if len(memory) > kept:
+            memory.popitem(last=False)
+    memory.move_to_end(key)
+    return memory[key]
+
+
+def _crossed(problem: Problem, patterns: Patterns, optimum: Optimum, limit: Limit) -> Patterns:
+    """`patterns` after the neurons of `limit` have crossed the borders at which they do not rest.
+
+    The least-norm velocity across a border says to which side: its entry of the slope does not, where lambda_n = 0.
+    """
+    X = np.asarray(problem.X)
+    network, K = _padded(limit.network)
+    slopes = np.asarray(_slopes(problem, network, limit.lam, BAND))[:, :K]
+    velocity = optimum.patterns.sign * (X.T @ (slopes * np.asarray(limit.lam)[:, None]))
+    across = X @ velocity / np.maximum(np.linalg.norm(X, axis=1)[:, None], 1e-300)
+    border, cones = optimum.patterns.sliding, optimum.cones
+    resting = np.abs(across) <= REST * np.max(np.linalg.norm(velocity, axis=0), initial=0.0)
+    friendly = optimum.patterns.sign * np.asarray(problem.y)[:, None] > 0
+    mask, sliding = patterns.mask.copy(), patterns.sliding.copy()
+    mask[:, cones] = np.where(border & ~(friendly & resting), (across > 0) & ~resting, mask[:, cones])
+    sliding[:, cones] = border & ~friendly & resting
+    return distinct(Patterns(patterns.sign, mask, sliding))
+
+
+def limit_with(problem: Problem, patterns: Patterns, V, lam, *, polished: bool, stuck: bool = False, changes: int = 0):
+    """The Limit whose neurons act as the columns of V (d, K), with multipliers `lam` (n,) up to a factor."""
+    mass = np.linalg.norm(V, axis=0)
+    root = np.sqrt(mass)
+    network = TwoLayer(jnp.asarray(V / np.where(root > 0, root, 1.0)), jnp.asarray(patterns.sign * root))
+    q_min = float(jnp.min(problem.margins(network)))
+    if q_min > 0:
+        network = network.scaled(jnp.asarray(1 / np.sqrt(q_min)))
+    q = problem.margins(network)
+    p = np.abs(lam) / max(np.abs(lam).sum(), 1e-300)
+    # sliding pairs of a solved point are exact to rounding; the band only has to cover that
+    padded, _ = _padded(network)
+    residual, slackness, objective = judge(problem, padded, jnp.asarray(lam), jnp.asarray(p), BAND)
+    if not polished and q_min > 0:
+        lam = lam * float(objective)  # multipliers of the scaled problem: sum alpha = P
+    return Limit(
+        network, jnp.asarray(lam), q, patterns.mask, patterns.sliding, float(objective), float(residual),
+        float(slackness), polished, stuck, changes,
+    )  # fmt: skip
+
+
+def _padded(network: TwoLayer) -> tuple[TwoLayer, int]:
+    """The network with zero neurons up to a multiple of 16, so that few shapes are compiled, and its width."""
+    K = network.width
+    more = -K % 16 or (16 if K == 0 else 0)
+    return TwoLayer(jnp.pad(network.W1, ((0, 0), (0, more))), jnp.pad(network.w2, (0, more))), K
+
+
+@jax.jit
+def _slopes(problem: Problem, network: TwoLayer, lam, band):
+    return least_norm_slopes(problem.X, lam, network.W1, problem.activation, band, problem.lines)
+
+
+@jax.jit
+def judge(problem: Problem, network: TwoLayer, lam, p, band):
+    q = problem.margins(network)
+    return problem.kkt_residual(network, lam, band), problem.slackness(q, p), problem.objective(network)
