@@ -213,9 +213,9 @@ def limits(report: Report, inits: int = 1000) -> None:
     data = datasets.gaussian(n=10, d=5, seed=0)
     problem = gflow.Problem(data.X, data.y)
     start = time.perf_counter()
-    rows = [r.columns() for r in gflow.sweep(problem, gflow.Gaussian(1e-3), 50, inits)]
-    column = lambda name: np.concatenate([r[name] for r in rows])  # noqa: E731
-    from gflow.sweep import distinct_limits
+    rows = gflow.Records.joined(gflow.sweep(problem, gflow.Gaussian(1e-3), 50, inits)).columns()
+    column = rows.__getitem__
+    from gflow.records import distinct_limits
 
     residual = column("kkt_residual")
     report.line(

@@ -31,6 +31,9 @@ import gflow
 from gflow import datasets
 from gflow.flow.lanes import advance, start
 
+TSIT5 = gflow.Filippov(diffrax.Tsit5())
+"""What these figures are about, also where flows to a limit have another default."""
+
 
 def tolerance(rtol: float) -> diffrax.PIDController:
     return diffrax.PIDController(rtol=rtol, atol=rtol)
@@ -153,7 +156,7 @@ def by_hand(problem, size: int, until: float, max_steps: int, clock="s", atol=1e
 
 def batch(problem, size: int, until: float, scale=1e-2, width=50, segment=64, **options):
     """Lanes advanced until all have ended; the result is (steps, margins)."""
-    stepper = gflow.Stepper(problem, stop=(), until=until, **options)
+    stepper = gflow.Stepper(problem, stop=(), until=until, **({"solver": TSIT5} | options))
     starts = eqx.filter_jit(lambda s, i: start(s, jax.vmap(lambda k: first(problem, width, k, scale))(i)))
     ends = eqx.filter_jit(lambda s, lanes: jax.vmap(lambda lane: s.flow(lane).margins[-1])(lanes))
 
@@ -231,6 +234,7 @@ def dense(report: Report) -> None:
             first(problem, m),
             saves=1,
             stop=(gflow.MarginTarget(100.0), gflow.Unfitted()),
+            solver=TSIT5,
             controller=tolerance(1e-3),
         )
         table[f"n={n}, m={m}"] = {
@@ -291,9 +295,11 @@ def same_limits(report: Report, inits: int = 1000) -> None:
             50,
             inits,
             controller=tolerance(rtol),
+            solver=TSIT5,
             stop=(gflow.MarginTarget(), gflow.Unfitted()),
         )
-        objective[rtol] = np.concatenate([np.where(b.polished, b.objective, np.inf) for b in blocks])
+        rows = gflow.Records.joined(blocks)
+        objective[rtol] = np.where(rows.polished, rows.objective, np.inf)
     a, b = objective.values()
     equal = (a == b) | (np.abs(a - b) <= 1e-6 * np.minimum(a, b))
     report.line(
@@ -318,11 +324,12 @@ def borders(report: Report, nudges: int = 4) -> None:
     """The initialisations whose limit depends on rtol: does it also depend on a nudge of the first weights?"""
     line = next(line for line in report.lines() if line.get("claim", "").startswith("same limit at rtol 1e-3 and 1e-8"))
     problem = problem_of(datasets.gaussian(n=10, d=5))
-    run = functools.partial(gflow.sweep, problem, width=50, inits=line["others"], block=32)
+    run = functools.partial(gflow.sweep, problem, width=50, inits=line["others"], chunk=32, solver=TSIT5)
 
     def limits(law, rtol):
         blocks = run(law, controller=tolerance(rtol), stop=(gflow.MarginTarget(), gflow.Unfitted()))
-        return np.concatenate([np.where(b.polished, b.objective, np.inf) for b in blocks])
+        rows = gflow.Records.joined(blocks)
+        return np.where(rows.polished, rows.objective, np.inf)
 
     alike = lambda a, b: (a == b) | (np.abs(a - b) <= 1e-6 * np.minimum(a, b))  # noqa: E731
     exact = limits(gflow.Gaussian(1e-3), 1e-8)

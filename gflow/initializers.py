@@ -17,7 +17,7 @@ from gflow.network import TwoLayer, column_norms
 from gflow.problem import Problem
 
 
-def key_of(seed: int, index) -> PRNGKeyArray:
+def key_of(seed, index) -> PRNGKeyArray:
     """The key of initialisation `index` of a sweep with this seed, whatever batch or device it runs in."""
     return jax.random.fold_in(jax.random.key(seed), index)
 

@@ -8,17 +8,17 @@ import xarray as xr
 
 import gflow
 from gflow import store
-from gflow.sweep import distinct_limits
+from gflow.records import distinct_limits
 
 A = gflow.Problem(cases.A_X, cases.A_y)
 LAW = gflow.Gaussian(1e-3)
 SPEC = {"data": "case A", "width": 6}
-BLOCK = 4
+SMALL = {"rows": 4, "chunk": 4}
 
 
 @pytest.fixture(scope="module")
 def records():
-    return list(gflow.sweep(A, LAW, 6, 10, block=BLOCK))
+    return list(gflow.sweep(A, LAW, 6, 10, **SMALL))
 
 
 def make(path, inits=10, spec=SPEC, y=cases.A_y):
@@ -43,7 +43,7 @@ def test_rows_are_certified_limits(records):
 
 
 def test_a_row_does_not_depend_on_the_other_rows(records):
-    alone = next(gflow.sweep(A, LAW, 6, [7], block=BLOCK))
+    alone = next(gflow.sweep(A, LAW, 6, [7], **SMALL))
     whole = records[1]
     for name, column in alone.columns().items():
         np.testing.assert_array_equal(column[0], whole.columns()[name][3], err_msg=name)
@@ -86,7 +86,7 @@ def test_other_problems_and_settings_are_refused(tmp_path):
 
 def test_a_lane_that_fails_does_not_kill_its_block():
     # a step budget of 3: nothing is fitted, nothing is proved, every row says so
-    r = next(gflow.sweep(A, LAW, 6, 4, block=BLOCK, max_steps=3))
+    r = next(gflow.sweep(A, LAW, 6, 4, **SMALL, max_steps=3))
     assert {gflow.result_name(code) for code in r.result} == {"max_steps_reached"}
     assert not np.any(r.verdict == gflow.VERDICT.GLOBAL)
     assert not r.polished.any()

@@ -1,0 +1,155 @@
+"""Lanes that are refilled: when a flow ends, the next initialisation takes its place in the same compiled call.
+
+Under a plain vmap every lane waits for the slowest one. A pool holds lanes in chunks of one fixed shape, and a chunk is
+the unit that is compiled: a lane's result depends neither on its neighbours nor on how many chunks there are, on how
+many devices they lie, or when a lane was filled. Source: theory, "Cost".
+"""
+
+# diffrax gives its results types that only it can see through
+# pyright: reportArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from gflow._types import RESULTS, result_code
+from gflow.fates import fates
+from gflow.flow.lanes import Lane, Stepper
+from gflow.network import TwoLayer
+
+IDLE = -1
+"""The initialisation of a lane without work."""
+
+
+class End(NamedTuple):
+    """Where a lane stands: `network`, and `s` to `repelled` as in Flow, `result` as a code of RESULTS; `balance_drift`
+    since s = 0; `fates` (m,): codes of FATE."""
+
+    network: TwoLayer
+    s: Float[Array, ""]
+    log_t: Float[Array, ""]
+    result: Int[Array, ""]
+    steps: Int[Array, ""]
+    rejected: Int[Array, ""]
+    repelled: Int[Array, ""]
+    balance_drift: Float[Array, ""]
+    fates: Int[Array, " m"]
+
+
+class Pool(NamedTuple):
+    """Leaves are (chunks, lanes of a chunk, ...). `first`: the networks at s = 0."""
+
+    first: TwoLayer
+    lanes: Lane
+
+
+class Refill(eqx.Module):
+    """How a pool is filled and advanced: `draw(index)` is the network of initialisation `index`."""
+
+    stepper: Stepper
+    draw: Callable[[Int[Array, ""]], TwoLayer]
+
+    def empty(self, chunks: int, chunk: int, device=None) -> Pool:
+        """A pool of idle lanes on one device."""
+        return _idle(self, jax.device_put(jnp.zeros((chunks, chunk), int), device))
+
+    def turn(self, pool: Pool, fresh: np.ndarray, count: int) -> tuple[Pool, End]:
+        """One compiled call on the pool's device: lanes with `fresh` (chunks, lanes) not IDLE start that one, then
+        every lane under way makes at most `count` attempted steps. The new pool, and where every lane stands.
+        """
+        return _turn(self, pool, np.asarray(fresh, int), np.asarray(count))
+
+    def _chunk(self, count, pool: Pool, fresh) -> tuple[Pool, End]:
+        taken = fresh >= 0
+        start = lambda pool: _chosen(taken, self._started(jnp.maximum(fresh, 0)), pool)  # noqa: E731
+        pool = jax.lax.cond(jnp.any(taken), start, lambda pool: pool, pool)
+        going = lambda carry: (carry[0] < count) & jnp.any(carry[1].running)  # noqa: E731
+        onward = lambda carry: (carry[0] + 1, jax.vmap(self.stepper.step)(carry[1]))  # noqa: E731
+        _, lanes = jax.lax.while_loop(going, onward, (jnp.zeros_like(count), pool.lanes))
+        return Pool(pool.first, lanes), jax.vmap(self._end)(pool.first, lanes)
+
+    def _started(self, index) -> Pool:
+        first = jax.vmap(self.draw)(index)
+        return Pool(first, jax.vmap(self.stepper.start)(first))
+
+    def _end(self, first: TwoLayer, lane: Lane) -> End:
+        flow = self.stepper.flow(lane)
+        return End(
+            network=flow.final,
+            s=flow.s[-1],
+            log_t=flow.log_t[-1],
+            result=result_code(flow.result),
+            steps=flow.steps,
+            rejected=flow.rejected,
+            repelled=flow.repelled,
+            balance_drift=flow.final.balance_drift(first),
+            fates=fates(self.stepper.problem, flow.final),
+        )
+
+
+def harvests(
+    refill: Refill,
+    indices: np.ndarray,
+    *,
+    devices: Sequence,
+    chunk: int,
+    chunks: int,
+    steps: int,
+    watch: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[np.ndarray, End]]:
+    """Run the flows of `indices`; yield those that have ended, a turn at a time, as (positions in `indices` (h,), End
+    with leaves (h, ...) on the host).
+
+    Every device has a pool and a program of its own, so that it runs what a single one would. The next turn is under
+    way while the caller works on a harvest. `watch(busy, lanes)` is called once a turn: how many of the lanes were
+    under way when it began.
+    """
+    pools = [refill.empty(chunks, chunk, device) for device in devices]
+    held, next_, harvest = np.full((len(pools), chunks, chunk), IDLE), 0, None
+    while next_ < len(indices) or np.any(held >= 0):
+        fresh = np.full_like(held, IDLE)
+        free = tuple(np.argwhere(held == IDLE)[: len(indices) - next_].T)
+        held[free] = np.arange(next_, next_ + len(free[0]))
+        fresh[free] = indices[held[free]]
+        next_ += len(free[0])
+        if watch is not None:
+            watch(int(np.sum(held >= 0)), held.size)
+        turns = [refill.turn(pool, new, steps) for pool, new in zip(pools, fresh, strict=True)]
+        if harvest is not None:
+            yield harvest
+        pools = [pool for pool, _ in turns]
+        over = np.stack([~np.asarray(pool.lanes.running) for pool in pools]) & (held >= 0)
+        ends = jax.tree.map(lambda *leaves: np.stack([np.asarray(a) for a in leaves]), *(end for _, end in turns))
+        harvest = held[over], jax.tree.map(lambda a, over=over: a[over], ends)
+        held[over] = IDLE
+    if harvest is not None:
+        yield harvest
+
+
+def _chosen(taken, new, old):
+    def choose(a, b):
+        return jnp.where(taken.reshape(taken.shape + (1,) * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(choose, new, old)
+
+
+@eqx.filter_jit
+def _idle(refill: Refill, index) -> Pool:
+    pool = jax.lax.map(refill._started, index)
+    over = jax.tree.map(lambda code: jnp.full_like(code, result_code(RESULTS.horizon_reached)), pool.lanes.result)
+    return pool._replace(lanes=pool.lanes._replace(result=over))
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _turn(refill: Refill, pool: Pool, fresh, count) -> tuple[Pool, End]:
+    return jax.lax.map(lambda both: refill._chunk(count, *both), (pool, fresh))
+
+
+__all__ = ["IDLE", "End", "Pool", "Refill", "harvests"]

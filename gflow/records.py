@@ -1,0 +1,184 @@
+"""Records: one row per initialisation, made of a flow's end, its exact limit and what is proved about it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+
+import jax
+import numpy as np
+
+from gflow._types import VERDICT
+from gflow.certificate import GLOBAL_RTOL, Certificate, certify
+from gflow.convex.column_generation import MaxMargin, solve_max_margin
+from gflow.convex.faces import Faces, faces
+from gflow.fates import FATE
+from gflow.flow.pool import End
+from gflow.limit import limit_of_network
+from gflow.problem import Problem
+from gflow.programs import Limit, Programs, remembered
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """One row per initialisation; the columns of a store.
+
+    `index` (b,): number of the initialisation. `verdict`, `result` (b,): codes of VERDICT and RESULTS. `objective`:
+    P(theta) of the limit. `lower_bound`: proved, <= P*. `certificate`: c. `margin`: normalised. `kkt_residual`,
+    `slackness`, `polished`, `changes`: of the limit. `s`, `log_t`, `steps`, `rejected`, `balance_drift`: of the
+    flow. `repelled`: see Flow. `live`, `sliding`, `dead`: how many neurons of the flow's last network have this FATE.
+    `neurons`: number K of merged live neurons. `W1` (b, width, d), `w2` (b, width): the limit, row k is neuron k; NaN
+    beyond K. A lane that failed has `result` saying so and NaN or inf where nothing is known.
+    """
+
+    index: np.ndarray
+    verdict: np.ndarray
+    result: np.ndarray
+    objective: np.ndarray
+    lower_bound: np.ndarray
+    certificate: np.ndarray
+    margin: np.ndarray
+    kkt_residual: np.ndarray
+    slackness: np.ndarray
+    polished: np.ndarray
+    changes: np.ndarray
+    s: np.ndarray
+    log_t: np.ndarray
+    steps: np.ndarray
+    rejected: np.ndarray
+    balance_drift: np.ndarray
+    repelled: np.ndarray
+    live: np.ndarray
+    sliding: np.ndarray
+    dead: np.ndarray
+    neurons: np.ndarray
+    W1: np.ndarray
+    w2: np.ndarray
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The arrays by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @classmethod
+    def of(cls, rows: list[dict]) -> Records:
+        """From rows as `Witness` makes them."""
+        return cls(**{name: np.stack([row[name] for row in rows]) for name in rows[0]})
+
+    @classmethod
+    def joined(cls, several: Iterable[Records]) -> Records:
+        """All rows of several, in the order of their indices."""
+        columns = [records.columns() for records in several]
+        whole = {name: np.concatenate([c[name] for c in columns]) for name in columns[0]}
+        order = np.argsort(whole["index"], kind="stable")
+        return cls(**{name: column[order] for name, column in whole.items()})
+
+
+class Witness:
+    """Finds and judges the limits of flows of one problem; what depends on patterns alone is computed once.
+
+    A row is a function of its own flow: what is remembered would be computed to the same bits again.
+    """
+
+    def __init__(self, problem: Problem, known_faces: Faces | None = None, optimum: MaxMargin | None = None):
+        self.problem = problem
+        self.known = faces(problem.X) if known_faces is None else known_faces
+        self.optimum = solve_max_margin(problem, self.known) if optimum is None else optimum
+        self.programs = Programs(problem)
+        self._proved: OrderedDict[bytes, tuple[Certificate, float]] = OrderedDict()
+
+    def rows(self, indices: np.ndarray, ends: End) -> Iterator[dict]:
+        """One row per flow, in order; leaves of `ends` have a leading axis, as long as `indices`."""
+        for i, index in enumerate(indices):
+            yield self.row(int(index), jax.tree.map(lambda a, i=i: a[i], ends))
+
+    def row(self, index: int, end: End) -> dict:
+        """The columns of Records for one flow, that ended at `end`."""
+        width, d = end.network.width, self.problem.shape[1]
+        row = {field.name: np.float64(np.nan) for field in dataclasses.fields(Records)}
+        row |= {"index": np.int64(index), "result": np.int16(end.result), "verdict": np.int8(VERDICT.INCONCLUSIVE)}
+        row |= {"polished": np.bool_(False), "changes": np.int32(0), "neurons": np.int32(0)}
+        row |= {"W1": np.full((width, d), np.nan), "w2": np.full(width, np.nan)}
+        row |= {name: np.float64(getattr(end, name)) for name in ("s", "log_t", "balance_drift")}
+        row |= {name: np.int64(getattr(end, name)) for name in ("steps", "rejected", "repelled")}
+        row |= {kind.name.lower(): np.int32(np.sum(np.asarray(end.fates) == kind)) for kind in FATE}
+        if not (np.all(np.isfinite(end.network.W1)) and np.all(np.isfinite(end.network.w2))):
+            return row
+        limit = limit_of_network(self.problem, end.network, programs=self.programs)
+        return row | self._judged(limit, width)
+
+    def _judged(self, limit: Limit, width: int) -> dict:
+        if limit.polished:
+            key = np.asarray(limit.network.W1).tobytes() + np.asarray(limit.lam).tobytes()
+            proof, margin = remembered(self._proved, key, lambda: self._proof(limit))
+        else:
+            proof, margin = self._proof(limit)
+        K = limit.network.width
+        W1, w2 = np.full((width, self.problem.shape[1]), np.nan), np.full(width, np.nan)
+        W1[:K], w2[:K] = np.asarray(limit.network.W1).T, np.asarray(limit.network.w2)
+        return {
+            "verdict": np.int8(proof.verdict),
+            "objective": np.float64(limit.objective),
+            "lower_bound": np.float64(proof.lower_bound),
+            "certificate": np.float64(proof.c),
+            "margin": np.float64(margin),
+            "kkt_residual": np.float64(limit.kkt_residual),
+            "slackness": np.float64(limit.slackness),
+            "polished": np.bool_(limit.polished),
+            "changes": np.int32(limit.changes),
+            "neurons": np.int32(K),
+            "W1": W1,
+            "w2": w2,
+        }
+
+    def _proof(self, limit: Limit) -> tuple[Certificate, float]:
+        proof = certify(self.problem, limit, known_faces=self.known, optimum=self.optimum)
+        return proof, float(self.problem.normalised_margin(limit.network))
+
+
+def distinct_limits(objective, certificate, verdict, rtol: float = GLOBAL_RTOL) -> list[dict]:
+    """Limits whose objectives agree to `rtol`, most frequent first: {objective, certificate, verdict, count}.
+
+    Lanes without a separating limit are one entry per verdict, objective inf.
+    """
+    objective, certificate, verdict = map(np.asarray, (objective, certificate, verdict))
+    order = np.lexsort((verdict, np.nan_to_num(objective, nan=np.inf)))
+    groups: list[list[int]] = []
+    for i in order:
+        first = groups[-1][0] if groups else None
+        # equal infinities are equal: no subtraction
+        if first is not None and verdict[first] == verdict[i] and objective[i] <= (1 + rtol) * objective[first]:
+            groups[-1].append(int(i))
+        else:
+            groups.append([int(i)])
+    groups.sort(key=lambda g: (-len(g), g[0]))
+    return [
+        {
+            "objective": float(objective[g[0]]),
+            "certificate": float(certificate[g[0]]),
+            "verdict": VERDICT(int(verdict[g[0]])).name,
+            "count": len(g),
+            "example": min(g),
+        }
+        for g in groups
+    ]
+
+
+Z95 = 1.959963984540054
+"""The 97.5 % point of the normal law."""
+
+
+def wilson(count: int, total: int) -> dict:
+    """{fraction, low, high}: count / total with its 95 % Wilson score interval; None where total is 0.
+
+    (p + z^2/2n +- z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n). Source: Wilson, J. Am. Stat. Assoc. 22 (1927).
+    """
+    if total == 0:
+        return {"fraction": None, "low": None, "high": None}
+    p, n = count / total, total
+    centre, spread = p + Z95**2 / (2 * n), Z95 * (p * (1 - p) / n + Z95**2 / (4 * n**2)) ** 0.5
+    scale = 1 + Z95**2 / n
+    return {"fraction": p, "low": max(0.0, (centre - spread) / scale), "high": min(1.0, (centre + spread) / scale)}

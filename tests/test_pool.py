@@ -1,0 +1,90 @@
+"""Refilled lanes: a row is a function of its own initialisation, whatever the batch, its order and its devices."""
+
+import os
+import subprocess
+import sys
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gflow
+
+A = gflow.Problem(cases.A_X, cases.A_y)
+LAW = gflow.Gaussian(1e-3)
+INITS = 21
+
+
+def rows(indices=INITS, **options):
+    return gflow.Records.joined(gflow.sweep(A, LAW, 6, indices, **({"rows": 5, "chunk": 4, "chunks": 1} | options)))
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return rows()
+
+
+def same(a, b):
+    for name, column in a.columns().items():
+        np.testing.assert_array_equal(column, b.columns()[name], err_msg=name)
+
+
+def test_more_lanes_change_nothing(whole):
+    same(rows(chunks=3), whole)
+
+
+def test_order_and_neighbours_change_nothing(whole):
+    same(rows(np.arange(INITS)[::-1]), whole)
+    alone = rows([17])
+    for name, column in whole.columns().items():
+        np.testing.assert_array_equal(alone.columns()[name][0], column[17], err_msg=name)
+
+
+def test_groups_come_whole_and_once(whole):
+    groups = list(gflow.sweep(A, LAW, 6, INITS, rows=5, chunk=4, chunks=1))
+    assert sorted(len(g) for g in groups) == [1, 5, 5, 5, 5]
+    for group in groups:
+        np.testing.assert_array_equal(np.diff(group.index), 1)
+    assert sorted(i for g in groups for i in g.index) == list(range(INITS))
+
+
+def test_devices_change_nothing(whole, tmp_path):
+    # three of eight forced host devices: each compiles for itself, eight would take a minute
+    code = f"""
+import sys; sys.path.insert(0, {os.path.dirname(cases.__file__)!r})
+import jax; jax.config.update("jax_enable_x64", True); jax.config.update("jax_num_cpu_devices", 8)
+import cases, numpy as np, gflow
+assert len(jax.devices()) == 8
+problem = gflow.Problem(cases.A_X, cases.A_y)
+records = gflow.Records.joined(gflow.sweep(problem, gflow.Gaussian(1e-3), 6, {INITS}, rows=5, chunk=4, devices=jax.devices()[5:]))
+np.savez(sys.argv[1], **records.columns())
+"""
+    environment = os.environ | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+    out = tmp_path / "eight.npz"
+    subprocess.run([sys.executable, "-c", code, out], check=True, env=environment)
+    same(gflow.Records(**np.load(out)), whole)
+
+
+def test_refill_is_counted():
+    busy = []
+    list(gflow.sweep(A, LAW, 6, INITS, rows=5, chunk=4, chunks=1, watch=lambda b, lanes: busy.append((b, lanes))))
+    assert {lanes for _, lanes in busy} == {4}
+    # full until the queue is empty
+    assert all(b == 4 for b, _ in busy[: INITS // 4]) and 1 <= busy[-1][0] <= 4
+
+
+def test_a_lane_that_is_nan_ends_alone(whole):
+    class Broken(gflow.Gaussian):
+        def __call__(self, key, problem, width):
+            network = super().__call__(key, problem, width)
+            bad = jnp.all(jax.random.key_data(key) == jax.random.key_data(gflow.key_of(0, 3)))
+            return gflow.TwoLayer(jnp.where(bad, jnp.nan, network.W1), network.w2)
+
+    records = gflow.Records.joined(gflow.sweep(A, Broken(1e-3), 6, INITS, rows=5, chunk=4, chunks=1))
+    assert gflow.result_name(records.result[3]) == "nonfinite"
+    assert records.verdict[3] == gflow.VERDICT.INCONCLUSIVE and np.isnan(records.objective[3])
+    others = np.delete(np.arange(INITS), 3)
+    for name, column in records.columns().items():
+        np.testing.assert_array_equal(column[others], whole.columns()[name][others], err_msg=name)
