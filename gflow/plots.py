@@ -145,6 +145,66 @@ def sweep_figure(dataset, limits: list[dict]):
     return figure
 
 
+AXIS_LABELS = {"width": "width $m$", "scale": "scale of the initialisation", "data_seed": "seed of the data"}
+
+
+def phase_diagram(summary: dict):
+    """Fractions of initialisations over the grid of a sweep, with 95 % Wilson intervals. Returns the Figure.
+
+    `summary`: `axes` (name -> values) and `cells` as `gflow report --json` prints them. One axis with more than one
+    value: GLOBAL and fitted as curves; more: GLOBAL over the two longest, the other axes at their first value.
+    """
+    axes = {name: values for name, values in summary["axes"].items() if len(values) > 1}
+    names = sorted(axes, key=lambda name: -len(axes[name]))[:2] or list(summary["axes"])[:1]
+    held = {name: values[0] for name, values in summary["axes"].items() if name not in names}
+    cells = [cell for cell in summary["cells"] if all(cell[k] == v for k, v in held.items())]
+    figure, (ax,) = _figure(1)
+    if len(names) == 1:
+        _curves(ax, summary["axes"][names[0]], names[0], cells)
+    else:
+        across, up = sorted(names, key=lambda name: name != "width")
+        _map(figure, ax, (across, summary["axes"][across]), (up, summary["axes"][up]), cells)
+    note = ", ".join(f"{AXIS_LABELS.get(k, k)} {v}" for k, v in held.items())
+    ax.set_title("where initialisations end" + (f" ({note})" if note else ""), fontsize=10)
+    return figure
+
+
+def _curves(ax, values, name: str, cells: list[dict]) -> None:
+    numbers = not isinstance(values[0], str)
+    at = np.asarray(values if numbers else range(len(values)), float)
+    for key, colour, marker in (("global", VERDICT_COLOURS["GLOBAL"], "o"), ("fitted", NEUTRAL, "s")):
+        middle, low, high = (np.array([c[key][k] for c in cells], float) for k in ("fraction", "low", "high"))
+        label = f"{'GLOBAL' if key == 'global' else key}, 95 % interval"
+        # at a fraction of 0 or 1 rounding may put it outside its interval by 1e-17
+        error = np.maximum([middle - low, high - middle], 0.0)
+        ax.errorbar(at, middle, error, color=colour, marker=marker, ms=4, lw=1, capsize=2, label=label)
+    if name == "scale" and min(at) > 0:
+        ax.set_xscale("log")
+    if not numbers:
+        ax.set_xticks(at, values)
+    ax.set(xlabel=AXIS_LABELS.get(name, name), ylabel="fraction of initialisations", ylim=(-0.03, 1.03))
+    ax.legend(frameon=False, fontsize=8)
+
+
+def _map(figure, ax, across, up, cells: list[dict]) -> None:
+    (x_name, xs), (y_name, ys) = across, up
+    shown = np.full((len(ys), len(xs)), np.nan)
+    for cell in cells:
+        at = ys.index(cell[y_name]), xs.index(cell[x_name])
+        if cell["global"]["fraction"] is None:
+            continue
+        shown[at] = cell["global"]["fraction"]
+        half = 0.5 * (cell["global"]["high"] - cell["global"]["low"])
+        colour = "white" if shown[at] < 0.6 else "black"
+        if len(xs) * len(ys) <= 64:
+            ax.text(at[1], at[0], f"{shown[at]:.2f}\n±{half:.2f}", ha="center", va="center", color=colour, fontsize=7)
+    image = ax.imshow(shown, origin="lower", aspect="auto", cmap="viridis", vmin=0, vmax=1)
+    ax.set_xticks(range(len(xs)), [f"{v:g}" if not isinstance(v, str) else v for v in xs])
+    ax.set_yticks(range(len(ys)), [f"{v:g}" if not isinstance(v, str) else v for v in ys])
+    ax.set(xlabel=AXIS_LABELS.get(x_name, x_name), ylabel=AXIS_LABELS.get(y_name, y_name))
+    figure.colorbar(image, ax=ax, label="fraction GLOBAL (± half of a 95 % interval)")
+
+
 def save(figure, path) -> None:
     """Write a figure made here to `path` (png, pdf or svg by its suffix)."""
     figure.savefig(path, dpi=150, bbox_inches="tight")

@@ -1,24 +1,32 @@
-"""Records of a sweep in a Zarr store that `xarray.open_zarr` reads: one row per initialisation.
+"""Records of a sweep in a Zarr store that `xarray.open_zarr` reads: one row per initialisation and cell of the grid.
 
-The store is laid out once, every verdict marked PENDING, and filled block by block; a chunk is one block.
+The store is laid out once, every verdict marked PENDING, and filled in groups of rows, a group being one chunk of every
+variable. A chunk is whole or absent: files are written beside their place and moved there, the verdicts of a group
+last, and every chunk carries a checksum. A store may be a local path or a URL that fsspec knows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from gflow._types import VERDICT, result_names
-from gflow.sweep import BLOCK, Records
+from gflow.records import Records
 
 PENDING = -1
 """Verdict of a row that has not been computed yet."""
 
-FORMAT = "gflow-sweep-3"
+FORMAT = "gflow-sweep-4"
+
+MOST_ROWS, FEWEST_ROWS, GROUPS = 1024, 64, 64
+"""A group has at most MOST_ROWS rows, and so few, down to FEWEST_ROWS, that there are GROUPS of them."""
 
 LONG_NAMES = {
     "verdict": "what is proved about the limit",
@@ -45,6 +53,18 @@ LONG_NAMES = {
     "w2": "second-layer weights of the limit",
 }
 
+TYPES = {"verdict": np.int8, "result": np.int16, "polished": np.int8, "neurons": np.int32, "changes": np.int32}
+TYPES |= dict.fromkeys(("steps", "rejected", "repelled"), np.int64)
+TYPES |= dict.fromkeys(("live", "sliding", "dead"), np.int32)
+
+SHAPES = {"W1": ("neuron", "feature"), "w2": ("neuron",)}
+"""Dimensions beyond those of a row."""
+
+
+def rows_of(inits: int) -> int:
+    """Rows of one group in a store of `inits` initialisations."""
+    return min(inits, max(FEWEST_ROWS, min(MOST_ROWS, inits // GROUPS)))
+
 
 def fingerprint(X, y) -> str:
     """SHA-256 of the data, the identity of a problem in a store."""
@@ -54,87 +74,177 @@ def fingerprint(X, y) -> str:
     return digest.hexdigest()
 
 
-def create(path, X, y, spec: dict, *, inits: int, width: int, attributes: dict) -> None:
-    """Lay out a store for `inits` rows. `spec`: what determines the results; `attributes`: where and how it ran.
+def local(path) -> Path | None:
+    """The path, or None if it is a URL."""
+    return None if "://" in str(path) else Path(path)
 
-    Raises ValueError if something that is not this sweep is at `path`. An unfinished store of the same sweep is kept,
-    and `pending` says what is left.
+
+def create(
+    path, X, y, spec: dict, *, inits: int, width: int, axes: dict[str, list] | None = None, attributes: dict
+) -> None:
+    """Lay out a store of `inits` rows for every cell of the grid `axes` (name -> values; one cell if None).
+
+    X is (n, d) and y (n,), or (S, n, d) and (S, n) with an axis "data_seed" of length S. `width`: the largest. `spec`:
+    what determines the results; `attributes`: where and how it ran. Raises ValueError if something that is not this
+    sweep is at `path`. An unfinished store of the same sweep is kept, and `pending` says what is left.
     """
-    import xarray as xr
-
-    path = Path(path)
     identity = {"format": FORMAT, "fingerprint": fingerprint(X, y), "spec": json.dumps(spec, sort_keys=True)}
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if _occupied(path):
         _check_same(path, identity)
         return
-    n, d = np.shape(X)
-    shapes = {"W1": ("init", "neuron", "feature"), "w2": ("init", "neuron")}
-    sizes = {"init": inits, "neuron": width, "feature": d, "sample": n}
-    types = {"verdict": np.int8, "result": np.int16, "polished": np.int8}
-    types |= {"steps": np.int64, "rejected": np.int64, "neurons": np.int32, "changes": np.int32}
-    types |= {"repelled": np.int64, "live": np.int32, "sliding": np.int32, "dead": np.int32}
+    axes = axes or {}
+    dataset, encoding = _layout(np.asarray(X, float), np.asarray(y, float), axes, inits, width)
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    dataset.attrs = {**identity, "created": created, **attributes}
+    dataset.to_zarr(str(path), mode="w-", encoding=encoding, zarr_format=3, consolidated=False)
+
+
+def _layout(X, y, axes: dict[str, list], inits: int, width: int):
+    import xarray as xr
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
+    sizes = {k: len(v) for k, v in axes.items()} | {"init": inits, "neuron": width, "feature": X.shape[-1]}
     variables, encoding = {}, {}
     for name, text in LONG_NAMES.items():
-        dims = shapes.get(name, ("init",))
-        kind = types.get(name, np.float64)
+        dims = (*axes, "init", *SHAPES.get(name, ()))
+        kind = TYPES.get(name, np.float64)
         empty = PENDING if np.issubdtype(kind, np.integer) else np.nan
         attrs: dict = {"long_name": text}
         if name == "verdict":
-            attrs |= {
-                "flag_values": [PENDING, *map(int, VERDICT)],
-                "flag_meanings": " ".join(["PENDING", *(v.name for v in VERDICT)]),
-            }
+            attrs["flag_values"] = [PENDING, *map(int, VERDICT)]
+            attrs["flag_meanings"] = " ".join(["PENDING", *(v.name for v in VERDICT)])
         if name == "result":
             attrs |= {"flag_values": list(range(len(result_names()))), "flag_meanings": " ".join(result_names())}
-        variables[name] = (dims, np.full([sizes[k] for k in dims], empty, kind), attrs)
-        encoding[name] = {"chunks": tuple(min(BLOCK, inits) if k == "init" else sizes[k] for k in dims)}
-    variables["X"] = (("sample", "feature"), np.asarray(X, float), {"long_name": "data, after scaling and bias"})
-    variables["y"] = (("sample",), np.asarray(y, float), {"long_name": "labels"})
-    dataset = xr.Dataset(variables, coords={"init": np.arange(inits)})
-    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    dataset.attrs = {**identity, "created": created, **attributes}
-    dataset.to_zarr(path, mode="w-", encoding=encoding, zarr_format=3, consolidated=False)
+        variables[name] = (dims, np.broadcast_to(np.asarray(empty, kind), [sizes[k] for k in dims]), attrs)
+        chunks = tuple(1 if k in axes else rows_of(inits) if k == "init" else sizes[k] for k in dims)
+        encoding[name] = {"chunks": chunks, "compressors": (ZstdCodec(level=1), Crc32cCodec())}
+        # what is empty is not written
+        encoding[name] |= {"fill_value": empty}
+    data = ("data_seed",) if X.ndim == 3 else ()
+    variables["X"] = ((*data, "sample", "feature"), X, {"long_name": "data, after scaling and bias"})
+    variables["y"] = ((*data, "sample"), y, {"long_name": "labels"})
+    return xr.Dataset(variables, coords={**axes, "init": np.arange(inits)}), encoding
 
 
-def append(path, records: Records, seconds: float = 0.0) -> None:
-    """Write the rows of `records`; their indices must be consecutive. `seconds` (wall clock) are added to the sum."""
-    import xarray as xr
+@contextlib.contextmanager
+def writing(path) -> Iterator[None]:
+    """Hold the store as its only writer. Raises ValueError if another process does; a URL cannot be held."""
+    place = local(path)
+    if place is None or os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(place, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"another process is writing {path}; wait for it, or choose another --out") from error
+        yield  # the lock goes with the process, however that ends
+    finally:
+        os.close(handle)
+
+
+def append(path, records: Records, where: dict[str, int] | None = None, seconds: float = 0.0) -> None:
+    """Write a group of rows, their indices consecutive, into the cell `where` (axis -> position).
+
+    `seconds` (wall clock) are added to the sum. The verdicts are written last, after everything else is on the disk.
+    """
     import zarr
 
-    columns = records.columns()
+    group, columns = zarr.open_group(str(path), mode="r+"), records.columns()
     start, stop = int(records.index[0]), int(records.index[-1]) + 1
-    dims = {"W1": ("init", "neuron", "feature"), "w2": ("init", "neuron")}
-    # the verdict is written last: a row that is not PENDING is whole
+    if stop - start != len(records):
+        raise ValueError("the rows of a group must be consecutive")
+    verdict: zarr.Array = group["verdict"]  # pyright: ignore[reportAssignmentType]
+    *axes, _ = verdict.metadata.dimension_names  # pyright: ignore
+    cell = tuple((where or {})[str(axis)] for axis in axes)
     for names in ([k for k in LONG_NAMES if k != "verdict"], ["verdict"]):
-        block = xr.Dataset(
-            {k: (dims.get(k, ("init",)), columns[k].astype(np.int8) if k == "polished" else columns[k]) for k in names}
-        )
-        block.to_zarr(path, region={"init": slice(start, stop)}, zarr_format=3, consolidated=False)
-    group = zarr.open_group(path, mode="r+")
+        for name in names:
+            array: zarr.Array = group[name]  # pyright: ignore[reportAssignmentType]
+            values = columns[name]
+            rest = tuple(slice(0, size) for size in values.shape[1:])
+            array[(*cell, slice(start, stop), *rest)] = values.astype(array.dtype)
+        _durable(path, names, cell, start // rows_of(verdict.shape[-1]))
     group.attrs["seconds"] = float(group.attrs.get("seconds", 0.0)) + seconds  # pyright: ignore[reportArgumentType]
 
 
+def _durable(path, names: list[str], cell: tuple[int, ...], group: int) -> None:
+    """Wait until these chunks and their names are on the disk: after a power failure a verdict has its row."""
+    place = local(path)
+    if place is None:
+        return
+    for name in names:
+        chunk = place / name / "c" / "/".join(map(str, (*cell, group)))
+        for file in [chunk] if chunk.is_file() else [*chunk.rglob("*")]:
+            for entry in (file, file.parent):
+                handle = os.open(entry, os.O_RDONLY)
+                try:
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+
+
 def open_store(path):
-    """The store as an xarray.Dataset. Raises ValueError if it is not a gflow sweep."""
+    """The store as an xarray.Dataset. Raises ValueError if it is not a gflow sweep of this format."""
     import xarray as xr
 
-    if not Path(path).is_dir():
+    place = local(path)
+    if place is not None and not place.is_dir():
         raise ValueError(f"no store at {path}")
     try:
-        dataset = xr.open_zarr(path, zarr_format=3, consolidated=False)
+        dataset = xr.open_zarr(str(path), zarr_format=3, consolidated=False)
     except Exception as error:
         raise ValueError(f"{path} is not a readable Zarr store: {error}") from error
-    if dataset.attrs.get("format") != FORMAT:
+    found = str(dataset.attrs.get("format"))
+    if found != FORMAT and found.startswith("gflow-sweep-"):
+        raise ValueError(f"{path} was written by another version of gflow ({found}, this one reads {FORMAT})")
+    if found != FORMAT:
         raise ValueError(f"{path} is a Zarr store, but not a gflow sweep")
     return dataset
 
 
-def pending(path) -> np.ndarray:
-    """Indices of the rows that have not been computed yet."""
-    return np.flatnonzero(open_store(path)["verdict"].values == PENDING)
+def pending(path, where: dict[str, int] | None = None) -> np.ndarray:
+    """Indices of the rows of a cell that have not been computed yet; whole groups."""
+    return np.flatnonzero(open_store(path)["verdict"].isel(where or {}).values == PENDING)
 
 
-def _check_same(path: Path, identity: dict) -> None:
+def forget(path, damaged: list[str]) -> int:
+    """Mark the rows of the chunks that `verify` named as PENDING; how many there are. X and y cannot be mended.
+
+    Raises ValueError if these are among the damaged, and if the verdicts of the cell cannot be read.
+    """
+    import zarr
+
+    group, rows = zarr.open_group(str(path), mode="r+"), 0
+    for chunk in damaged:
+        name, _, at = chunk.partition("/c/")
+        if name in ("X", "y"):
+            raise ValueError(f"{chunk} of {path} is damaged: the data are lost, and with them the sweep")
+        verdict: zarr.Array = group["verdict"]  # pyright: ignore[reportAssignmentType]
+        *cell, start = map(int, at.split("/")[: verdict.ndim])
+        size = rows_of(verdict.shape[-1])
+        window = (*cell, slice(start * size, min((start + 1) * size, verdict.shape[-1])))
+        verdict[window] = np.full(window[-1].stop - window[-1].start, PENDING, np.int8)
+        rows += window[-1].stop - window[-1].start
+    return rows
+
+
+def _occupied(path) -> bool:
+    place = local(path)
+    if place is not None:
+        return place.exists() and (not place.is_dir() or any(place.iterdir()))
+    import zarr
+
+    try:
+        zarr.open_group(str(path), mode="r")
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _check_same(path, identity: dict) -> None:
     have = open_store(path).attrs
     if have["fingerprint"] != identity["fingerprint"]:
         raise ValueError(f"{path} holds a sweep of another problem (different data); choose another --out")

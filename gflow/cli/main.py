@@ -1,29 +1,28 @@
-"""`gflow run | sweep | certify | solve | data | report`."""
+"""`gflow run | certify | solve | data`, and the sweeps of `sweeps.py`."""
 
 from __future__ import annotations
 
+import errno
 import os
-import platform
-import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from gflow.cli import sweeps
 from gflow.cli.inputs import (
     InputError,
     announce,
     check_file,
-    check_folder,
     check_key,
     checked,
     initial_law,
     read_problem,
     read_weights,
 )
-from gflow.cli.progress import Progress, say
+from gflow.cli.options import Bias, Data, Dtype, Json, LossName, Scale, Seed, Standardize, Width
+from gflow.cli.progress import say
 
 INTERRUPTED = 130
 
@@ -31,18 +30,6 @@ app = typer.Typer(
     add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     help="Gradient flow of two-layer ReLU networks, integrated to its limit and certified by convex duality.",
 )  # fmt: skip
-
-Data = Annotated[
-    str, typer.Argument(metavar="DATA", help="built-in name (see gflow data), .csv with label last, or .npz with X, y")
-]
-Width = Annotated[int, typer.Option(help="number of neurons m")]
-Scale = Annotated[float, typer.Option(help="scale of the balanced gaussian initialisation")]
-LossName = Annotated[str, typer.Option("--loss", help="logistic or exponential")]
-Seed = Annotated[int, typer.Option(help="initialisation i depends on (seed, i) alone")]
-Bias = Annotated[bool, typer.Option("--bias", help="append a constant column")]
-Standardize = Annotated[bool, typer.Option("--standardize", help="scale columns to mean 0, variance 1")]
-Json = Annotated[bool, typer.Option("--json", help="print exactly one JSON object")]
-Dtype = Annotated[str, typer.Option(help="float64; certificates exist in float64 only")]
 
 
 @app.callback(invoke_without_command=True)
@@ -72,7 +59,9 @@ def run(
     ] = None,
     until_s: Annotated[float | None, typer.Option(help="stop at this scaled time s")] = None,
     until_t: Annotated[float | None, typer.Option(help="stop at this physical time t")] = None,
-    rtol: Annotated[float, typer.Option(help="tolerance of the integrator")] = 1e-4,
+    rtol: Annotated[
+        float | None, typer.Option(help="tolerance of the integrator [1e-3, as a sweep; 1e-4 up to a horizon]")
+    ] = None,
     max_steps: Annotated[int, typer.Option(help="step budget")] = 100_000,
     out: Annotated[Path | None, typer.Option(help="write the trajectory to this .npz")] = None,
     plot: Annotated[Path | None, typer.Option(help="write a figure (.png, .pdf, .svg)")] = None,
@@ -91,6 +80,8 @@ def run(
     from gflow.flow.solve import check_arguments
 
     problem, notes = read_problem(data, loss, bias, standardize, dtype)
+    if rtol is None:
+        rtol = 1e-3 if until_s is None and until_t is None else 1e-4
     if not 0 < rtol < 1:
         raise InputError(f"--rtol must be between 0 and 1, got {rtol}")
     if max_steps < 1:
@@ -132,61 +123,7 @@ def run(
         slackness = jax.vmap(lambda q: problem.slackness(q, problem.weights(q)))(flow.margins)
         plots.save(plots.flow_figure(problem, flow, limit, residual, slackness), plot)
         say(f"wrote {plot}")
-    _emit(summary, json, output.print_run)
-
-
-@app.command()
-def sweep(
-    data: Data,
-    out: Annotated[Path, typer.Option(help="the Zarr store to write")],
-    inits: Annotated[int, typer.Option(help="number of initialisations")] = 256,
-    width: Width = 50,
-    scale: Scale = 1e-3,
-    loss: LossName = "logistic",
-    seed: Seed = 0,
-    bias: Bias = False,
-    standardize: Standardize = False,
-    dtype: Dtype = "float64",
-    json: Json = False,
-) -> None:
-    """Many initialisations, each to its certified limit, into a store; continues a store that was interrupted."""
-    import gflow
-    from gflow import store
-    from gflow.cli import output
-
-    problem, notes = read_problem(data, loss, bias, standardize, dtype)
-    if inits < 1:
-        raise InputError(f"--inits must be at least 1, got {inits}")
-    check_key(seed, inits - 1)
-    if not out.name:
-        raise InputError("--out needs the name of a store, for instance --out sweep.zarr")
-    if out.is_file():
-        raise InputError(f"{out} is a file; choose another --out")
-    check_folder(out)
-    law = initial_law(scale, width)
-    spec = {"data": data, "loss": loss, "width": width, "scale": scale, "seed": seed, "inits": inits}
-    spec |= {"bias": bias, "standardize": standardize, "law": "gaussian", "dtype": dtype}
-    started = time.perf_counter()
-    attributes = _provenance(seed, dtype)
-    checked(store.create, out, problem.X, problem.y, spec, inits=inits, width=width, attributes=attributes)
-    announce(notes)
-    left = store.pending(out)
-    if len(left) < inits:
-        say(f"{out} holds {inits - len(left)} of {inits} initialisations; continuing")
-    known = gflow.faces(problem.X)
-    with Progress(inits, store.open_store(out)["verdict"].values) as progress:
-        optimum = gflow.solve_max_margin(problem, known) if len(left) else None
-        options = {"seed": seed, "known_faces": known, "optimum": optimum, "watch": progress.watch}
-        for records in gflow.sweep(problem, law, width, left, **options):
-            now = time.perf_counter()
-            store.append(out, records, now - started)
-            started = now
-            progress.advance(records)
-    dataset = store.open_store(out)
-    summary = _sweep_summary(dataset, out)
-    picture = _sweep_plot(dataset, summary, out)
-    say(f"wrote {out} and {picture}")
-    _emit(summary, json, output.print_sweep)
+    output.emit(summary, json, output.print_run)
 
 
 @app.command()
@@ -221,7 +158,7 @@ def certify(
         if exact.verdict == gflow.VERDICT.GLOBAL and summary["optimum"] is not None:
             summary["optimum"] = min(summary["optimum"], exact.objective)
         summary["kkt_point"] = {"objective": exact.objective, "certificate": exact.c, "verdict": exact.verdict.name}
-    _emit(summary, json, output.print_run)
+    output.emit(summary, json, output.print_run)
 
 
 @app.command()
@@ -258,7 +195,7 @@ def solve(
         solved = gflow.solve_max_margin(problem, known, rtol=rtol)
     else:
         solved = gflow.solve_penalized(problem, beta, known, rtol=rtol)
-    _emit(output.program_summary(known, solved), json, output.print_program)
+    output.emit(output.program_summary(known, solved), json, output.print_program)
 
 
 @app.command(name="data")
@@ -283,16 +220,8 @@ def data_(name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None) 
         typer.echo(",".join([*map(repr, row.tolist()), f"{int(label):d}"]))
 
 
-@app.command()
-def report(store_path: Annotated[Path, typer.Argument(metavar="STORE")], json: Json = False) -> None:
-    """Table and figure of a finished or running sweep."""
-    from gflow import store
-    from gflow.cli import output
-
-    dataset = checked(store.open_store, store_path)
-    summary = _sweep_summary(dataset, store_path)
-    say(f"wrote {_sweep_plot(dataset, summary, store_path)}")
-    _emit(summary, json, output.print_sweep)
+for command in (sweeps.sweep, sweeps.report, sweeps.verify):
+    app.command()(command)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -300,8 +229,10 @@ def main(arguments: list[str] | None = None) -> int:
     _configure()
     try:
         # typer turns an interrupt into an exit status and, outside standalone mode, returns it
-        if app(args=arguments, prog_name="gflow", standalone_mode=False) == INTERRUPTED:
+        status = app(args=arguments, prog_name="gflow", standalone_mode=False)
+        if status == INTERRUPTED:
             raise KeyboardInterrupt
+        return status if isinstance(status, int) else 0
     except InputError as error:
         say("gflow: error: " + " ".join(str(error).split()))
         return 2
@@ -316,9 +247,10 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get("GFLOW_TRACEBACK"):
             raise
         text = (str(error).strip().splitlines() or [""])[0]
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            text += "; make room, the same command continues an unfinished store"
         say(f"gflow: failed: {type(error).__name__}: {text} (GFLOW_TRACEBACK=1 shows where)")
         return 1
-    return 0
 
 
 def _configure() -> None:
@@ -329,66 +261,6 @@ def _configure() -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gflow" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-def _provenance(seed: int, dtype: str) -> dict:
-    """What it takes to do it again: versions, device, command line."""
-    from importlib.metadata import version
-
-    import jax
-
-    versions = {
-        name: version(name) for name in ("gflow", "jax", "jaxlib", "diffrax", "equinox", "numpy", "zarr", "xarray")
-    }
-    return {
-        "versions": versions | {"python": platform.python_version()},
-        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
-        "dtype": dtype,
-        "command": shlex.join(["gflow", *sys.argv[1:]]),
-        "seed": seed,
-    }
-
-
-def _sweep_summary(dataset, path: Path) -> dict:
-    """`seconds`: wall clock of all runs that filled the store, compilation included."""
-    from gflow.cli import output
-    from gflow.sweep import distinct_limits
-
-    verdict = dataset["verdict"].values
-    done = verdict >= 0
-    columns = [dataset[name].values[done] for name in ("objective", "certificate", "verdict")]
-    limits = distinct_limits(*columns)
-    rows, seconds = dataset["init"].values[done], dataset.attrs.get("seconds")
-    for limit in limits:
-        limit["example"] = int(rows[limit["example"]])
-    return {
-        "inits": len(verdict),
-        "done": int(done.sum()),
-        "verdicts": output.verdict_counts(verdict),
-        "limits": limits,
-        "seconds": seconds,
-        "flows_per_second": int(done.sum()) / seconds if seconds else None,
-        "store": str(path),
-    }
-
-
-def _sweep_plot(dataset, summary: dict, path: Path) -> Path:
-    from gflow import plots
-
-    picture = path.with_name(path.name + ".png")
-    plots.save(plots.sweep_figure(dataset, summary["limits"]), picture)
-    return picture
-
-
-def _emit(summary: dict, json: bool, table) -> None:
-    from gflow.cli import output
-
-    if json:
-        print(output.to_json(summary))
-        return
-    from rich.console import Console
-
-    table(Console(), summary)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,23 @@ import math
 
 import numpy as np
 
-from gflow._types import VERDICT, result_name
+from gflow._types import result_name
 from gflow.fates import FATE, fates
 
 
 def to_json(value) -> str:
     """One line of strict JSON: numbers that are not finite become null."""
     return json.dumps(_plain(value), allow_nan=False)
+
+
+def emit(summary: dict, as_json: bool, table) -> None:
+    """Print the summary: JSON on stdout, or `table(console, summary)`."""
+    if as_json:
+        print(to_json(summary))
+        return
+    from rich.console import Console
+
+    table(Console(), summary)
 
 
 def _plain(value):
@@ -193,27 +203,6 @@ EXPLAIN = {
     "INCONCLUSIVE, not fitted": "a margin is not positive; that weights with these patterns cannot fit is not proved",
     "UNFITTED": "proved: a margin is not positive, and no weights with these activation patterns fit the data",
 }
-
-
-def print_sweep(console, summary: dict) -> None:
-    """The table of distinct limits."""
-    from rich.table import Table
-
-    counts = ", ".join(f"{name} {count}" for name, count in summary["verdicts"].items() if count)
-    console.print(f"[bold]{summary['done']} of {summary['inits']} initialisations[/bold]: {counts or 'none yet'}")
-    table = Table("count", "objective P", "certificate c", "verdict", "example", title="distinct limits", box=None)
-    for limit in summary["limits"][:20]:
-        objective = f"{limit['objective']:.9g}" if math.isfinite(limit["objective"]) else "not fitted"
-        c = f"{limit['certificate']:.9g}" if math.isfinite(limit["certificate"]) else "-"
-        table.add_row(str(limit["count"]), objective, c, limit["verdict"], f"--index {limit['example']}")
-    console.print(table)
-    if len(summary["limits"]) > 20:
-        console.print(f"and {len(summary['limits']) - 20} more; --json prints all")
-
-
-def verdict_counts(verdict) -> dict[str, int]:
-    """How many rows have each verdict."""
-    return {v.name: int(np.sum(np.asarray(verdict) == v)) for v in VERDICT}
 
 
 def _text(value) -> str:

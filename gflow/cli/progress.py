@@ -6,7 +6,10 @@ import sys
 import time
 
 QUIET = 15.0
-"""Seconds without a line about a block that is under way."""
+"""Seconds without a line while nothing is complete."""
+
+OFTEN = 3.0
+"""Seconds between two lines while rows are."""
 
 
 def say(text: str) -> None:
@@ -22,12 +25,13 @@ class Progress:
         from rich import progress as rich
         from rich.console import Console
 
-        from gflow.cli import output
+        from gflow.cli import tables
 
         done = int((verdict >= 0).sum())
         self.total, self.done, self.start, self.fresh = total, done, time.perf_counter(), 0
-        self.counts = output.verdict_counts(verdict)
+        self.counts = tables.verdict_counts(verdict)
         self.bar, self.said = None, time.perf_counter()
+        self.text, self.lanes = "", ""
         if sys.stderr.isatty():
             columns = (
                 rich.TextColumn("flows"),
@@ -50,24 +54,36 @@ class Progress:
         if self.bar:
             self.bar.stop()
 
-    def watch(self, running: int, lanes: int, steps: int) -> None:
-        """A block under way: `running` of `lanes` flows have not ended after at most `steps` steps."""
-        text = f"block of {lanes}: {running} under way after {steps} steps"
+    def watch(self, busy: int, lanes: int) -> None:
+        """A turn has begun with so many of the lanes busy."""
+        self.lanes = f"{busy} of {lanes} lanes busy"
         if self.bar:
-            self.bar.update(self.task, description=text)
+            self.bar.update(self.task, description=f"{self.text}  {self.lanes}")
         elif time.perf_counter() - self.said > QUIET:
-            self.said = time.perf_counter()
-            say(f"flows: {self.done} of {self.total} done; {text}")
+            self._say()
+
+    def _say(self) -> None:
+        self.said = time.perf_counter()
+        left = (self.total - self.done) * (self.said - self.start) / self.fresh if self.fresh else None
+        more = [self.text, self.lanes, "" if not left else f"about {_duration(left)} left"]
+        say("; ".join([f"flows: {self.done} of {self.total} done", *filter(None, more)]))
 
     def advance(self, records) -> None:
-        from gflow.cli import output
+        from gflow.cli import tables
 
         self.done, self.fresh = self.done + len(records), self.fresh + len(records)
-        for name, count in output.verdict_counts(records.verdict).items():
+        for name, count in tables.verdict_counts(records.verdict).items():
             self.counts[name] += count
         rate = self.fresh / (time.perf_counter() - self.start)
         text = f"{rate:.1f} flows/s  " + ", ".join(f"{k} {v}" for k, v in self.counts.items() if v)
+        self.text = text
         if self.bar:
-            self.bar.update(self.task, completed=self.done, description=text)
-        else:
-            say(f"flows: {self.done} of {self.total} done, {text}")
+            self.bar.update(self.task, completed=self.done, description=f"{text}  {self.lanes}")
+        elif self.done == self.total or time.perf_counter() - self.said > OFTEN:
+            self._say()
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -1,0 +1,19 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Data = Annotated[
+    str, typer.Argument(metavar="DATA", help="built-in name (see gflow data), .csv with label last, or .npz with X, y")
+]
+Width = Annotated[int, typer.Option(help="number of neurons m")]
+Scale = Annotated[float, typer.Option(help="scale of the balanced gaussian initialisation")]
+LossName = Annotated[str, typer.Option("--loss", help="logistic or exponential")]
+Seed = Annotated[int, typer.Option(help="initialisation i depends on (seed, i) alone")]
+Bias = Annotated[bool, typer.Option("--bias", help="append a constant column")]
+Standardize = Annotated[bool, typer.Option("--standardize", help="scale columns to mean 0, variance 1")]
+Json = Annotated[bool, typer.Option("--json", help="print exactly one JSON object")]
+Dtype = Annotated[str, typer.Option(help="float64; certificates exist in float64 only")]

@@ -1,0 +1,160 @@
+"""What a sweep is made of: a grid of data seeds, losses, laws, widths and scales, from flags or a .toml file."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from gflow.cli.inputs import InputError, check_key, checked, read_problem
+
+AXES = ("data_seed", "loss", "law", "width", "scale")
+"""What a grid may run over, outermost first."""
+
+DEFAULTS = {"data_seed": None, "loss": "logistic", "law": "gaussian", "width": 50, "scale": 1e-3}
+DEFAULTS |= {"inits": 256, "seed": 0, "bias": False, "standardize": False, "dtype": "float64"}
+
+KINDS = {"data_seed": int, "loss": str, "law": str, "width": int, "scale": float}
+
+MOST_CELLS = 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One point of the grid: `where` axis -> position, and what is run there."""
+
+    where: dict[str, int]
+    problem: Any
+    law: Any
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """`values`: what determines the results, axis -> one value or the list of its values."""
+
+    values: dict[str, Any]
+
+    @property
+    def axes(self) -> dict[str, list]:
+        """The axes of the grid: those that were given as a list."""
+        return {name: self.values[name] for name in AXES if isinstance(self.values[name], list)}
+
+    @property
+    def width(self) -> int:
+        """The largest width."""
+        return max(_listed(self.values["width"]))
+
+    def problems(self) -> tuple[list, list[str]]:
+        """One problem per data seed (one if there is no such axis), with the first loss, and the notes on the data."""
+        read = [self._read(seed, _listed(self.values["loss"])[0]) for seed in _listed(self.values["data_seed"])]
+        if len({problem.shape for problem, _ in read}) > 1:
+            raise InputError("data sets of different seeds have different shapes; sweep them one by one")
+        return [problem for problem, _ in read], read[0][1]
+
+    def cells(self) -> Iterator[Cell]:
+        """All cells, in the order in which they are run."""
+        listed = [_listed(self.values[name]) for name in AXES]
+        for at in itertools.product(*(range(len(v)) for v in listed)):
+            seed, loss, law, width, scale = (v[k] for v, k in zip(listed, at, strict=True))
+            where = {name: k for name, k in zip(AXES, at, strict=True) if name in self.axes}
+            yield Cell(where, self._read(seed, loss)[0], law_of(law, scale), width)
+
+    def _read(self, seed, loss: str):
+        v = self.values
+        return read_problem(_seeded(v["data"], seed), loss, v["bias"], v["standardize"], v["dtype"])
+
+
+def read_spec(data: str, flags: dict[str, Any]) -> Spec:
+    """The spec of a command line. `flags`: those that were given; DATA may be a .toml file with the same names.
+
+    Raises InputError for whatever makes no sense, before anything is computed.
+    """
+    given = {"data": data}
+    if data.endswith(".toml"):
+        given = _from_file(data)
+    given |= {name: _parsed(name, text) if name in KINDS else text for name, text in flags.items() if text is not None}
+    spec = Spec({**DEFAULTS, **given})
+    _check(spec)
+    return spec
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            content = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a sweep: {error}") from None
+    unknown = set(content) - {"data", *DEFAULTS}
+    if unknown or "data" not in content:
+        names = ", ".join(["data", *DEFAULTS])
+        what = f"does not know {', '.join(sorted(unknown))}" if unknown else "needs data"
+        raise InputError(f"{path}: a sweep {what}; it may say {names}")
+    for name, value in content.items():
+        kind = KINDS.get(name, {"inits": int, "seed": int, "bias": bool, "standardize": bool}.get(name, str))
+        listed = value if isinstance(value, list) and name in KINDS else [value]
+        if not listed or not all(type(v) in ((int, float) if kind is float else (kind,)) for v in listed):
+            raise InputError(f"{path}: {name} must be {kind.__name__}, or a list of it for a grid; got {value!r}")
+        if kind is float:
+            numbers = list(map(float, listed))  # pyright: ignore
+            content[name] = numbers if isinstance(value, list) else numbers[0]
+    return content
+
+
+def _parsed(name: str, text: str):
+    """A value, or a list of them from "4,8,16" or "2..16"."""
+    kind = KINDS[name]
+    try:
+        if kind is int and ".." in text:
+            first, last = map(int, text.split(".."))
+            return list(range(first, last + 1))
+        values = [kind(part) for part in text.split(",")]
+    except ValueError:
+        ranges = " or a range such as 2..16" if kind is int else ""
+        raise InputError(f"--{name.replace('_', '-')}: {text!r} is no {kind.__name__}, list{ranges}") from None
+    return values if len(values) > 1 else values[0]
+
+
+def _check(spec: Spec) -> None:
+    values, count = spec.values, 1
+    for name, listed in spec.axes.items():
+        if not listed or len(set(listed)) < len(listed):
+            raise InputError(f"--{name.replace('_', '-')}: the values of a grid must differ; got {listed}")
+        count *= len(listed)
+    if count > MOST_CELLS:
+        raise InputError(f"the grid has {count} cells, more than {MOST_CELLS}")
+    if not isinstance(values["inits"], int) or values["inits"] < 1:
+        raise InputError(f"--inits must be at least 1, got {values['inits']}")
+    check_key(values["seed"], values["inits"] - 1)
+    if any(width < 1 for width in _listed(values["width"])):
+        raise InputError(f"--width must be at least 1, got {values['width']}")
+    for law, scale in itertools.product(_listed(values["law"]), _listed(values["scale"])):
+        law_of(law, scale)
+    for seed, loss in itertools.product(_listed(values["data_seed"])[:1], _listed(values["loss"])):
+        read_problem(_seeded(values["data"], seed), loss, values["bias"], values["standardize"], values["dtype"])
+
+
+def law_of(name: str, scale: float):
+    """The initial law of this name."""
+    import gflow
+
+    laws = {"gaussian": gflow.Gaussian, "sphere": gflow.Sphere}
+    if name not in laws:
+        raise InputError(f"--law must be one of {', '.join(laws)}; got {name!r}")
+    return checked(laws[name], scale=scale)
+
+
+def _seeded(data: str, seed: int | None) -> str:
+    """The data set with this seed; seed None leaves it as it is."""
+    if seed is None:
+        return data
+    name, _, parameters = data.partition(":")
+    kept = [p for p in parameters.split(",") if p and not p.startswith("seed=")]
+    return f"{name}:{','.join([*kept, f'seed={seed}'])}"
+
+
+def _listed(value) -> list:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,195 @@
+"""`gflow sweep | report | verify`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gflow.cli.inputs import InputError, announce, check_folder, checked
+from gflow.cli.options import Bias, Json, Standardize
+from gflow.cli.progress import Progress, say
+from gflow.cli.provenance import provenance
+
+SpecData = Annotated[
+    str, typer.Argument(metavar="DATA|SPEC.toml", help="as for run, or a .toml file with data and any of the options")
+]
+Grid = "a value, a list 4,8,16 or a range 2..16: more than one makes a grid"
+
+
+def sweep(
+    data: SpecData,
+    out: Annotated[str, typer.Option(help="the Zarr store to write: a path, or a URL that fsspec knows")],
+    inits: Annotated[int | None, typer.Option(help="initialisations of every cell [256]")] = None,
+    width: Annotated[str | None, typer.Option(help=f"number of neurons m [50]; {Grid}")] = None,
+    scale: Annotated[str | None, typer.Option(help="scale of the balanced initialisation [1e-3]; or a list")] = None,
+    law: Annotated[str | None, typer.Option(help="gaussian or sphere [gaussian]; or a list")] = None,
+    loss: Annotated[str | None, typer.Option(help="logistic or exponential [logistic]; or a list")] = None,
+    data_seed: Annotated[str | None, typer.Option(help="seed of a built-in data set; or a list or range")] = None,
+    seed: Annotated[int | None, typer.Option(help="initialisation i depends on (seed, i) alone [0]")] = None,
+    bias: Bias = False,
+    standardize: Standardize = False,
+    dtype: Annotated[str | None, typer.Option(help="float64; certificates exist in float64 only")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="refuse to begin a store: only continue one")] = False,
+    devices: Annotated[int | None, typer.Option(help="how many local devices (cores, GPUs) to use [all]")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="tcp://host:port of a Dask scheduler whose workers do the work")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Many initialisations, each to its certified limit, into a store; continues a store that was interrupted."""
+    from gflow import store
+    from gflow.cli import output, spec, tables
+
+    flags = {"inits": inits, "width": width, "scale": scale, "law": law, "loss": loss, "data_seed": data_seed}
+    flags |= {"seed": seed, "bias": bias or None, "standardize": standardize or None, "dtype": dtype}
+    chosen = checked(spec.read_spec, data, flags)
+    _check_out(out, resume)
+    use = _devices(devices)
+    started = time.perf_counter()
+    problems, notes = chosen.problems()
+    X, y = _arrays(problems, chosen)
+    count, rows = chosen.values["inits"], store.rows_of(chosen.values["inits"])
+    attributes = provenance(chosen.values["seed"], chosen.values["dtype"])
+    create = {"inits": count, "width": chosen.width, "axes": chosen.axes, "attributes": attributes}
+    checked(store.create, out, X, y, chosen.values, **create)
+    announce(notes)
+    with contextlib.ExitStack() as held:
+        checked(held.enter_context, store.writing(out))
+        done = store.open_store(out)["verdict"].values
+        if (done >= 0).any():
+            say(f"{out} holds {int((done >= 0).sum())} of {done.size} initialisations; continuing")
+        progress = held.enter_context(Progress(done.size, done))
+        run = _on_cluster(scheduler) if scheduler else _here(use)
+        for cell in chosen.cells():
+            left = store.pending(out, cell.where)
+            for records in run(cell, left, chosen.values["seed"], rows, progress) if len(left) else ():
+                now = time.perf_counter()
+                store.append(out, records, cell.where, now - started)
+                started = now
+                progress.advance(records)
+    dataset = store.open_store(out)
+    summary = tables.sweep_summary(dataset, out)
+    say(f"wrote {out} and {_picture(dataset, summary, out)}")
+    output.emit(summary, json, tables.print_sweep)
+
+
+def report(
+    store_path: Annotated[str, typer.Argument(metavar="STORE")],
+    json: Json = False,
+) -> None:
+    """Table and figure of a finished or running sweep; of a grid its phase diagram."""
+    from gflow import store
+    from gflow.cli import output, tables
+
+    dataset = checked(store.open_store, store_path)
+    summary = tables.sweep_summary(dataset, store_path)
+    say(f"wrote {_picture(dataset, summary, store_path)}")
+    output.emit(summary, json, tables.print_sweep)
+
+
+def verify(
+    store_path: Annotated[str, typer.Argument(metavar="STORE")],
+    sample: Annotated[int, typer.Option(help="how many certificates to recompute")] = 32,
+    seed: Annotated[int, typer.Option(help="which ones")] = 0,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="mark the rows of damaged chunks as pending, for sweep to compute again")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Whether a store is whole, and whether certificates recomputed from its weights agree; exit status 1 if not."""
+    from gflow import store
+    from gflow.cli import output, tables
+    from gflow.verification import verify as verified
+
+    if sample < 0:
+        raise InputError(f"--sample must be at least 0, got {sample}")
+    found = checked(verified, store_path, sample, seed)
+    if repair and found["damaged"]:
+        with store.writing(store_path):
+            rows = checked(store.forget, store_path, found["damaged"])
+        found["repaired"] = rows
+        say(f"{rows} rows are pending now; the command in the store's attributes computes them again")
+    output.emit(found, json, tables.print_verified)
+    if not found["whole"]:
+        raise typer.Exit(1)
+
+
+def _here(devices):
+    """Run cells on these devices of this machine."""
+    import gflow
+    from gflow.convex.column_generation import solve_max_margin
+
+    known: dict[int, tuple] = {}
+
+    def run(cell, left, seed, rows, progress):
+        which = cell.where.get("data_seed", 0)
+        if which not in known:
+            listed = gflow.faces(cell.problem.X)
+            known.clear()  # cells of one data set come one after the other
+            known[which] = listed, solve_max_margin(cell.problem, listed)
+        listed, optimum = known[which]
+        options = {"seed": seed, "known_faces": listed, "optimum": optimum, "rows": rows, "devices": devices}
+        return gflow.sweep(cell.problem, cell.law, cell.width, left, watch=progress.watch, **options)
+
+    return run
+
+
+def _on_cluster(address: str):
+    from gflow import cluster
+
+    client = checked(cluster.connect, address)
+
+    def run(cell, left, seed, rows, progress):
+        return cluster.sweep_on(client, cell.problem, cell.law, cell.width, left, seed=seed, rows=rows)
+
+    return run
+
+
+def _check_out(out: str, resume: bool) -> None:
+    from gflow import store
+
+    place = store.local(out)
+    if place is None:
+        return
+    if not place.name:
+        raise InputError("--out needs the name of a store, for instance --out sweep.zarr")
+    if place.is_file():
+        raise InputError(f"{out} is a file; choose another --out")
+    if resume and not place.exists():
+        raise InputError(f"there is no store at {out} to resume; leave --resume out to begin one")
+    check_folder(place)
+
+
+def _devices(wanted: int | None):
+    """The local devices to use; every core of a CPU is made one."""
+    import jax
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(RuntimeError):  # somebody who calls this from Python has devices already
+        jax.config.update("jax_num_cpu_devices", cores)
+    present = jax.local_devices()
+    if wanted is not None and not 1 <= wanted <= len(present):
+        raise InputError(f"--devices must be between 1 and {len(present)}, got {wanted}")
+    return present[:wanted]
+
+
+def _arrays(problems, chosen):
+    import numpy as np
+
+    X, y = np.stack([p.X for p in problems]), np.stack([p.y for p in problems])
+    return (X, y) if "data_seed" in chosen.axes else (X[0], y[0])
+
+
+def _picture(dataset, summary: dict, path: str) -> Path:
+    from gflow import plots, store
+
+    place = store.local(path) or Path(str(path).rstrip("/").rpartition("/")[2])
+    picture = place.with_name(place.name + ".png")
+    figure = plots.phase_diagram(summary) if summary["axes"] else plots.sweep_figure(dataset, summary["limits"])
+    plots.save(figure, picture)
+    return picture

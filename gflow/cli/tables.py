@@ -1,0 +1,107 @@
+"""What `sweep`, `report` and `verify` say about a store."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gflow._types import VERDICT
+from gflow.records import distinct_limits, wilson
+
+SHOWN = 20
+"""Lines of a table; --json has all of them."""
+
+
+def sweep_summary(dataset, path) -> dict:
+    """`seconds`: wall clock of all runs that filled the store, compilation included. `axes`, `cells`: of a grid, with
+    the fractions of initialisations that are GLOBAL and that are fitted, and their 95 % Wilson intervals."""
+    verdict = dataset["verdict"].values
+    done = verdict >= 0
+    axes = [str(name) for name in dataset["verdict"].dims[:-1]]
+    seconds = dataset.attrs.get("seconds")
+    return {
+        "inits": int(verdict.size),
+        "done": int(done.sum()),
+        "verdicts": verdict_counts(verdict),
+        "limits": _limits(dataset, done, axes),
+        "axes": {name: dataset[name].values.tolist() for name in axes},
+        "cells": [_cell(dataset, axes, at) for at in np.ndindex(verdict.shape[:-1])] if axes else [],
+        "seconds": seconds,
+        "flows_per_second": int(done.sum()) / seconds if seconds else None,
+        "store": str(path),
+    }
+
+
+def _limits(dataset, done, axes: list[str]) -> list[dict]:
+    columns = [dataset[name].values[done] for name in ("objective", "certificate", "verdict")]
+    limits, rows = distinct_limits(*columns), np.argwhere(done)
+    for limit in limits:
+        *cell, index = rows[limit["example"]]
+        limit["example"] = int(index)
+        limit |= {name: dataset[name].values[k].item() for name, k in zip(axes, cell, strict=True)}
+    return limits
+
+
+def _cell(dataset, axes: list[str], at: tuple[int, ...]) -> dict:
+    where = dict(zip(axes, at, strict=True))
+    verdict, objective = (dataset[name].isel(where).values for name in ("verdict", "objective"))
+    done = verdict >= 0
+    count = int(done.sum())
+    return {name: dataset[name].values[k].item() for name, k in where.items()} | {
+        "done": count,
+        "verdicts": verdict_counts(verdict),
+        "global": wilson(int(np.sum(verdict == VERDICT.GLOBAL)), count),
+        "fitted": wilson(int(np.sum(np.isfinite(objective[done]))), count),
+    }
+
+
+def print_sweep(console, summary: dict) -> None:
+    """The table of distinct limits, or of the cells of a grid."""
+    from rich.table import Table
+
+    counts = ", ".join(f"{name} {count}" for name, count in summary["verdicts"].items() if count)
+    console.print(f"[bold]{summary['done']} of {summary['inits']} initialisations[/bold]: {counts or 'none yet'}")
+    if summary["axes"]:
+        table = Table(*summary["axes"], "done", "GLOBAL", "95 %", "fitted", "95 %", title="grid", box=None)
+        for cell in summary["cells"][:SHOWN]:
+            places = [f"{cell[name]}" for name in summary["axes"]]
+            table.add_row(*places, str(cell["done"]), *_fraction(cell["global"]), *_fraction(cell["fitted"]))
+        lines = summary["cells"]
+    else:
+        table = Table("count", "objective P", "certificate c", "verdict", "example", title="distinct limits", box=None)
+        lines = summary["limits"]
+        for limit in lines[:SHOWN]:
+            objective = f"{limit['objective']:.9g}" if math.isfinite(limit["objective"]) else "not fitted"
+            c = f"{limit['certificate']:.9g}" if math.isfinite(limit["certificate"]) else "-"
+            table.add_row(str(limit["count"]), objective, c, limit["verdict"], f"--index {limit['example']}")
+    console.print(table)
+    if len(lines) > SHOWN:
+        console.print(f"and {len(lines) - SHOWN} more; --json prints all")
+
+
+def print_verified(console, found: dict) -> None:
+    """What `verify` found."""
+    done = "unknown" if found["done"] is None else found["done"]
+    console.print(f"[bold]{'whole' if found['whole'] else 'NOT WHOLE'}[/bold]: {done} of {found['rows']} rows are done")
+    if found["changed"]:
+        console.print("X and y in the store are not those of the sweep")
+    for name in found["damaged"][:SHOWN]:
+        console.print(f"damaged: {name}")
+    for row in found["wrong"][:SHOWN]:
+        place = "".join(f"{k} {v}, " for k, v in row["where"].items())
+        console.print(f"wrong: {place}row {row['index']}: {row['what']}")
+    console.print(f"{found['checked']} rows recomputed from their weights, {len(found['wrong'])} disagree")
+    if found["damaged"] and not found.get("repaired"):
+        console.print("verify --repair marks damaged rows as pending; the sweep's own command computes them again")
+
+
+def verdict_counts(verdict) -> dict[str, int]:
+    """How many rows have each verdict."""
+    return {v.name: int(np.sum(np.asarray(verdict) == v)) for v in VERDICT}
+
+
+def _fraction(interval: dict) -> tuple[str, str]:
+    if interval["fraction"] is None:
+        return "-", "-"
+    return f"{interval['fraction']:.4g}", f"{interval['low']:.4f} to {interval['high']:.4f}"

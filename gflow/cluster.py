@@ -1,0 +1,62 @@
+"""The same sweep over the workers of a Dask scheduler: one task per group of rows.
+
+A task is a function of the problem and of the numbers of its initialisations, so a task that is tried again, or run on
+another worker, returns the same bytes. Records come back to the one process that writes the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from gflow.initializers import AbstractInitializer
+from gflow.problem import Problem
+from gflow.records import Records
+
+TRIES = 5
+"""How often a task is tried whose worker was lost."""
+
+
+def connect(address: str):
+    """A client of the scheduler at `address`, tcp://host:port. Raises ValueError if it cannot be reached."""
+    try:
+        from distributed import Client  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ValueError("a scheduler needs Dask: pip install 'gflow[cluster]'") from None
+    try:
+        return Client(address, timeout=10)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no Dask scheduler answers at {address}: {error}") from None
+
+
+def sweep_on(
+    client, problem: Problem, law: AbstractInitializer, width: int, indices: np.ndarray, *, seed: int, rows: int
+) -> Iterator[Records]:
+    """`gflow.sweep` of these initialisations on the workers of `client`; Records in the order in which they come back.
+
+    Raises what a task raises, after TRIES lost workers.
+    """
+    from distributed import as_completed  # pyright: ignore[reportMissingImports]
+
+    X, y = np.asarray(problem.X), np.asarray(problem.y)
+    groups = [indices[at : at + rows] for at in range(0, len(indices), rows)]
+    # pure: a task is named by its arguments, and Dask may run it again wherever it likes
+    tasks = [
+        client.submit(run_group, X, y, type(problem.loss), law, width, group, seed, pure=True, retries=TRIES)
+        for group in groups
+    ]
+    for task in as_completed(tasks):
+        yield task.result()
+        task.release()
+
+
+def run_group(X, y, loss, law: AbstractInitializer, width: int, group: np.ndarray, seed: int) -> Records:
+    """What one task does, in the process of a worker."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    from gflow.sweep import sweep
+
+    (records,) = sweep(Problem(X, y, loss=loss()), law, width, group, seed=seed, rows=len(group))
+    return records

@@ -1,0 +1,175 @@
+"""What can happen to a store: kill -9, a full disk, damaged and edited files, a second writer, another version."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from gflow import store
+
+COMMAND = ["sweep", "orthogonal-separable:n=8,d=2", "--inits", "200", "--width", "8"]
+
+
+@pytest.fixture(scope="module")
+def start(xla_cache, tmp_path_factory):
+    """A sweep in a process of its own."""
+    folder = tmp_path_factory.mktemp("faults")
+
+    def call(out, *more, **options):
+        environment = os.environ | {"XDG_CACHE_HOME": xla_cache, "JAX_PLATFORMS": "cpu"}
+        program = [sys.executable, "-c", "import sys; from gflow.cli import main; sys.exit(main())"]
+        arguments = [*program, *COMMAND, "--out", out, *more]
+        return subprocess.Popen(arguments, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, **options)
+
+    call.folder = folder
+    return call
+
+
+@pytest.fixture(scope="module")
+def whole(start):
+    process = start("whole.zarr")
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    return start.folder / "whole.zarr"
+
+
+@pytest.fixture
+def gflow(tmp_path, monkeypatch, xla_cache, capsys):
+    from gflow.cli import main
+
+    monkeypatch.setenv("XDG_CACHE_HOME", xla_cache)
+
+    def call(*arguments):
+        status = main([str(a) for a in arguments])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    import shutil
+
+    return shutil.copytree(whole, tmp_path / "copy.zarr")
+
+
+def chunks(path):
+    return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file() and p.name != "zarr.json"}
+
+
+def test_kill_and_resume_leave_the_same_bytes(start, whole):
+    process = start("killed.zarr")
+    for line in process.stderr:
+        if " of 200 done" in line and not line.startswith("flows: 0 "):
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    path = start.folder / "killed.zarr"
+    left = len(store.pending(path))
+    assert 0 < left < 200
+    again = start("killed.zarr", "--resume")
+    _, err = again.communicate()
+    assert again.returncode == 0 and "continuing" in err, err
+    assert chunks(path) == chunks(whole)
+
+
+def test_interrupting_says_how_to_go_on(start):
+    process = start("interrupted.zarr")
+    for line in process.stderr:
+        if "compiling" in line:
+            break
+    time.sleep(2.0)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "the same command continues" in err
+
+
+def test_a_whole_store_is_verified(gflow, whole):
+    status, out, _ = gflow("verify", whole, "--json", "--sample", 6)
+    found = json.loads(out)
+    assert status == 0 and found["whole"] and found["checked"] == 6
+
+
+def test_damage_is_found_and_repaired(gflow, copy, whole):
+    chunk = copy / "objective" / "c" / "1"
+    chunk.write_bytes(chunk.read_bytes()[:-5])
+    status, out, _ = gflow("verify", copy, "--json")
+    found = json.loads(out)
+    assert status == 1 and not found["whole"] and found["damaged"] == ["objective/c/1"]
+    status, *_ = gflow("verify", copy, "--repair")
+    assert status == 1
+    np.testing.assert_array_equal(store.pending(copy), np.arange(64, 128))
+    status, _, err = gflow(*COMMAND, "--out", copy)
+    assert status == 0, err
+    assert gflow("verify", copy, "--sample", 2)[0] == 0
+    assert sorted(chunks(copy)) == sorted(chunks(whole))
+
+
+def test_a_row_without_its_columns_is_found(gflow, copy):
+    group = zarr.open_group(copy, mode="r+")
+    group["steps"][130] = -1
+    status, out, _ = gflow("verify", copy, "--json")
+    assert status == 1 and json.loads(out)["damaged"] == ["rows/c/2"]
+
+
+def test_edited_results_and_data_are_found(gflow, copy):
+    group = zarr.open_group(copy, mode="r+")
+    group["objective"][:] = group["objective"][:] * 0.99
+    status, out, _ = gflow("verify", copy, "--json", "--sample", 3)
+    assert status == 1 and len(json.loads(out)["wrong"]) == 3
+    group["X"][0, 0] += 1e-3
+    status, out, _ = gflow("verify", copy, "--json")
+    assert status == 1 and json.loads(out)["changed"]
+
+
+def test_stores_of_other_versions_are_refused(gflow, copy):
+    group = zarr.open_group(copy, mode="r+")
+    group.attrs["format"] = "gflow-sweep-1"
+    for command in (["verify", copy], ["report", copy], [*COMMAND, "--out", copy]):
+        status, _, err = gflow(*command)
+        assert status == 2 and "another version" in err
+
+
+def test_a_second_writer_is_refused(gflow, copy):
+    with store.writing(copy):
+        status, _, err = gflow(*COMMAND, "--out", copy)
+    assert status == 2 and "another process" in err
+
+
+def test_a_full_disk_leaves_whole_chunks(gflow, tmp_path, monkeypatch, whole):
+    import zarr.storage
+
+    put, count = zarr.storage.LocalStore.set, 0
+
+    async def full(self, key, value, *more):
+        nonlocal count
+        count += "/c/" in key
+        if count > 40:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return await put(self, key, value, *more)
+
+    monkeypatch.setattr(zarr.storage.LocalStore, "set", full)
+    path = tmp_path / "full.zarr"
+    status, _, err = gflow(*COMMAND, "--out", path)
+    assert status == 1 and "No space left" in err and "continues" in err
+    monkeypatch.setattr(zarr.storage.LocalStore, "set", put)
+    assert 0 < len(store.pending(path)) <= 200
+    assert gflow(*COMMAND, "--out", path)[0] == 0
+    assert sorted(chunks(path)) == sorted(chunks(whole))
+    a, b = (xr.open_zarr(p, consolidated=False) for p in (path, whole))
+    for name in ("objective", "verdict", "neurons"):
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-9)
+
+
+def test_resume_needs_a_store(gflow, tmp_path):
+    status, _, err = gflow(*COMMAND, "--out", tmp_path / "none.zarr", "--resume")
+    assert status == 2 and "no store" in err
