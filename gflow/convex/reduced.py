@@ -82,7 +82,10 @@ def _newton(blocks: list[np.ndarray], start: list[np.ndarray], program: Program)
         for u, r in zip(units, sizes, strict=True):
             H[at : at + len(u), at : at + len(u)] += beta / r * (np.eye(len(u)) - np.outer(u, u))
             at += len(u)
-        step = np.linalg.lstsq(H, -gradient, rcond=1e-14)[0]
+        try:
+            step = np.linalg.lstsq(H, -gradient, rcond=1e-14)[0]
+        except np.linalg.LinAlgError:  # entries beyond what an SVD can take: no better than where it began
+            break
         for halving in range(HALVINGS):
             ahead = x + 0.5**halving * step
             lower = objective(ahead)
