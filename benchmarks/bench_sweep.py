@@ -1,0 +1,219 @@
+"""Sweeps: `python benchmarks/bench_sweep.py [PART ...]`, each part in processes of its own.
+
+Parts: refill (flows per second of refilled lanes against a plain vmapped batch of the same flows, and how busy lanes
+are), large (100,000 initialisations to certified limits in one command: seconds, memory), killed (the same with three
+SIGKILLs, store against store), cluster (two Dask workers, one killed), xor (the exact law of case B).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+
+import diffrax
+import jax.numpy as jnp
+import numpy as np
+from harness import Report
+
+import gflow
+from gflow import datasets
+from gflow.sweep import STEPS
+
+GFLOW = [sys.executable, "-c", "import sys; from gflow.cli import main; sys.exit(main())"]
+
+
+def refill(report: Report, inits: int = 1024) -> None:
+    """gaussian (10,5), widths 4 to 64: a width is a program of its own, lanes of one width are refilled."""
+    data = datasets.gaussian(n=10, d=5)
+    problem = gflow.Problem(data.X, data.y)
+    known = gflow.faces(problem.X)
+    optimum = gflow.solve_max_margin(problem, known)
+    law, table, seconds = gflow.Gaussian(1e-3), {}, {"refilled": 0.0, "vmapped": 0.0}
+    for width in (4, 8, 16, 32, 64):
+        busy: list[tuple[int, int]] = []
+        shared = {"known_faces": known, "optimum": optimum}
+
+        def run(count, width=width, busy=busy, shared=shared):
+            note = lambda *turn: busy.append(turn)  # noqa: E731
+            return gflow.Records.joined(gflow.sweep(problem, law, width, count, watch=note, **shared))
+
+        run(512)  # compiles
+        busy.clear()
+        begin = time.perf_counter()
+        rows = run(inits)
+        took = time.perf_counter() - begin
+        plain, vmapped = vmapped_batch(problem, law, width, inits)
+        full = [b / lanes for b, lanes in busy]
+        # the queue is empty when a turn begins with a lane that is not busy
+        until = next((k for k, b in enumerate(full) if b < 1), len(full))
+        table[width] = {
+            "refilled_s": took, "vmapped_s": plain, "ratio": plain / took,
+            "steps": np.percentile(rows.steps, [0, 50, 99, 100]).tolist(), "turns": len(full), "full_turns": until,
+            "slots_used": float(rows.steps.sum() / (len(full) * busy[0][1] * STEPS)),
+            "same_end": float(np.mean(np.abs(rows.steps - vmapped) <= 0.1 * rows.steps)),
+        }  # fmt: skip
+        seconds["refilled"] += took
+        seconds["vmapped"] += plain
+    ratio = seconds["vmapped"] / seconds["refilled"]
+    report.line(
+        f"flows to certified limits with refilled lanes over a vmapped batch without limits, {inits} of every width",
+        target=">= 3", measured=ratio, met=bool(ratio >= 3), table=table,
+    )  # fmt: skip
+
+
+def vmapped_batch(problem, law, width: int, inits: int):
+    """Seconds of jit(vmap(solve_flow)) after compilation, and the steps of its lanes."""
+    options = {"saves": 1, "chart": gflow.BalancedPolar, "controller": diffrax.PIDController(rtol=1e-3, atol=1e-3)}
+    one = lambda i: gflow.solve_flow(problem, law(gflow.key_of(0, i), problem, width), **options).steps  # noqa: E731
+    run = jax.jit(jax.vmap(one))
+    jax.block_until_ready(run(jnp.arange(inits)))
+    begin = time.perf_counter()
+    steps = jax.block_until_ready(run(jnp.arange(inits)))
+    return time.perf_counter() - begin, np.asarray(steps)
+
+
+def command(out: Path, inits: int) -> list[str]:
+    return [*GFLOW, "sweep", "gaussian:n=10,d=5", "--inits", str(inits), "--width", "20", "--out", str(out), "--json"]
+
+
+def store_of(folder: Path, inits: int) -> Path:
+    return folder / f"sweep-{inits}.zarr"
+
+
+def large(report: Report, inits: int = 100_000) -> None:
+    """One command; peak memory of its process, and of the first tenth of it."""
+    folder = Path(os.environ.get("GFLOW_BENCH_STORES", tempfile.mkdtemp()))
+    out, begin = store_of(folder, inits), time.perf_counter()
+    process = subprocess.Popen(command(out, inits), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    peaks = []
+    for line in process.stderr:
+        if line.startswith("flows:"):
+            done = int(line.split()[1])
+            peaks.append((done, peak_memory(process.pid)))
+    summary = json.loads(process.stdout.read())
+    assert process.wait() == 0
+    took = time.perf_counter() - begin
+    early = max((p for done, p in peaks if 0 < done <= inits // 10), default=None)
+    report.line(
+        f"{inits} initialisations of gaussian (10,5), m = 20, to certified limits in one command", target="memory flat",
+        measured={"seconds": took, "flows_per_s": inits / took, "peak_MB": peaks[-1][1], "peak_MB_first_tenth": early},
+        met=bool(early and peaks[-1][1] <= 1.1 * early), verdicts=summary["verdicts"],
+        limits=[{k: x[k] for k in ("count", "objective", "certificate", "verdict")} for x in summary["limits"][:8]],
+        distinct=len(summary["limits"]), store_MB=sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) / 1e6,
+    )  # fmt: skip
+
+
+def peak_memory(pid: int) -> float:
+    """MB of physical memory at most so far."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def killed(report: Report, inits: int = 100_000, kills: int = 3) -> None:
+    """The same with SIGKILL at random moments; compared with the store of `large`, file by file."""
+    folder = Path(os.environ.get("GFLOW_BENCH_STORES", tempfile.mkdtemp()))
+    whole = store_of(folder, inits)
+    out = folder / f"killed-{inits}.zarr"
+    rng, at = random.Random(0), []
+    targets = sorted(rng.uniform(0.05, 0.95) for _ in range(kills))
+    begin = time.perf_counter()
+    for target in targets:
+        process = subprocess.Popen(command(out, inits), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for line in process.stderr:
+            if line.startswith("flows:") and int(line.split()[1]) >= target * inits:
+                break
+        time.sleep(rng.uniform(0.0, 3.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        at.append(int(np.sum(gflow_rows(out))))
+    subprocess.run(command(out, inits), check=True, capture_output=True)
+    different = differences(whole, out)
+    report.line(
+        f"{inits} initialisations, killed {kills} times and resumed, against the store that was not", target="equal",
+        measured=f"{len(different)} files differ", met=not different, rows_at_kills=at,
+        seconds=time.perf_counter() - begin, differ=different[:10],
+    )  # fmt: skip
+
+
+def gflow_rows(path):
+    from gflow import store
+
+    return store.open_store(path)["verdict"].values >= 0
+
+
+def differences(a: Path, b: Path) -> list[str]:
+    """Chunks that are not equal byte for byte."""
+    files = lambda root: {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}  # noqa: E731
+    left, right = files(a), files(b)
+    names = {name for name in left.keys() | right.keys() if not name.endswith("zarr.json")}
+    return sorted(name for name in names if left.get(name) != right.get(name))
+
+
+def xor(report: Report, inits: int = 10_000) -> None:
+    """The fitted fraction of case B over m = 2..16 as one grid."""
+    out = Path(tempfile.mkdtemp()) / "xor.zarr"
+    subprocess.run([*GFLOW, "sweep", "xor", "--width", "2..16", "--inits", str(inits), "--out", str(out)], check=True)
+    found = json.loads(subprocess.run([*GFLOW, "report", str(out), "--json"], check=True, capture_output=True).stdout)
+    table = {}
+    for cell in found["cells"]:
+        law = fitted_law(cell["width"])
+        sigma = (law * (1 - law) / inits) ** 0.5
+        deviations = (
+            (cell["fitted"]["fraction"] - law) / sigma if sigma > 0 else float(cell["fitted"]["fraction"] != law)
+        )
+        table[cell["width"]] = {"fraction": cell["fitted"]["fraction"], "law": law, "deviations": deviations}
+    worst = max(abs(v["deviations"]) for v in table.values())
+    report.line(
+        f"XOR, m = 2..16, {inits} initialisations each: fitted fraction, largest deviation in sigma", target="<= 3",
+        measured=worst, met=bool(worst <= 3), table=table,
+    )  # fmt: skip
+
+
+def cluster(report: Report, inits: int = 2000) -> None:
+    """Two Dask workers of one core, one killed in the middle; against one process without a scheduler."""
+    from distributed import LocalCluster
+
+    folder = Path(tempfile.mkdtemp())
+    alone, out = folder / "alone.zarr", folder / "dask.zarr"
+    subprocess.run(command(alone, inits), check=True, capture_output=True)
+    begin = time.perf_counter()
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as workers:
+        arguments = [*command(out, inits), "--scheduler", workers.scheduler_address]
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        lost = None
+        for line in process.stderr:
+            if lost is None and line.startswith("flows:") and int(line.split()[1]) >= inits // 4:
+                lost = next(iter(workers.workers.values())).process.pid
+                os.kill(lost, signal.SIGKILL)
+        assert process.wait() == 0 and lost is not None
+    different = differences(alone, out)
+    report.line(
+        f"two Dask workers, one killed mid-sweep, {inits} initialisations, against one process", target="equal",
+        measured=f"{len(different)} files differ", met=not different, seconds=time.perf_counter() - begin,
+    )  # fmt: skip
+
+
+def fitted_law(m: int) -> float:
+    """Theory, case B: all four pairs of quadrant and sign are hit."""
+    return 1 - 4 * 0.75**m + 6 * 0.5**m - 4 * 0.25**m
+
+
+PARTS = {"refill": refill, "large": large, "killed": killed, "cluster": cluster, "xor": xor}
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:] or list(PARTS)
+    report = Report("bench_sweep", keep=len(sys.argv) > 1)
+    for part in chosen:
+        PARTS[part](report)
