@@ -217,12 +217,15 @@ def limits(report: Report, inits: int = 1000) -> None:
     column = rows.__getitem__
     from gflow.records import distinct_limits
 
-    residual = column("kkt_residual")
+    residual, fitted = column("kkt_residual"), np.isfinite(column("objective"))
     report.line(
         f"{inits} flows on gaussian (10,5), m = 50: limits",
         target={"kkt_residual": 1e-8},
         measured={
             "above_target": int(np.sum(~(residual <= 1e-8))), "worst": float(np.nanmax(residual)),
+            # a flow that ends without fitting has no max-margin limit
+            "fitted": int(fitted.sum()), "fitted_above_target": int(np.sum(~(residual[fitted] <= 1e-8))),
+            "fitted_worst": float(residual[fitted].max()),
             "limits": distinct_limits(column("objective"), column("certificate"), column("verdict"))[:8],
             "flows_per_second": inits / (time.perf_counter() - start),
         },
