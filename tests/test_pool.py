@@ -58,7 +58,8 @@ import jax; jax.config.update("jax_enable_x64", True); jax.config.update("jax_nu
 import cases, numpy as np, gflow
 assert len(jax.devices()) == 8
 problem = gflow.Problem(cases.A_X, cases.A_y)
-records = gflow.Records.joined(gflow.sweep(problem, gflow.Gaussian(1e-3), 6, {INITS}, rows=5, chunk=4, devices=jax.devices()[5:]))
+options = dict(rows=5, chunk=4, devices=jax.devices()[5:])
+records = gflow.Records.joined(gflow.sweep(problem, gflow.Gaussian(1e-3), 6, {INITS}, **options))
 np.savez(sys.argv[1], **records.columns())
 """
     environment = os.environ | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
