@@ -20,7 +20,7 @@ from gflow.convex.newton import KKTPoint
 from gflow.convex.oracle import require_float64
 from gflow.flow.solve import Flow
 from gflow.network import TwoLayer
-from gflow.patterns import canonical, distinct, joined, key_of, merge
+from gflow.patterns import canonical, distinct, joined, merge, pattern_key
 from gflow.problem import Problem
 from gflow.programs import BAND, Limit, Programs, judge, limit_with
 
@@ -132,9 +132,9 @@ def follow(programs: Programs, network: TwoLayer, q: np.ndarray, objective: floa
         patterns, V = canonical(*merge(problem, network, BAND, mass))
         before: set[bytes] = set()
         for changes in range(CHANGES):
-            if key_of(patterns) in before:
+            if pattern_key(patterns) in before:
                 break
-            before.add(key_of(patterns))
+            before.add(pattern_key(patterns))
             point = programs.point(patterns)
             if point is None and changes == 0:
                 # the weights of a network scaled to this q_min, times P(theta), are multipliers up to 1/q_min

@@ -55,7 +55,7 @@ def _parts(network: TwoLayer):
     return network.directions(), network.masses(), jnp.sign(network.w2)
 
 
-def key_of(patterns: Patterns) -> bytes:
+def pattern_key(patterns: Patterns) -> bytes:
     """Equal for equal patterns in the same order, and only for those."""
     return repr(patterns.mask.shape).encode() + b"".join(np.packbits(a > 0).tobytes() for a in patterns)
 

@@ -1,7 +1,8 @@
-"""What patterns lead to: the KKT point of their subsampled program, and the patterns beyond it. Remembered.
+"""What patterns lead to: the Limit that their subsampled program names, and the patterns beyond it. Remembered.
 
-A point depends on the data and the patterns alone, and the flows of a sweep end with few different patterns: of a
-hundred flows ten need a program. Source: arXiv 2110.06488, section 3; arXiv 2006.05900, section 3.
+Between the end of a flow and `find_limit`. A point depends on the data and the patterns alone, and the flows of a sweep
+end with few different patterns: of a hundred flows a dozen need a program.
+Source: arXiv 2110.06488, section 3; arXiv 2006.05900, section 3.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from gflow.convex.newton import KKTPoint, Patterns
 from gflow.convex.subsampled import Optimum, solve_subsampled
 from gflow.inclusion import least_norm_slopes
 from gflow.network import TwoLayer
-from gflow.patterns import cannot_fit, distinct, key_of
+from gflow.patterns import cannot_fit, distinct, pattern_key
 from gflow.problem import Problem
 
 BAND = 1e-9
@@ -80,11 +81,11 @@ class Programs:
 
     def point(self, patterns: Patterns) -> Point | None:
         """What these patterns lead to; None if their program is infeasible or was not solved."""
-        return remembered(self._points, key_of(patterns), lambda: self.near(patterns, None))
+        return remembered(self._points, pattern_key(patterns), lambda: self.near(patterns, None))
 
     def stuck(self, patterns: Patterns) -> bool:
         """Whether no weights with these patterns separate the data, by a linear program."""
-        return remembered(self._stuck, key_of(patterns), lambda: cannot_fit(self.problem, patterns))
+        return remembered(self._stuck, pattern_key(patterns), lambda: cannot_fit(self.problem, patterns))
 
     def near(self, patterns: Patterns, start: KKTPoint | None) -> Point | None:
         """The same by Newton's method from `start`, which is not remembered: it belongs to one flow."""
@@ -130,7 +131,7 @@ def _crossed(problem: Problem, patterns: Patterns, optimum: Optimum, limit: Limi
     return distinct(Patterns(patterns.sign, mask, sliding))
 
 
-def limit_with(problem: Problem, patterns: Patterns, V, lam, *, polished: bool, stuck: bool = False, changes: int = 0):
+def limit_with(problem: Problem, patterns: Patterns, V, lam, *, polished: bool, stuck: bool = False) -> Limit:
     """The Limit whose neurons act as the columns of V (d, K), with multipliers `lam` (n,) up to a factor."""
     mass = np.linalg.norm(V, axis=0)
     root = np.sqrt(mass)
@@ -147,7 +148,7 @@ def limit_with(problem: Problem, patterns: Patterns, V, lam, *, polished: bool, 
         lam = lam * float(objective)  # multipliers of the scaled problem: sum alpha = P
     return Limit(
         network, jnp.asarray(lam), q, patterns.mask, patterns.sliding, float(objective), float(residual),
-        float(slackness), polished, stuck, changes,
+        float(slackness), polished, stuck, 0,
     )  # fmt: skip
 
 

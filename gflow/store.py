@@ -213,7 +213,7 @@ def pending(path, where: dict[str, int] | None = None) -> np.ndarray:
 def forget(path, damaged: list[str]) -> int:
     """Mark the rows of the chunks that `verify` named as PENDING; how many there are. X and y cannot be mended.
 
-    Raises ValueError if these are among the damaged, and if the verdicts of the cell cannot be read.
+    Raises ValueError if these are among the damaged.
     """
     import zarr
 

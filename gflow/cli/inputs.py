@@ -52,13 +52,20 @@ def announce(notes: list[str]) -> None:
         say(note)
 
 
-def initial_law(scale: float, width: int):
-    """The balanced gaussian law of this scale, for a width that makes sense."""
+def initial_law(name: str, scale: float):
+    """The initial law of this name."""
     import gflow
 
+    laws = {"gaussian": gflow.Gaussian, "sphere": gflow.Sphere}
+    if name not in laws:
+        raise InputError(f"--law must be one of {', '.join(laws)}; got {name!r}")
+    return checked(laws[name], scale=scale)
+
+
+def check_width(width: int) -> None:
+    """A number of neurons that makes sense."""
     if width < 1:
         raise InputError(f"--width must be at least 1, got {width}")
-    return checked(gflow.Gaussian, scale=scale)
 
 
 def check_key(seed: int, index: int) -> None:

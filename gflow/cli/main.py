@@ -16,6 +16,7 @@ from gflow.cli.inputs import (
     announce,
     check_file,
     check_key,
+    check_width,
     checked,
     initial_law,
     read_problem,
@@ -89,7 +90,8 @@ def run(
     check_file(out, (".npz",), data, weights)
     check_file(plot, (".png", ".pdf", ".svg"), data, weights)
     check_key(seed, index)
-    law = initial_law(scale, width)
+    check_width(width)
+    law = initial_law("gaussian", scale)
     network = read_weights(weights, problem) if weights else law(gflow.key_of(seed, index), problem, width)
     checked(check_arguments, problem, network, until_s, until_t)
     announce(notes)

@@ -18,7 +18,7 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """A rich bar on a terminal, a line per block otherwise; always on stderr."""
+    """A rich bar on a terminal, a line now and then otherwise; always on stderr."""
 
     def __init__(self, total: int, verdict):
         """`verdict`: codes of the rows so far, those of pending rows negative."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from gflow.cli.inputs import InputError, check_key, checked, read_problem
+from gflow.cli.inputs import InputError, check_key, check_width, initial_law, read_problem
 
 AXES = ("data_seed", "loss", "law", "width", "scale")
 """What a grid may run over, outermost first."""
@@ -56,10 +57,11 @@ class Spec:
     def cells(self) -> Iterator[Cell]:
         """All cells, in the order in which they are run."""
         listed = [_listed(self.values[name]) for name in AXES]
+        read = functools.cache(lambda seed, loss: self._read(seed, loss)[0])
         for at in itertools.product(*(range(len(v)) for v in listed)):
             seed, loss, law, width, scale = (v[k] for v, k in zip(listed, at, strict=True))
             where = {name: k for name, k in zip(AXES, at, strict=True) if name in self.axes}
-            yield Cell(where, self._read(seed, loss)[0], law_of(law, scale), width)
+            yield Cell(where, read(seed, loss), initial_law(law, scale), width)
 
     def _read(self, seed, loss: str):
         v = self.values
@@ -129,22 +131,12 @@ def _check(spec: Spec) -> None:
     if not isinstance(values["inits"], int) or values["inits"] < 1:
         raise InputError(f"--inits must be at least 1, got {values['inits']}")
     check_key(values["seed"], values["inits"] - 1)
-    if any(width < 1 for width in _listed(values["width"])):
-        raise InputError(f"--width must be at least 1, got {values['width']}")
+    for width in _listed(values["width"]):
+        check_width(width)
     for law, scale in itertools.product(_listed(values["law"]), _listed(values["scale"])):
-        law_of(law, scale)
+        initial_law(law, scale)
     for seed, loss in itertools.product(_listed(values["data_seed"])[:1], _listed(values["loss"])):
         read_problem(_seeded(values["data"], seed), loss, values["bias"], values["standardize"], values["dtype"])
-
-
-def law_of(name: str, scale: float):
-    """The initial law of this name."""
-    import gflow
-
-    laws = {"gaussian": gflow.Gaussian, "sphere": gflow.Sphere}
-    if name not in laws:
-        raise InputError(f"--law must be one of {', '.join(laws)}; got {name!r}")
-    return checked(laws[name], scale=scale)
 
 
 def _seeded(data: str, seed: int | None) -> str:

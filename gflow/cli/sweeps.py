@@ -42,6 +42,8 @@ def sweep(
     json: Json = False,
 ) -> None:
     """Many initialisations, each to its certified limit, into a store; continues a store that was interrupted."""
+    import numpy as np
+
     from gflow import store
     from gflow.cli import output, spec, tables
 
@@ -66,7 +68,7 @@ def sweep(
         progress = held.enter_context(Progress(done.size, done))
         run = _on_cluster(scheduler) if scheduler else _here(use)
         for cell in chosen.cells():
-            left = store.pending(out, cell.where)
+            left = np.flatnonzero(done[tuple(cell.where.values())] == store.PENDING)
             for records in run(cell, left, chosen.values["seed"], rows, progress) if len(left) else ():
                 now = time.perf_counter()
                 store.append(out, records, cell.where, now - started)

@@ -24,7 +24,6 @@ DAMPING = 2 / 13
 """How far the stability polynomial stays below 1 inside its interval."""
 
 
-@functools.lru_cache
 def Chebyshev(stages: int = 12) -> diffrax.AbstractERK:
     """The damped Chebyshev method with `stages` >= 2 evaluations a step; its error estimate is of order 2 too.
 
@@ -35,10 +34,15 @@ def Chebyshev(stages: int = 12) -> diffrax.AbstractERK:
     if stages < 2:
         raise ValueError(f"a Chebyshev method has at least 2 stages, got {stages}")
 
+    return _method(stages)()
+
+
+@functools.cache
+def _method(stages: int) -> type[diffrax.AbstractERK]:
+    """One class per number of stages, since diffrax asks for one per tableau: equal methods are compiled once."""
     steps = recurrence(stages)
 
     class Method(diffrax.AbstractERK):
-        # diffrax asks for one class per tableau
         tableau: ClassVar[diffrax.ButcherTableau] = tableau_of(steps)
         recurrence: ClassVar[Recurrence] = steps
         interpolation_cls: ClassVar[Callable] = ThirdOrderHermitePolynomialInterpolation.from_k
@@ -47,7 +51,7 @@ def Chebyshev(stages: int = 12) -> diffrax.AbstractERK:
             return 2
 
     Method.__name__ = Method.__qualname__ = f"Chebyshev{stages}"
-    return Method()
+    return Method
 
 
 class Recurrence(NamedTuple):

@@ -26,7 +26,7 @@ from gflow.flow.clocks import AbstractClock, ScaledClock
 from gflow.flow.controller import KinkController
 from gflow.flow.field import Field
 from gflow.flow.filippov import Filippov
-from gflow.flow.solve import DEFAULT_STOP, TO_LIMIT, Flow, flow_of, numeric, start_of, tolerances
+from gflow.flow.solve import DEFAULT_STOP, Flow, default_solver, flow_of, numeric, start_of, tolerances
 from gflow.flow.stop import AbstractStop
 from gflow.network import TwoLayer
 from gflow.problem import Problem
@@ -84,7 +84,7 @@ class Stepper(eqx.Module):
     ):
         dtype = problem.X.dtype
         if solver is None:
-            solver = TO_LIMIT if math.isinf(until) else Filippov(diffrax.Tsit5())
+            solver = default_solver(horizon=not math.isinf(until))
         self.problem, self.chart, self.clock, self.solver = problem, chart, clock, solver
         kinks = KinkController(pid=controller)
         self.controller, self.stop = tolerances(kinks, dtype), numeric(tuple(stop), dtype)

@@ -29,9 +29,6 @@ from gflow.flow.stop import AbstractStop, KKTTarget, MarginTarget, Unfitted
 from gflow.network import TwoLayer
 from gflow.problem import Problem
 
-TO_LIMIT = Filippov(Chebyshev())
-"""The method for flows that run until a criterion of DEFAULT_STOP is met."""
-
 DEFAULT_STOP = (MarginTarget(), KKTTarget(), Unfitted())
 
 
@@ -100,7 +97,7 @@ def solve_flow(
     if stop is None:
         stop = () if until_s is not None or until_t is not None else DEFAULT_STOP
     if solver is None:
-        solver = TO_LIMIT if until_s is None and until_t is None else Filippov(diffrax.Tsit5())
+        solver = default_solver(horizon=until_s is not None or until_t is not None)
     if not stop and until_s is None and until_t is None:
         raise ValueError("nothing would end this flow: give until_s, until_t or a stop criterion")
     if type(solver) is not Filippov:
@@ -133,6 +130,11 @@ def solve_flow(
     _, _, path = run(time, grid[:-1], jnp.asarray(False))
     states = jax.tree.map(lambda a, last: jnp.concatenate([a, last]), path["grid"], end)
     return flow_of(field, grid, states, log_S0, result, first.stats, log)
+
+
+def default_solver(*, horizon: bool) -> Filippov:
+    """Tsit5 up to a horizon; Chebyshev for flows that run until a criterion is met, where margins grow large."""
+    return Filippov(diffrax.Tsit5() if horizon else Chebyshev())
 
 
 @eqx.filter_jit
