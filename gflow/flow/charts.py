@@ -38,6 +38,10 @@ class AbstractChart(eqx.Module):
     def hidden(self, z: PyTree[Array]) -> Float[Array, "d m"]:
         """Vectors with the directions of the w_i, shape (d, m), in which the chart measures pre-activations."""
 
+    def may_vanish(self) -> Bool[Array, " m"] | bool:
+        """Neurons whose `hidden` may pass through 0."""
+        return self.through_zero
+
     @abc.abstractmethod
     def with_hidden(self, z: PyTree[Array], U: Float[Array, "d m"]) -> PyTree[Array]:
         """The state with `hidden` replaced by U."""
@@ -174,6 +178,9 @@ class Hyperbolic(AbstractChart):
         size = self.unit * jnp.where(self.kind < 0, jnp.sqrt(1 + r**2), jnp.exp(self._log(r)))
         W1 = jnp.where(self.kind > 0, self.unit * U, size * _unit(U))
         return TwoLayer(W1, self.unit * self._per_unit(z))
+
+    def may_vanish(self) -> Bool[Array, " m"]:
+        return self.kind > 0
 
     def _log(self, r):
         return jnp.where(self.kind == 0, r, 0.0)

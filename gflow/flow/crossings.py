@@ -19,14 +19,12 @@ from gflow.flow.flagged import on_flagged
 from gflow.flow.modes import Choice, Modes, at_rows, choose, first_rows, put, slopes
 from gflow.network import inner
 
-AT_ZERO = 2.0
-"""A neuron may pass w = 0 in a step if it moves by 1/AT_ZERO of its length in it."""
-
 
 class Neurons(NamedTuple):
     """What a step did to each neuron. `start`, `middle`, `end` (n, m): x_n . hidden_i. `chart`, and the state `z` at
-    the end, where `G` (d, m) moves it; `error` (m,): of the smooth step. `modes`: those that were held. `altered`
-    (n, m): pairs that cross because of an earlier event of the same neuron, or do not because of one."""
+    the end, where `G` (d, m) moves it; `error` (m,): of the smooth step. `modes`: those that were held, and `wanted`
+    (K, m), the entries of their sliding rows at the end. `altered` (n, m): pairs that cross because of an earlier event
+    of the same neuron, or do not because of one."""
 
     start: Float[Array, "n m"]
     middle: Float[Array, "n m"]
@@ -36,6 +34,7 @@ class Neurons(NamedTuple):
     G: Float[Array, "d m"]
     error: Float[Array, " m"]
     modes: Modes
+    wanted: Float[Array, "K m"]
     altered: Bool[Array, "n m"]
 
     @property
@@ -96,10 +95,10 @@ def after_step(
     X, activation, width = field.hyperplanes, field.problem.activation, modes.on.shape[1]
     no, lines = jnp.zeros_like(modes.on), field.problem.lines
     own = lambda Z: Z if lines is None else jnp.where(lines.first[:, None], Z, 0.0)  # noqa: E731
-    neurons = Neurons(own(start.Z), own(Zm), own(end.Z), field.chart, z1, end.G, error, modes, no)
     lane = Lane(start.weight, end.weight, end.drift, h * field.clock.rate(end.log_S))
     weight = at_rows(end.weight, modes.at)
     wanted = modes.wanted(end.force, weight)
+    neurons = Neurons(own(start.Z), own(Zm), own(end.Z), field.chart, z1, end.G, error, modes, wanted, no)
     nothing = jnp.zeros_like(error)
     details = Details(jnp.ones_like(end.Z), no, no) if log else None
     still = jax.tree.map(jnp.zeros_like, z1)
@@ -192,13 +191,14 @@ def settle(X, activation: AbstractActivation, neurons: Neurons, lane: Lane, widt
     slide = modes.slide & ~turned
     # one neuron slides on at most K rows: a crossing without room keeps its mode and is charged in full
     at = first_rows(slide | (wrong & hostile), len(modes.at), ahead=slide)
-    if len(at) == X.shape[1]:  # as many rows as meet only at w = 0: just for neurons that may be there
-        near_zero = neurons.size <= AT_ZERO * neurons.speed * lane.length
-        at = at.at[-1].set(jnp.where(near_zero | jnp.any(slide, axis=0) & (modes.at[-1] < n), at[-1], n))
+    if len(at) == X.shape[1]:  # as many rows as meet only at the tip
+        at = at.at[-1].set(n)
+    crowded = wrong & hostile & ~put(at, at < n, n)
+    # one without room that was there before: between two hyperplanes closer than the tolerance. It has crossed
+    late = crowded & across(modes.on, neurons.start)
+    crowded, on = crowded & ~late, on ^ late
     choice = choose(X, activation, on, at, lam, lane.drift)
-    at_zero = jnp.sum(choice.modes.at < n, axis=0) >= max(X.shape[1], 2)
-    wrong &= ~at_zero | choice.candidate
-    events = timed(neurons, choice, wrong, slide, wrong & hostile & ~choice.candidate, before, jump)
+    events = timed(neurons, choice, wrong, slide, crowded, before, jump)
     after = slopes(activation, choice.modes.on, Z.dtype) + put(choice.modes.at, choice.modes.delta, n)
     # an entry that drifted out of its interval had grown linearly from its bound: half of its excess counts
     given_up = jnp.where(events.jumped, -1.0, -0.5) * events.excess
@@ -282,7 +282,7 @@ class Events(NamedTuple):
     """Pairs (n, m) whose mode does not hold up to the end of the step.
 
     `wrong`: on the other side of their hyperplane. `crowded`: wrong, and no room to slide. `left`: slid, and their
-    entry has passed its bound; `jumped`: of these the ones whose neuron crossed another hyperplane, where entries jump.
+    entry has passed its bound; `jumped`: of these the ones whose neuron crossed another one first, where entries jump.
     `theta`: fraction of the step at which it happened; `spread` (m,): fraction between a neuron's first crossing and
     its last, of what was left then. `away`: fraction of the step that a pair spent on the other side and came back
     from: had its mode changed there, it might not have.
@@ -303,17 +303,22 @@ def timed(neurons: Neurons, choice: Choice, wrong, slide, crowded, before: Float
     modes = neurons.modes
     left = slide & ~choice.modes.slide
     bound = jnp.where(choice.modes.on, jump, 0.0)
-    run = choice.wanted - before
+    # as the entry went with the old modes, whatever its neuron crossed meanwhile
+    held = put(modes.at, neurons.wanted, len(slide))
+    alone = (held < 0) | (held > jump)
+    after = jnp.where(alone, held, choice.wanted)
+    run = after - before
     passed = jnp.clip((bound - before) / jnp.where(run == 0, 1.0, run), 0.0, 1.0)
     crossed = crossing(neurons.start, neurons.middle, neurons.end)
     crossed = jnp.where(across(modes.on, neurons.end), crossed, 1.0)
+    crossed = jnp.where(across(modes.on, neurons.start) & wrong, 0.0, crossed)
     # a crossing changes the normal velocity of every row on which its neuron slides: these entries jump with it
     mended = wrong & ~crowded
     first = jnp.min(jnp.where(mended, crossed, 1.0), axis=0)
     last = jnp.max(jnp.where(mended, crossed, 0.0), axis=0)
-    jumped = left & (first < 1)
+    jumped = left & (first < 1) & ~(alone & (passed < first))
     theta = jnp.where(jumped, first, jnp.where(left, passed, crossed))
-    excess = jnp.where(left, jnp.where(jumped, before, choice.wanted) - bound, 0.0)
+    excess = jnp.where(left, jnp.where(jumped, before, after) - bound, 0.0)
     spread = jnp.maximum(last - first, 0.0) / jnp.maximum(1 - first, 1e-300)
     entered, away = excursion(neurons.start, neurons.middle, neurons.end, modes.on)
     away = jnp.where(wrong | modes.slide, 0.0, away)
@@ -355,7 +360,7 @@ def repelling(X, orientation: Float[Array, " m"], modes: Modes, lam: Float[Array
     """(n, m): pairs whose hyperplane pushes away on both of its sides: the flow is not unique there. `G` (d, m)."""
     gap = jump * orientation * lam * lengths(X) ** 2
     off = orientation * (X @ G) - jnp.where(modes.on, gap, 0.0)
-    return ~modes.slide & (off < 0) & (off + gap > 0)
+    return ~modes.slide & (off <= 0) & (off + gap > 0)
 
 
 def crossing(Z0: Float[Array, "n m"], Zm: Float[Array, "n m"], Z1: Float[Array, "n m"]) -> Float[Array, "n m"]:

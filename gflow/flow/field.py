@@ -66,6 +66,13 @@ class Field(eqx.Module):
         n, d = self.problem.shape
         return min(n, d) if self.chart.through_zero else most_sliding(n, d)
 
+    @property
+    def tips(self) -> bool:
+        """Whether a neuron may pass w = 0, where all hyperplanes meet. With fewer samples than dimensions they meet in
+        more, and a neuron that slides on all of them is like any other."""
+        n, d = self.problem.shape
+        return self.chart.through_zero and n >= d
+
     def weighted(self, lam: Float[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, " d"]]:
         """lambda of the hyperplanes, and the drift."""
         lines, X = self.problem.lines, self.problem.X

@@ -31,6 +31,7 @@ from gflow.flow.field import Field, Rates
 from gflow.flow.kinks import Kinks, appended, empty
 from gflow.flow.modes import Modes
 from gflow.flow.start import initial_modes
+from gflow.flow.tip import through_tips
 from gflow.network import inner
 
 
@@ -116,6 +117,8 @@ class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
         phi = args.clock.phi(args.problem.log_S(args.problem.y * args.chart.outputs(zm, args.slopes(modes.on) * Zm)))
         off = jnp.sqrt(inner(error[0], error[0]))
         settled = after_step(args, modes, start, Zm, end, z, off, h, self.log > 0)
+        if args.tips:
+            settled = through_tips(args, modes, start, end, (z0, z), off, h, settled)
         z1 = jax.tree.map(jnp.add, z, settled.correction)
         z1 = args.chart.with_hidden(z1, settled.modes.project(args.chart.hidden(z1)))
         rates = args.rates(z1, settled.modes)

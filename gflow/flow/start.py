@@ -5,11 +5,13 @@ Source: theory, "Network, loss, flow" (which kinks can slide); arXiv 2110.06488,
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from gflow.box import orthonormal
-from gflow.flow.crossings import on_kink, repelling
+from gflow.flow.crossings import lengths, on_kink, repelling, rounding
+from gflow.flow.departure import at_rest
 from gflow.flow.field import Field
 from gflow.flow.modes import Modes, at_rows, first_rows, rows_at, slopes
 from gflow.inclusion import box_entries
@@ -32,8 +34,11 @@ def initial_modes(field: Field, z: PyTree[Array]) -> Modes:
     slide = kink & hostile & (delta > 0) & (delta < jump)
     # more sliding rows than independent hyperplanes: the first ones do
     slide = slide & (jnp.cumsum(slide, axis=0) <= field.room)
-    side = jnp.where(hostile, delta >= 0.5 * jump, delta < 0.5 * jump)
-    return _modes(field, on | (kink & ~slide & side), slide, delta)
+    # nor does it leave a side on which nothing moves it
+    G = drift[:, None] + X.T @ ((slopes(field.problem.activation, on, X.dtype) + delta) * lam[:, None])
+    away = jnp.abs(X @ G) > rounding(X.dtype) * lengths(X) * jnp.sum(jnp.abs(lam) * lengths(X)[:, 0])
+    side = jnp.where(hostile, delta >= 0.5 * jump, (delta < 0.5 * jump) & (away | (delta > 0)))
+    return _modes(field, z, on | (kink & ~slide & side), slide, delta)
 
 
 def resting_modes(field: Field, z: PyTree[Array]) -> Modes:
@@ -43,22 +48,31 @@ def resting_modes(field: Field, z: PyTree[Array]) -> Modes:
         weight, _ = field.weighted(field.problem.multipliers(field.margins(z)))
     hostile = jnp.sign(field.chart.orientation(z)) * weight[:, None] < 0
     slide = _on_kink(field, z, Z) & hostile
-    return _modes(field, (Z > 0) & ~slide, slide, jnp.zeros_like(Z))
+    return _modes(field, z, (Z > 0) & ~slide, slide, jnp.zeros_like(Z))
 
 
 def repelling_start(field: Field, z: PyTree[Array], modes: Modes) -> Float[Array, ""]:
-    """How many pairs start on a hyperplane that pushes away on both of its sides."""
+    """How many pairs start on a hyperplane that pushes away on both of its sides, and neurons on several hyperplanes of
+    which one is friendly: whether the flow is unique there is not looked into."""
     rates, orientation = field.rates(z, modes), field.chart.orientation(z)
     lower, upper = field.problem.activation.slope_interval()
     X = field.hyperplanes
     pushes = repelling(X, orientation, modes, rates.weight[:, None], upper - lower, rates.G)
-    return jnp.sum(pushes & _on_kink(field, z, X @ field.chart.hidden(z)))
+    kink = _on_kink(field, z, X @ field.chart.hidden(z))
+    friendly = jnp.any(kink & (orientation * rates.weight[:, None] > 0), axis=0)
+    alone = jnp.sum(kink, axis=0) == 1
+    return jnp.sum(pushes & kink & alone) + jnp.sum(friendly & ~alone)
 
 
-def _modes(field: Field, on: Bool[Array, "n m"], slide: Bool[Array, "n m"], delta: Float[Array, "n m"]) -> Modes:
+def _modes(field: Field, z, on: Bool[Array, "n m"], slide: Bool[Array, "n m"], delta: Float[Array, "n m"]) -> Modes:
     X = field.hyperplanes
     at = first_rows(slide, field.room)
-    return Modes(on, slide, at, at_rows(delta, at), *orthonormal(rows_at(X, at), 2))
+    modes = Modes(on, slide, at, at_rows(delta, at), *orthonormal(rows_at(X, at), 2))
+    if not field.tips:
+        return modes
+    hidden = field.chart.hidden(z)
+    tip = (inner(hidden, hidden) == 0) & field.chart.may_vanish()
+    return jax.tree.map(lambda a, b: jnp.where(tip, a, b), at_rest(X, tip.shape[0]), modes)
 
 
 def _on_kink(field: Field, z: PyTree[Array], Z: Float[Array, "n m"]) -> Bool[Array, "n m"]:
