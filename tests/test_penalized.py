@@ -21,6 +21,32 @@ def test_one_sample_with_the_squared_loss_in_closed_form(y):
     np.testing.assert_allclose(solved.alpha, np.sign(y) * beta, rtol=1e-6)
 
 
+@pytest.mark.parametrize("y, beta", [(1e6, 1e-6), (1.0, 1e-9)])
+def test_decay_far_below_the_labels_in_closed_form(y, beta):
+    solved = gflow.solve_penalized(gflow.Problem(np.array([[1.0]]), [y], loss=gflow.Squared()), beta)
+    assert solved.primal == pytest.approx(beta * (y - beta) + 0.5 * beta**2, rel=1e-12)
+    assert solved.gap <= 1e-9
+
+
+@pytest.mark.parametrize("beta", [1e-3, 1e-6])
+def test_decay_far_below_the_data_and_separable_labels(beta):
+    # the first three samples once left the bracket 0.0475 .. 0.0689; a long row needs a beta that is small beside it
+    X = [[-0.34, 1.62], [0.026, 0.158], [-0.877, -0.306], [0.732, -0.52], [1.794, -0.077], [-1.348, -1.598]]
+    solved = gflow.solve_penalized(gflow.Problem(np.array(X), np.ones(6)), beta)
+    assert solved.gap <= 1e-9
+    if beta == 1e-3:
+        expected = cvxpy_optimum(np.array(X), np.ones(6), "logistic", beta, gflow.arrangement(np.array(X)).masks)
+        assert solved.primal == pytest.approx(expected, rel=5e-6)  # Clarabel stops 2e-6 above
+
+
+def test_a_long_row_in_closed_form():
+    # min e^-x m + beta m at x m = log(x / beta)
+    x, beta = 1e8, 1e-3
+    solved = gflow.solve_penalized(gflow.Problem(np.array([[x]]), [1.0], loss=gflow.Exponential()), beta)
+    assert solved.primal == pytest.approx(beta / x * (1 + np.log(x / beta)), rel=1e-12)
+    assert solved.gap <= 1e-9
+
+
 def test_large_weight_decay_leaves_nothing(rng):
     X, y = rng.standard_normal((6, 2)), np.array([1.0, -1, 1, -1, 1, -1])
     solved = gflow.solve_penalized(gflow.Problem(X, y), 100.0)

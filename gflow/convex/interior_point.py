@@ -34,6 +34,13 @@ LONGER = (1.5, 0.1)
 """by this factor and this much."""
 
 
+FIRST = 1e-2
+"""A beta below this share of the one above which the zero network is the optimum is approached,"""
+
+DROP, CLOSE = 10.0, 0.1
+"""going down by DROP whenever the gap is at most CLOSE."""
+
+
 class Program(eqx.Module):
     """Data and masks: `X` (n, d) without rows of zeros, `c`, `b` (n,): q = c f - b, `masks` (K, n), `sign` (K,)."""
 
@@ -131,7 +138,7 @@ class InteriorPoint(eqx.Module):
     """The method: `rtol` relative gap at which it ends, `max_steps`."""
 
     rtol: float = 1e-9
-    max_steps: int = 100
+    max_steps: int = 200
 
     def init(self, program: Program) -> Iterate:
         """The zero network, and multipliers inside the cones' dual balls; every product is the zero network's loss
@@ -178,16 +185,36 @@ class InteriorPoint(eqx.Module):
         return (at.gap <= self.rtol) | (at.steps >= self.max_steps) | ~jnp.all(jnp.isfinite(at.z))
 
     @eqx.filter_jit
-    def solve(self, program: Program) -> Iterate:
-        """From `init` to `terminate`; the best iterate."""
+    def solve(self, program: Program) -> tuple[Iterate, Iterate]:
+        """From `init` to `terminate`; the best iterate. A small beta is approached from larger ones: the second one is
+        the last whose gap was at most CLOSE, for a beta that may have been larger."""
+        first = program.margins(jnp.zeros((len(program.masks), program.X.shape[1])))
+        largest = jnp.max(jnp.linalg.norm(program.pull(-program.loss.slope(first)), axis=1))
+        beta = jnp.maximum(program.beta, FIRST * largest)
 
         def body(carry):
-            at, best = carry
-            at = self.step(program, at)
-            return at, jax.tree.map(lambda a, b: jnp.where(at.gap < best.gap, a, b), at, best)
+            at, best, close, beta = carry
+            at = self.step(eqx.tree_at(lambda p: p.beta, program, beta), at)
+            keep = lambda which, old: jax.tree.map(lambda a, b: jnp.where(which, a, b), at, old)  # noqa: E731
+            best, close = keep((at.gap < best.gap) & (beta == program.beta), best), keep(at.gap <= CLOSE, close)
+            lower = jnp.where(at.gap <= CLOSE, jnp.maximum(program.beta, beta / DROP), beta)
+            return _with_beta(program, at, beta, lower), best, close, lower
 
-        start = self.init(program)
-        return jax.lax.while_loop(lambda carry: ~self.terminate(carry[0]), body, (start, start))[1]
+        def going(carry):
+            at, *_, beta = carry
+            reached = (at.gap <= self.rtol) & (beta > program.beta)
+            return reached | ~self.terminate(at)
+
+        start = self.init(eqx.tree_at(lambda p: p.beta, program, beta))
+        return jax.lax.while_loop(going, body, (start, _judged(program, start), start, beta))[1:3]
+
+
+def _with_beta(program: Program, at: Iterate, beta: Array, new: Array) -> Iterate:
+    """`at`, an iterate for `beta`, made one for `new`: w and mu shrink with it, z = 2 nu w stays."""
+    ratio = new / beta
+    other = eqx.tree_at(lambda i: (i.mu, i.nu, i.w), at, (at.mu * ratio, at.nu / ratio, at.w * ratio))
+    other = _judged(eqx.tree_at(lambda p: p.beta, program, new), other)
+    return jax.tree.map(lambda a, b: jnp.where(ratio < 1, a, b), other, at)
 
 
 def _room(program: Program, w: Array) -> Array:
@@ -233,7 +260,10 @@ class _System:
         h = r_w + program.outwards(kappa - self.T * program.inside(straight))
         e = program.margins(at.z + straight + apply(h)) - at.q
         x = jax.scipy.linalg.cho_solve(self.factor, self.D * e)
-        dq, dalpha = e - self.G @ (self.D * x), -self.D * x
+        # the same twice: where the blocks weigh more than the loss the difference would cancel
+        steep = self.D**2 * jnp.diagonal(self.G) > 1
+        dq = jnp.where(steep, x / jnp.where(steep, self.D, 1.0), e - self.G @ (self.D * x))
+        dalpha = -self.D * x
         dz = straight + apply(h + program.pull(dalpha))
         ds = program.inside(dz) + r_s
         dmu = by_mu / at.s - self.T * ds

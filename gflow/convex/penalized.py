@@ -132,9 +132,8 @@ class _Best:
             jnp.asarray(self.X), jnp.asarray(self.c[self.rows]), jnp.asarray(self.b[self.rows]), jnp.asarray(masks),
             jnp.asarray(sign), jnp.asarray(self.beta / self.scale), self.problem.loss,
         )  # fmt: skip
-        end = InteriorPoint(rtol).solve(program)
-        z = np.asarray(end.z)
-        self._network(z.T, sign)
+        end, close = InteriorPoint(rtol).solve(program)
+        self._network(np.asarray(end.z).T, sign)
         alpha = -np.asarray(self.problem.loss.slope(jnp.asarray(-self.b)))
         if self.known.complete:
             alpha[self.rows] = -np.asarray(self.problem.loss.slope(end.q))
@@ -142,12 +141,22 @@ class _Best:
         else:  # proved by the multipliers of the cones
             alpha[self.rows] = np.asarray(program.feasible(end.q, end.mu))
             self._kept(alpha, 1.0, None)
-        for V, signs in refined(program, z):
-            if self._network(V, signs):
-                if self.known.complete:
+        self._refine(program, np.asarray(end.z), rtol)
+        if self.gap > 0.1 * rtol:  # rounding may have ended the method before it came down to a very small beta
+            self._refine(program, np.asarray(close.z), rtol)
+
+    def _refine(self, program: Program, z: np.ndarray, rtol: float) -> None:
+        """Newton's method on the blocks that live in z."""
+        for V, signs, alpha in refined(program, z):
+            better = self._network(V, signs)
+            if self.known.complete:
+                full = np.zeros(len(self.alpha))
+                full[self.rows] = alpha
+                self._multipliers(full)
+                if better:
                     self._multipliers(-np.asarray(self.problem.loss.slope(self._margins())))
-                if self.gap <= 0.1 * rtol:
-                    break
+            if self.gap <= 0.1 * rtol:
+                break
 
     def missing(self, cells: np.ndarray) -> np.ndarray:
         """Which of the cells (P, n') hold a direction that violates the dual constraint."""

@@ -26,13 +26,13 @@ INSIDE = 1e-12
 LARGEST = 600
 """Unknowns up to which Newton's method is worth its matrices."""
 
-ITERATIONS = 30
+ITERATIONS = 60
 
 HALVINGS = 20
 
 
-def refined(program: Program, z: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (V (d, K), signs (K,)) near the blocks z (K', d), in their cones. Whoever calls judges their objective."""
+def refined(program: Program, z: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields (V (d, K), signs (K,), alpha (n,)) near the blocks z (K', d), in their cones, for a caller to judge."""
     X, size = np.asarray(program.X), np.linalg.norm(z, axis=1)
     sign, masks, c = np.asarray(program.sign), np.asarray(program.masks), np.asarray(program.c)
     row = np.linalg.norm(X, axis=1)[:, None]
@@ -55,7 +55,16 @@ def refined(program: Program, z: np.ndarray) -> Iterator[tuple[np.ndarray, np.nd
         V = np.stack([Q @ v for Q, v in zip(bases, found, strict=True)], axis=1)
         out = np.where(on[:, first], -1.0, 1.0) * (X @ V)
         if np.all((out <= INSIDE * row * np.linalg.norm(V, axis=0)) | slide[:, first]):
-            yield V, sign[live[first]]
+            yield V, sign[live[first]], _multipliers(blocks, found, program)
+
+
+def _multipliers(blocks: list[np.ndarray], z: list[np.ndarray], program: Program) -> np.ndarray:
+    """-l'(q), moved as little as possible to where B_k^T alpha = beta z_k/|z_k|: margins far above the multipliers, as
+    of large labels and a small beta, leave few digits of -l'(q)."""
+    B, x = np.concatenate(blocks, axis=1), np.concatenate(z)
+    alpha = -np.asarray(program.loss.slope(jnp.asarray(B @ x - np.asarray(program.b))))
+    units = np.concatenate([v / max(np.linalg.norm(v), 1e-300) for v in z])
+    return alpha - np.linalg.lstsq(B.T, B.T @ alpha - float(program.beta) * units, rcond=1e-12)[0]
 
 
 @one_thread
