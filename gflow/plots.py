@@ -56,7 +56,7 @@ def neurons_on_circle(ax, X, y, W1, w2, title: str = "directions of live neurons
         ax.scatter(
             tips[chosen, 0],
             tips[chosen, 1],
-            s=20 + 300 * share,
+            s=4 + 316 * share,
             facecolors="none",
             edgecolors=colour,
             lw=1.5,
@@ -104,6 +104,9 @@ def certificate_histogram(ax, certificate, verdict):
             [log_c[fitted & (verdict == v)] for v in names], bins=40, range=span, stacked=True,
             color=[VERDICT_COLOURS[v.name] for v in names], label=[f"{v.name} ({np.sum(verdict == v)})" for v in names],
         )  # fmt: skip
+    else:
+        ax.text(0.5, 0.5, "no initialisation fits the data", ha="center", va="center", transform=ax.transAxes)
+        ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[0], yticks=[])
     unfitted = int(np.sum(verdict == VERDICT.UNFITTED))
     if unfitted:
         ax.plot([], [], "s", color=VERDICT_COLOURS["UNFITTED"], label=f"UNFITTED ({unfitted}), not shown")

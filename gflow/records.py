@@ -139,18 +139,22 @@ class Witness:
         return proof, float(self.problem.normalised_margin(limit.network))
 
 
-def distinct_limits(objective, certificate, verdict, rtol: float = GLOBAL_RTOL) -> list[dict]:
-    """Limits whose objectives agree to `rtol`, most frequent first: {objective, certificate, verdict, count}.
+def distinct_limits(objective, certificate, verdict, polished=None, rtol: float = GLOBAL_RTOL) -> list[dict]:
+    """Limits whose objectives agree to `rtol`, most frequent first: {objective, certificate, verdict, polished, count}.
 
-    Lanes without a separating limit are one entry per verdict, objective inf.
+    Lanes without a separating limit are one entry per verdict, objective inf; and so are those that are not `polished`,
+    whose objective is that of a flow under way: the least of them stands for all.
     """
     objective, certificate, verdict = map(np.asarray, (objective, certificate, verdict))
-    order = np.lexsort((verdict, np.nan_to_num(objective, nan=np.inf)))
+    polished = np.ones(len(verdict), bool) if polished is None else np.asarray(polished) > 0
+    exact = polished | ~np.isfinite(objective)
+    order = np.lexsort((np.nan_to_num(objective, nan=np.inf), verdict, exact))
     groups: list[list[int]] = []
     for i in order:
         first = groups[-1][0] if groups else None
         # equal infinities are equal: no subtraction
-        if first is not None and verdict[first] == verdict[i] and objective[i] <= (1 + rtol) * objective[first]:
+        same = first is not None and verdict[first] == verdict[i] and exact[first] == exact[i]
+        if same and (not exact[i] or objective[i] <= (1 + rtol) * objective[first]):
             groups[-1].append(int(i))
         else:
             groups.append([int(i)])
@@ -160,8 +164,9 @@ def distinct_limits(objective, certificate, verdict, rtol: float = GLOBAL_RTOL) 
             "objective": float(objective[g[0]]),
             "certificate": float(certificate[g[0]]),
             "verdict": VERDICT(int(verdict[g[0]])).name,
+            "polished": bool(polished[g[0]]),
             "count": len(g),
-            "example": min(g),
+            "example": min(g) if exact[g[0]] else g[0],
         }
         for g in groups
     ]

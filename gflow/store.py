@@ -192,7 +192,7 @@ def open_store(path):
 
     place = local(path)
     if place is not None and not place.is_dir():
-        raise ValueError(f"no store at {path}")
+        raise ValueError(f"no store at {path}; gflow sweep DATA --out {path} makes one")
     try:
         dataset = xr.open_zarr(str(path), zarr_format=3, consolidated=False)
     except Exception as error:

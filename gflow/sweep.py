@@ -41,6 +41,9 @@ RTOL = 1e-3
 ROWS = 128
 """Rows of one Records."""
 
+GONE = -1
+"""In place of an initialisation that has ended."""
+
 
 class Draw(eqx.Module):
     """index -> the first weights of that initialisation."""
@@ -74,10 +77,10 @@ def sweep(
     """Run initialisations 0..inits-1 (or the given ones) and yield Records of `rows` of them, in the order in which
     they are complete; rows k rows ... (k + 1) rows of the given order come together.
 
-    Every one of `devices` (all local ones) has at most `chunks` of `chunk` lanes. `watch(busy, lanes)` is called at
-    every turn. `controller` and `flow_options` (solver, stop, max_steps, ...) go to `Stepper`. The faces of X and the
-    max-margin program are computed once and shared; pass them in if you have them. Raises ValueError in float32, before
-    anything runs.
+    Every one of `devices` (all local ones) has at most `chunks` of `chunk` lanes, and half as many whenever these do
+    not fit into its memory. `watch(busy, lanes)` is called at every turn. `controller` and `flow_options` (solver,
+    stop, max_steps, ...) go to `Stepper`. The faces of X and the max-margin program are computed once and shared; pass
+    them in if you have them. Raises ValueError in float32, before anything runs.
     """
     require_float64(problem.X)
     indices = np.arange(inits) if isinstance(inits, int) else np.fromiter(inits, int)
@@ -86,14 +89,31 @@ def sweep(
     draw = Draw(numeric(law, problem.X.dtype), problem, jnp.asarray(seed), width)
     refill = Refill(Stepper(problem, controller=controller, **flow_options), draw)
     devices = jax.local_devices() if devices is None else devices
-    chunks = min(chunks, math.ceil(len(indices) / (len(devices) * chunk)))
     witness = Witness(problem, known_faces, optimum)
     pending: dict[int, dict[int, dict]] = {}
     # rows are held until those around them are there: a row of records is complete or absent
-    for where, ends in harvests(refill, indices, devices=devices, chunk=chunk, chunks=chunks, steps=STEPS, watch=watch):
+    options = {"devices": devices, "chunk": chunk, "chunks": chunks, "steps": STEPS, "watch": watch}
+    for where, ends in _fitting(refill, indices, **options):
         for k, row in zip(where, witness.rows(indices[where], ends), strict=True):
             group = pending.setdefault(int(k) // rows, {})
             group[int(k)] = row
             if len(group) == min(rows, len(indices) - int(k) // rows * rows):
                 del pending[int(k) // rows]
                 yield Records.of([group[j] for j in sorted(group)])
+
+
+def _fitting(refill: Refill, indices: np.ndarray, *, devices, chunk: int, chunks: int, **options):
+    """`harvests`, begun again with half the lanes for what is left when a device runs out of memory."""
+    left = np.arange(len(indices))
+    while len(left):
+        several = min(chunks, math.ceil(len(left) / (len(devices) * chunk)))
+        try:
+            for where, ends in harvests(refill, indices[left], devices=devices, chunk=chunk, chunks=several, **options):
+                yield left[where], ends
+                left[where] = GONE
+            return
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) or chunk * chunks == 1:
+                raise
+        left = left[left != GONE]
+        chunk, chunks = (chunk, chunks // 2) if chunks > 1 else (chunk // 2, 1)

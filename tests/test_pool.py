@@ -89,3 +89,22 @@ def test_a_lane_that_is_nan_ends_alone(whole):
     others = np.delete(np.arange(INITS), 3)
     for name, column in records.columns().items():
         np.testing.assert_array_equal(column[others], whole.columns()[name][others], err_msg=name)
+
+
+def test_too_little_memory_halves_the_lanes(whole, monkeypatch):
+    from gflow.flow import pool
+
+    turn, calls = pool._turn, []
+
+    def small(refill, lanes, fresh, count):
+        calls.append(fresh.shape[0])
+        if fresh.shape[0] > 1 and len(calls) > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes")
+        return turn(refill, lanes, fresh, count)
+
+    monkeypatch.setattr(pool, "_turn", small)
+    same(rows(chunks=3), whole)
+    assert calls[:3] == [3, 3, 3] and set(calls[3:]) == {1}
+    monkeypatch.setattr(pool, "_turn", lambda *_: (_ for _ in ()).throw(jax.errors.JaxRuntimeError("INTERNAL: bad")))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        rows()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from gflow.cli.progress import say
@@ -42,6 +43,8 @@ def read_problem(data: str, loss: str, bias: bool, standardize: bool, dtype: str
     if reasons:
         shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
         more.append(f"warning: no network of this kind can separate these data: {shown}; none will be GLOBAL")
+    if problem.directional and len(set(problem.y.tolist())) == 1:
+        more.append(f"warning: all labels are {problem.y[0]:+.0f}: there is nothing to separate")
     more.append(f"data: {problem.shape[0]} samples, {problem.shape[1]} columns")
     return problem, notes + more
 
@@ -122,5 +125,10 @@ def check_folder(path: Path) -> None:
     """Refuse a file in a folder that is missing or closed."""
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist")
-    if not path.exists() and not os.access(path.parent, os.W_OK):
-        raise InputError(f"the folder {path.parent} cannot be written to")
+    if path.exists():
+        return
+    try:  # permissions do not tell: a file system may refuse
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"the folder {path.parent} cannot be written to ({error.strerror}); choose another") from None

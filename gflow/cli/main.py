@@ -48,6 +48,7 @@ def _top(
 
 @app.command()
 def run(
+    context: typer.Context,
     data: Data,
     width: Width = 50,
     scale: Scale = 1e-3,
@@ -80,6 +81,9 @@ def run(
     from gflow.cli import output
     from gflow.flow.solve import check_arguments
 
+    given = [k for k in ("width", "scale", "seed", "index") if _is_given(context, k)]
+    if weights and given:
+        raise InputError(f"--weights are the first network: leave {', '.join(f'--{k}' for k in given)} out")
     problem, notes = read_problem(data, loss, bias, standardize, dtype)
     if rtol is None:
         rtol = 1e-3 if until_s is None and until_t is None else 1e-4
@@ -253,6 +257,11 @@ def main(arguments: list[str] | None = None) -> int:
             text += "; make room, the same command continues an unfinished store"
         say(f"gflow: failed: {type(error).__name__}: {text} (GFLOW_TRACEBACK=1 shows where)")
         return 1
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _configure() -> None:

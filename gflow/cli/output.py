@@ -121,9 +121,11 @@ def print_program(console, summary: dict) -> None:
     else:
         console.print(f"[bold]P* >= {summary['dual']:.12g}[/bold]; no network that separates the data was found")
     console.print(f"result {summary['result']}, {summary['masks']} masks ({covers})")
-    alpha = np.asarray(summary["alpha"])
+    alpha, what = np.asarray(summary["alpha"]), "alpha"
+    if summary["result"] == "infeasible":  # a ray of the dual: only its direction means something
+        alpha, what = alpha / max(np.sum(np.abs(alpha)), 1e-300), "alpha of the proof, sum 1"
     heaviest = [f"{n}: {alpha[n]:.6g}" for n in np.argsort(-abs(alpha), kind="stable")[:8] if alpha[n]]
-    console.print(f"alpha (samples from 0, largest first): {', '.join(heaviest) or 'none'}", soft_wrap=True)
+    console.print(f"{what} (samples from 0, largest first): {', '.join(heaviest) or 'none'}", soft_wrap=True)
     if not summary["neurons"]:
         return
     table = Table("sign", "mass |a||w|", "direction w/|w|", title="neurons of this network", box=None)

@@ -34,7 +34,7 @@ def sweep_summary(dataset, path) -> dict:
 
 
 def _limits(dataset, done, axes: list[str]) -> list[dict]:
-    columns = [dataset[name].values[done] for name in ("objective", "certificate", "verdict")]
+    columns = [dataset[name].values[done] for name in ("objective", "certificate", "verdict", "polished")]
     limits, rows = distinct_limits(*columns), np.argwhere(done)
     for limit in limits:
         *cell, index = rows[limit["example"]]
@@ -73,11 +73,15 @@ def print_sweep(console, summary: dict) -> None:
         lines = summary["limits"]
         for limit in lines[:SHOWN]:
             objective = f"{limit['objective']:.9g}" if math.isfinite(limit["objective"]) else "not fitted"
+            if objective != "not fitted" and not limit["polished"]:
+                objective += " and more, under way"
             c = f"{limit['certificate']:.9g}" if math.isfinite(limit["certificate"]) else "-"
             table.add_row(str(limit["count"]), objective, c, limit["verdict"], f"--index {limit['example']}")
     console.print(table)
     if len(lines) > SHOWN:
         console.print(f"and {len(lines) - SHOWN} more; --json prints all")
+    if summary["verdicts"]["UNFITTED"] > 0.5 * summary["done"]:
+        console.print("Most flows do not fit the data: try more neurons (--width), a larger --scale, or --bias")
 
 
 def print_verified(console, found: dict) -> None:
