@@ -31,10 +31,11 @@ def connect(address: str):
 
 
 def sweep_on(
-    client, problem: Problem, law: AbstractInitializer, width: int, indices: np.ndarray, *, seed: int, rows: int
+    client, problem: Problem, law: AbstractInitializer, width: int, indices: np.ndarray, *, rows: int, **options
 ) -> Iterator[Records]:
     """`gflow.sweep` of these initialisations on the workers of `client`; Records in the order in which they come back.
 
+    `options`: seed and dtype, as `gflow.sweep` takes them.
     Raises what a task raises, after TRIES lost workers.
     """
     from distributed import as_completed  # pyright: ignore[reportMissingImports]
@@ -43,7 +44,7 @@ def sweep_on(
     groups = [indices[at : at + rows] for at in range(0, len(indices), rows)]
     # pure: a task is named by its arguments, and Dask may run it again wherever it likes
     tasks = [
-        client.submit(run_group, X, y, type(problem.loss), law, width, group, seed, pure=True, retries=TRIES)
+        client.submit(run_group, X, y, type(problem.loss), law, width, group, options, pure=True, retries=TRIES)
         for group in groups
     ]
     for task in as_completed(tasks):
@@ -51,12 +52,12 @@ def sweep_on(
         task.release()
 
 
-def run_group(X, y, loss, law: AbstractInitializer, width: int, group: np.ndarray, seed: int) -> Records:
+def run_group(X, y, loss, law: AbstractInitializer, width: int, group: np.ndarray, options: dict) -> Records:
     """What one task does, in the process of a worker."""
     import jax
 
     jax.config.update("jax_enable_x64", True)
     from gflow.sweep import sweep
 
-    (records,) = sweep(Problem(X, y, loss=loss()), law, width, group, seed=seed, rows=len(group))
+    (records,) = sweep(Problem(X, y, loss=loss()), law, width, group, rows=len(group), **options)
     return records

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gflow._types import VERDICT
@@ -16,6 +17,7 @@ from gflow.convex.faces import Faces, faces
 from gflow.fates import FATE
 from gflow.flow.pool import End
 from gflow.limit import limit_of_network
+from gflow.network import TwoLayer
 from gflow.problem import Problem
 from gflow.programs import Limit, Programs, remembered
 
@@ -105,9 +107,10 @@ class Witness:
         row |= {name: np.float64(getattr(end, name)) for name in ("s", "log_t", "balance_drift")}
         row |= {name: np.int64(getattr(end, name)) for name in ("steps", "rejected", "repelled")}
         row |= {kind.name.lower(): np.int32(np.sum(np.asarray(end.fates) == kind)) for kind in FATE}
-        if not (np.all(np.isfinite(end.network.W1)) and np.all(np.isfinite(end.network.w2))):
+        network = TwoLayer(*(jnp.asarray(a, self.problem.X.dtype) for a in (end.network.W1, end.network.w2)))
+        if not (np.all(np.isfinite(network.W1)) and np.all(np.isfinite(network.w2))):
             return row
-        limit = limit_of_network(self.problem, end.network, programs=self.programs)
+        limit = limit_of_network(self.problem, network, programs=self.programs)
         return row | self._judged(limit, width)
 
     def _judged(self, limit: Limit, width: int) -> dict:

@@ -27,7 +27,12 @@ from gflow.problem import Problem
 from gflow.records import Records, Witness
 
 CHUNK = 128
-"""Lanes that are compiled together; a row may depend on it by rounding, and on nothing else of the batch."""
+"""Lanes that are compiled together on a CPU; a row may depend on it by rounding, and on nothing else of the batch."""
+
+MOST = 8192
+"""On other devices as many, a power of two, as SHARE of the memory holds, up to this."""
+
+SHARE = 0.25
 
 CHUNKS = 2
 """Chunks on every device: while one waits for its last flow, the others go on."""
@@ -52,9 +57,16 @@ class Draw(eqx.Module):
     problem: Problem
     seed: jax.Array
     width: int = eqx.field(static=True)
+    dtype: str = eqx.field(static=True)
 
     def __call__(self, index) -> TwoLayer:
-        return self.law(key_of(self.seed, index), self.problem, self.width)
+        return cast(self.law(key_of(self.seed, index), self.problem, self.width), self.dtype)
+
+
+def cast(tree, dtype: str):
+    """The same with its real numbers in `dtype`."""
+    real = lambda a: eqx.is_array(a) and jnp.issubdtype(a.dtype, jnp.floating)  # noqa: E731
+    return jax.tree.map(lambda a: a.astype(dtype) if real(a) else a, tree)
 
 
 def sweep(
@@ -67,31 +79,34 @@ def sweep(
     known_faces: Faces | None = None,
     optimum: MaxMargin | None = None,
     rows: int = ROWS,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     chunks: int = CHUNKS,
     devices: Sequence | None = None,
     watch: Callable[[int, int], None] | None = None,
+    dtype: str = "float64",
     controller: diffrax.PIDController = diffrax.PIDController(rtol=RTOL, atol=RTOL),
     **flow_options,
 ) -> Iterator[Records]:
     """Run initialisations 0..inits-1 (or the given ones) and yield Records of `rows` of them, in the order in which
     they are complete; rows k rows ... (k + 1) rows of the given order come together.
 
-    Every one of `devices` (all local ones) has at most `chunks` of `chunk` lanes, and half as many whenever these do
-    not fit into its memory. `watch(busy, lanes)` is called at every turn. `controller` and `flow_options` (solver,
-    stop, max_steps, ...) go to `Stepper`. The faces of X and the max-margin program are computed once and shared; pass
-    them in if you have them. Raises ValueError in float32, before anything runs.
+    Every one of `devices` (all local ones) has at most `chunks` of `chunk` (see `chunk_for`) lanes, and half as many
+    whenever these do not fit into its memory. `watch(busy, lanes)` is called at every turn. `dtype`: of the flows,
+    float64 or float32; limits and certificates are float64. `controller` and `flow_options` (solver, stop, max_steps,
+    ...) go to `Stepper`. The faces of X and the max-margin program are computed once and shared; pass them in if you
+    have them. Raises ValueError for a problem in float32, before anything runs.
     """
     require_float64(problem.X)
     indices = np.arange(inits) if isinstance(inits, int) else np.fromiter(inits, int)
     if len(indices) == 0:
         return
-    draw = Draw(numeric(law, problem.X.dtype), problem, jnp.asarray(seed), width)
-    refill = Refill(Stepper(problem, controller=controller, **flow_options), draw)
+    draw = Draw(numeric(law, problem.X.dtype), problem, jnp.asarray(seed), width, dtype)
+    refill = Refill(Stepper(cast(problem, dtype), controller=controller, **flow_options), draw)
     devices = jax.local_devices() if devices is None else devices
     witness = Witness(problem, known_faces, optimum)
     pending: dict[int, dict[int, dict]] = {}
     # rows are held until those around them are there: a row of records is complete or absent
+    chunk = chunk_for(devices[0], problem, width) if chunk is None else chunk
     options = {"devices": devices, "chunk": chunk, "chunks": chunks, "steps": STEPS, "watch": watch}
     for where, ends in _fitting(refill, indices, **options):
         for k, row in zip(where, witness.rows(indices[where], ends), strict=True):
@@ -100,6 +115,17 @@ def sweep(
             if len(group) == min(rows, len(indices) - int(k) // rows * rows):
                 del pending[int(k) // rows]
                 yield Records.of([group[j] for j in sorted(group)])
+
+
+def chunk_for(device, problem: Problem, width: int) -> int:
+    """How many lanes of this width one chunk has on a device: CHUNK on a CPU, or where its memory is not known."""
+    limit = None if device.platform == "cpu" else (device.memory_stats() or {}).get("bytes_limit")
+    if not limit:
+        return CHUNK
+    n, d = problem.shape
+    # a dozen stages of pre-activations and weights, and the factors of the hyperplanes on which neurons slide
+    lane = problem.X.dtype.itemsize * width * (16 * n + 40 * d + 4 * min(n, d) * (min(n, d) + d))
+    return min(MOST, 2 ** int(math.log2(max(SHARE * limit / (CHUNKS * lane), 1))))
 
 
 def _fitting(refill: Refill, indices: np.ndarray, *, devices, chunk: int, chunks: int, **options):

@@ -220,7 +220,7 @@ BAD = {
     "scale 0": ("sweep good.csv --scale 0 --out s.zarr", "scale"),
     "scale -1": ("run good.csv --scale -1", "scale"),
     "inits 0": ("sweep good.csv --inits 0 --out s.zarr", "inits"),
-    "float32": ("sweep good.csv --dtype float32 --out s.zarr", "float64"),
+    "float32": ("sweep good.csv --dtype float16 --out s.zarr", "float64"),
     "unknown loss": ("run good.csv --loss hinge", "hinge"),
     "unknown data": ("run moons", "no data set 'moons'"),
     "unknown parameter": ("run gaussian:q=3", "no parameter 'q'"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import gflow
+from gflow.sweep import chunk_for
 
 A = gflow.Problem(cases.A_X, cases.A_y)
 LAW = gflow.Gaussian(1e-3)
@@ -108,3 +109,28 @@ def test_too_little_memory_halves_the_lanes(whole, monkeypatch):
     monkeypatch.setattr(pool, "_turn", lambda *_: (_ for _ in ()).throw(jax.errors.JaxRuntimeError("INTERNAL: bad")))
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         rows()
+
+
+def test_lanes_are_chosen_from_the_memory():
+    class Device:
+        platform = "gpu"
+
+        def __init__(self, limit):
+            self.limit = limit
+
+        def memory_stats(self):
+            return {"bytes_limit": self.limit} if self.limit else None
+
+    sizes = [chunk_for(Device(2.0**k), A, 50) for k in range(10, 40)]
+    assert sizes[0] == 1 and sizes[-1] == 8192 and sizes == sorted(sizes)
+    assert all(size & (size - 1) == 0 for size in sizes)
+    assert chunk_for(Device(None), A, 50) == chunk_for(jax.devices()[0], A, 50) == 128
+
+
+def test_flows_in_float32_end_at_the_same_limits(whole):
+    # margins of 1,000 have no digits to spare: rounding must neither stop a flow nor shrink its steps to nothing
+    single = rows(dtype="float32")
+    assert single.objective.dtype == np.float64 and np.max(single.steps) < 2_000
+    assert {gflow.result_name(code) for code in single.result} <= {"margin_reached", "kkt_reached", "unfitted"}
+    np.testing.assert_array_equal(single.verdict, whole.verdict)
+    np.testing.assert_allclose(single.objective, whole.objective, rtol=1e-12)

@@ -65,7 +65,7 @@ class Spec:
 
     def _read(self, seed, loss: str):
         v = self.values
-        return read_problem(_seeded(v["data"], seed), loss, v["bias"], v["standardize"], v["dtype"])
+        return read_problem(_seeded(v["data"], seed), loss, v["bias"], v["standardize"], "float64")
 
 
 def read_spec(data: str, flags: dict[str, Any]) -> Spec:
@@ -131,12 +131,14 @@ def _check(spec: Spec) -> None:
     if not isinstance(values["inits"], int) or values["inits"] < 1:
         raise InputError(f"--inits must be at least 1, got {values['inits']}")
     check_key(values["seed"], values["inits"] - 1)
+    if values["dtype"] not in ("float64", "float32"):
+        raise InputError(f"--dtype must be float64 or float32 (of the flows), got {values['dtype']!r}")
     for width in _listed(values["width"]):
         check_width(width)
     for law, scale in itertools.product(_listed(values["law"]), _listed(values["scale"])):
         initial_law(law, scale)
     for seed, loss in itertools.product(_listed(values["data_seed"])[:1], _listed(values["loss"])):
-        read_problem(_seeded(values["data"], seed), loss, values["bias"], values["standardize"], values["dtype"])
+        read_problem(_seeded(values["data"], seed), loss, values["bias"], values["standardize"], "float64")
 
 
 def _seeded(data: str, seed: int | None) -> str:

@@ -33,7 +33,9 @@ def sweep(
     seed: Annotated[int | None, typer.Option(help="initialisation i depends on (seed, i) alone [0]")] = None,
     bias: Bias = False,
     standardize: Standardize = False,
-    dtype: Annotated[str | None, typer.Option(help="float64; certificates exist in float64 only")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="of the flows: float64 or float32; limits and certificates are float64")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="refuse to begin a store: only continue one")] = False,
     devices: Annotated[int | None, typer.Option(help="how many local devices (cores, GPUs) to use [all]")] = None,
     scheduler: Annotated[
@@ -69,7 +71,7 @@ def sweep(
         run = _on_cluster(scheduler) if scheduler else _here(use)
         for cell in chosen.cells():
             left = np.flatnonzero(done[tuple(cell.where.values())] == store.PENDING)
-            for records in run(cell, left, chosen.values["seed"], rows, progress) if len(left) else ():
+            for records in run(cell, left, chosen.values, rows, progress) if len(left) else ():
                 now = time.perf_counter()
                 store.append(out, records, cell.where, now - started)
                 started = now
@@ -128,14 +130,21 @@ def _here(devices):
 
     known: dict[int, tuple] = {}
 
-    def run(cell, left, seed, rows, progress):
+    def run(cell, left, values, rows, progress):
         which = cell.where.get("data_seed", 0)
         if which not in known:
             listed = gflow.faces(cell.problem.X)
             known.clear()  # cells of one data set come one after the other
             known[which] = listed, solve_max_margin(cell.problem, listed)
         listed, optimum = known[which]
-        options = {"seed": seed, "known_faces": listed, "optimum": optimum, "rows": rows, "devices": devices}
+        options = {
+            "seed": values["seed"],
+            "dtype": values["dtype"],
+            "known_faces": listed,
+            "optimum": optimum,
+            "rows": rows,
+            "devices": devices,
+        }
         return gflow.sweep(cell.problem, cell.law, cell.width, left, watch=progress.watch, **options)
 
     return run
@@ -146,8 +155,9 @@ def _on_cluster(address: str):
 
     client = checked(cluster.connect, address)
 
-    def run(cell, left, seed, rows, progress):
-        return cluster.sweep_on(client, cell.problem, cell.law, cell.width, left, seed=seed, rows=rows)
+    def run(cell, left, values, rows, progress):
+        options = {"seed": values["seed"], "dtype": values["dtype"], "rows": rows}
+        return cluster.sweep_on(client, cell.problem, cell.law, cell.width, left, **options)
 
     return run
 

@@ -66,6 +66,7 @@ class KinkController(diffrax.AbstractAdaptiveStepSizeController):
         landing = ~keep & fine
         dt = jnp.where(landing, jnp.minimum(land, 0.9 * h), next1 - next0)
         dt = jnp.where(keep, jnp.maximum(dt, resume), dt)
+        dt = jnp.maximum(dt, 4 * jnp.finfo(h.dtype).eps * jnp.abs(next0))  # a step of nothing would never grow again
         resume = jnp.where(landing, jnp.maximum(resume, h), jnp.where(keep, 0.0, jnp.minimum(resume, dt)))
         return keep, next0, next0 + dt, jump, (pid_state, resume), result
 

@@ -118,6 +118,11 @@ def after_step(
     return jax.lax.fori_loop(0, 2, again, (met(X, activation, neurons, weight, wanted), quiet))[1]
 
 
+def tiny(a) -> float:
+    """The smallest positive number of a's kind: 1e-300 is 0 in float32, and what is divided by it infinite."""
+    return float(jnp.finfo(a.dtype).tiny)
+
+
 def lengths(X: Float[Array, "n d"]) -> Float[Array, "n 1"]:
     """|x_n|, shape (n, 1)."""
     return jnp.sqrt(jnp.sum(X**2, axis=1))[:, None]
@@ -227,7 +232,7 @@ def settle(X, activation: AbstractActivation, neurons: Neurons, lane: Lane, widt
     kept = wrong & hostile & choice.candidate & ~choice.modes.slide & (choice.modes.on == modes.on)
     correction = correction - X.T @ jnp.where(kept, Z / jnp.where(row > 0, row, 1.0) ** 2, 0.0)
     # the earliest of the crossings that matter
-    heavy = charge >= jnp.maximum(0.1 * jnp.max(charge, axis=0), 1e-300)
+    heavy = charge >= jnp.maximum(0.1 * jnp.max(charge, axis=0), tiny(charge))
     earliest = jnp.min(jnp.where(heavy, events.theta, 1.0), axis=0)
     charge = jnp.sum(charge, axis=0)
     repelled = repelling(X, neurons.orientation, choice.modes, lam, jump, G) | turned
@@ -319,7 +324,7 @@ def timed(neurons: Neurons, choice: Choice, wrong, slide, crowded, before: Float
     jumped = left & (first < 1) & ~(alone & (passed < first))
     theta = jnp.where(jumped, first, jnp.where(left, passed, crossed))
     excess = jnp.where(left, jnp.where(jumped, before, after) - bound, 0.0)
-    spread = jnp.maximum(last - first, 0.0) / jnp.maximum(1 - first, 1e-300)
+    spread = jnp.maximum(last - first, 0.0) / jnp.maximum(1 - first, tiny(first))
     entered, away = excursion(neurons.start, neurons.middle, neurons.end, modes.on)
     away = jnp.where(wrong | modes.slide, 0.0, away)
     theta = jnp.where(away > 0, entered, theta)
@@ -333,9 +338,9 @@ def charged(neurons: Neurons, lane: Lane, choice: Choice, events: Events, change
     tau = (1 - events.theta) * lane.length
     safe = jnp.where(row > 0, row, 1.0)
     largest = jnp.maximum(jnp.abs(lam), jnp.abs(lane.lam0))
-    drift = jnp.abs(lam - lane.lam0) / jnp.maximum(largest * lane.length, 1e-300)
+    drift = jnp.abs(lam - lane.lam0) / jnp.maximum(largest * lane.length, tiny(lam))
     # several crossings of one neuron: each moves the others', relatively by what it shifts their pre-activation
-    shifted = jnp.where(events.wrong, jnp.abs(others) / jnp.maximum(jnp.abs(Z), 1e-300), 0.0)
+    shifted = jnp.where(events.wrong, jnp.abs(others) / jnp.maximum(jnp.abs(Z), tiny(Z)), 0.0)
     # crossings have been put in turn, but which rows slide in between is known less well
     turns = jnp.where(jnp.any(events.left | choice.candidate & events.wrong, axis=0), 4.0, 1.0)
     shifted = shifted * jnp.minimum(1.0, turns * (drift + neurons.speed) * lane.length)
