@@ -34,7 +34,7 @@ from gflow.sweep import STEPS
 GFLOW = [sys.executable, "-c", "import sys; from gflow.cli import main; sys.exit(main())"]
 
 
-def refill(report: Report, inits: int = 1024) -> None:
+def refill(report: Report, inits: int = 512) -> None:
     """gaussian (10,5), widths 4 to 64: a width is a program of its own, lanes of one width are refilled."""
     data = datasets.gaussian(n=10, d=5)
     problem = gflow.Problem(data.X, data.y)

@@ -20,7 +20,7 @@ from gflow.convex.newton import KKTPoint
 from gflow.convex.oracle import require_float64
 from gflow.flow.solve import Flow
 from gflow.network import TwoLayer
-from gflow.patterns import canonical, distinct, joined, merge, pattern_key
+from gflow.patterns import canonical, distinct, grouped, joined, merge, pattern_key, positions
 from gflow.problem import Problem
 from gflow.programs import BAND, Limit, Programs, judge, limit_with
 
@@ -129,7 +129,9 @@ def follow(programs: Programs, network: TwoLayer, q: np.ndarray, objective: floa
     """
     problem, q_min = programs.problem, q.min()
     for mass in MASSES:
-        patterns, V = canonical(*merge(problem, network, BAND, mass))
+        merged, V, at = grouped(problem, network, BAND, mass)
+        patterns, V = canonical(merged, V)
+        at = _moved(at, positions(merged, patterns))
         before: set[bytes] = set()
         for changes in range(CHANGES):
             if pattern_key(patterns) in before:
@@ -144,33 +146,58 @@ def follow(programs: Programs, network: TwoLayer, q: np.ndarray, objective: floa
             if point is None:
                 break
             if not _accepted(point.limit, objective, q_min):
-                patterns = point.onward
+                patterns, at = point.onward, _moved(at, point.onto)
                 continue
-            late = _outgrowing(problem, network, point.limit)
-            if late.width == 0:
+            late = _outgrowing(problem, network, point.limit, np.isin(at, point.live))
+            if not late.any():
                 return dataclasses.replace(point.limit, changes=changes)
-            patterns = joined(patterns, merge(problem, late, BAND, 0.0)[0])
+            more, _, new = grouped(problem, late.network, BAND, 0.0)
+            both = joined(patterns, more)
+            at = _moved(at, positions(patterns, both))
+            at = np.where(late.which >= 0, _moved(_moved(late.which, new), positions(more, both)), at)
+            patterns = both
     return None
 
 
-def _outgrowing(problem: Problem, network: TwoLayer, limit: Limit) -> TwoLayer:
+def _moved(at: np.ndarray, onto: np.ndarray) -> np.ndarray:
+    """onto[at], -1 where `at` is -1."""
+    return np.where(at >= 0, np.append(onto, -1)[at], -1)
+
+
+class Late(NamedTuple):
+    """`network`: neurons where they come to rest, one per pattern; `which` (m,): which of them every neuron of the
+    flow's network has become, -1 for none."""
+
+    network: TwoLayer
+    which: np.ndarray
+
+    def any(self) -> bool:
+        """Whether there are some."""
+        return self.network.width > 0
+
+
+def _outgrowing(problem: Problem, network: TwoLayer, limit: Limit, inside: np.ndarray) -> Late:
     """Neurons, however small, that would outgrow `limit`: where they come to rest, s lambda^T (X u)_+ > 1.
 
     This is the rate at which they grow there; the limit's own neurons grow at the rate 1. A flow can pass near a KKT
-    point for as long as such a neuron takes. Neurons with a pattern of the limit are part of it already.
+    point for as long as such a neuron takes. Neurons with a pattern of the limit are part of it already, and so are
+    those `inside` (m,), which may have crossed borders on the way to it: none of them counts twice.
     """
     X, lam = np.asarray(problem.X), np.asarray(limit.lam)
-    patterns, V = merge(problem, network, ROUNDED, 0.0)
+    others = TwoLayer(jnp.where(inside, 0.0, network.W1), jnp.where(inside, 0.0, network.w2))
+    patterns, V, member = grouped(problem, others, ROUNDED, 0.0)
     known = {(s, D.tobytes()) for s, D in zip(np.sign(np.asarray(limit.network.w2)), limit.masks.T, strict=True)}
-    directions, signs = [], []
-    for s, D, v in zip(patterns.sign, patterns.mask.T, V.T, strict=True):
+    directions, signs, which = [], [], np.full(len(member), -1)
+    for k, (s, D, v) in enumerate(zip(patterns.sign, patterns.mask.T, V.T, strict=True)):
         if (s, D.tobytes()) in known:
             continue
         rate, u = resting_place(X, lam, s, v / np.linalg.norm(v))
         if rate > 1 + OUTGROWN:
+            which[member == k] = len(signs)
             directions.append(u)
             signs.append(s)
-    return TwoLayer(jnp.asarray(np.array(directions).reshape(-1, X.shape[1]).T), jnp.asarray(np.array(signs)))
+    found = TwoLayer(jnp.asarray(np.array(directions).reshape(-1, X.shape[1]).T), jnp.asarray(np.array(signs)))
+    return Late(found, which)
 
 
 def _accepted(limit: Limit, objective: float, q_min: float) -> bool:

@@ -28,6 +28,12 @@ def merge(problem: Problem, network: TwoLayer, band: float, mass: float) -> tupl
     Neurons in one closed cone add up without changing f, and |v_k| <= the sum of their masses. Neurons below `mass`
     times the largest one, and neurons that are nowhere active (dead), are left out.
     """
+    patterns, V, _ = grouped(problem, network, band, mass)
+    return patterns, V
+
+
+def grouped(problem: Problem, network: TwoLayer, band: float, mass: float) -> tuple[Patterns, np.ndarray, np.ndarray]:
+    """`merge`, and the column (m,) to which every neuron was added, -1 for those that were left out."""
     X = np.asarray(problem.X)
     directions, masses, sign = map(np.asarray, _parts(network))
     row = np.linalg.norm(X, axis=1)[:, None]
@@ -46,8 +52,11 @@ def merge(problem: Problem, network: TwoLayer, band: float, mass: float) -> tupl
         if groups
         else np.zeros((X.shape[1], 0))
     )
+    member = np.full(len(masses), -1)
+    for k, group in enumerate(groups):
+        member[group] = k
     first = [g[0] for g in groups]
-    return Patterns(sign[first], active[:, first], sliding[:, first]), V
+    return Patterns(sign[first], active[:, first], sliding[:, first]), V, member
 
 
 @jax.jit
@@ -70,6 +79,13 @@ def canonical(patterns: Patterns, V: np.ndarray) -> tuple[Patterns, np.ndarray]:
     codes = np.concatenate([patterns.sign[None] > 0, patterns.mask, patterns.sliding])
     _, first = np.unique(codes, axis=1, return_index=True)
     return Patterns(patterns.sign[first], patterns.mask[:, first], patterns.sliding[:, first]), V[:, first]
+
+
+def positions(patterns: Patterns, among: Patterns) -> np.ndarray:
+    """The column of `among` that equals each column of `patterns`, (K,)."""
+    codes = [np.concatenate([p.sign[None] > 0, p.mask, p.sliding]).T for p in (patterns, among)]
+    where = {code.tobytes(): k for k, code in enumerate(np.ascontiguousarray(codes[1]))}
+    return np.array([where[code.tobytes()] for code in np.ascontiguousarray(codes[0])], int)
 
 
 def joined(first: Patterns, second: Patterns) -> Patterns:

@@ -20,7 +20,7 @@ from gflow.convex.newton import KKTPoint, Patterns
 from gflow.convex.subsampled import Optimum, solve_subsampled
 from gflow.inclusion import least_norm_slopes
 from gflow.network import TwoLayer
-from gflow.patterns import cannot_fit, distinct, pattern_key
+from gflow.patterns import cannot_fit, distinct, pattern_key, positions
 from gflow.problem import Problem
 
 BAND = 1e-9
@@ -64,11 +64,14 @@ class Limit(eqx.Module):
 
 
 class Point(NamedTuple):
-    """`limit`: the optimum of a program, whether or not it is a KKT point of the whole problem. `onward`: the patterns
-    after its neurons have crossed the borders at which they do not rest."""
+    """`limit`: the optimum of a program, whether or not it is a KKT point of the whole problem; `live`: the patterns
+    (columns) that its neurons have. `onward`: the patterns after its neurons have crossed the borders at which they do
+    not rest, pattern k having become number `onto[k]`."""
 
     limit: Limit
+    live: np.ndarray
     onward: Patterns
+    onto: np.ndarray
 
 
 class Programs:
@@ -99,7 +102,9 @@ class Programs:
         optimum = Optimum(optimum.cones[heaviest], ordered, optimum.V[:, heaviest], optimum.alpha)
         lam = y * np.maximum(optimum.alpha, 0.0)
         limit = limit_with(self.problem, optimum.patterns, optimum.V, lam, polished=True)
-        return Point(limit, _crossed(self.problem, patterns, optimum, limit))
+        crossed = _crossed(self.problem, patterns, optimum, limit)
+        onward = distinct(crossed)
+        return Point(limit, optimum.cones, onward, positions(crossed, onward))
 
 
 def remembered(memory: OrderedDict, key, make, kept: int = KEPT):
@@ -128,7 +133,7 @@ def _crossed(problem: Problem, patterns: Patterns, optimum: Optimum, limit: Limi
     mask, sliding = patterns.mask.copy(), patterns.sliding.copy()
     mask[:, cones] = np.where(border & ~(friendly & resting), (across > 0) & ~resting, mask[:, cones])
     sliding[:, cones] = border & ~friendly & resting
-    return distinct(Patterns(patterns.sign, mask, sliding))
+    return Patterns(patterns.sign, mask, sliding)
 
 
 def limit_with(problem: Problem, patterns: Patterns, V, lam, *, polished: bool, stuck: bool = False) -> Limit:
