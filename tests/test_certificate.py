@@ -302,3 +302,23 @@ def test_networks_without_live_neurons_have_a_verdict():
         assert limit.stuck and gflow.certify(A, limit).verdict == VERDICT.UNFITTED
     with pytest.raises(ValueError, match="no neurons"):
         gflow.certify(A, gflow.TwoLayer(jnp.zeros((2, 0)), jnp.zeros(0)))
+
+
+def test_a_neuron_that_crossed_on_the_way_to_a_limit_does_not_count_twice():
+    # the end of a flow of gaussian (10,5), m = 4: every neuron slides, and one crosses twice on the way to the limit.
+    # Its first pattern would outgrow the limit; with it there were five neurons, and P = 4.8806
+    data = datasets.gaussian(n=10, d=5)
+    W1 = np.array(
+        [
+            [-3.1136, -22.3117, -3.7098, -21.4786, 11.5123],
+            [17.8664, -22.6312, 26.5269, 18.5117, 1.4736],
+            [-30.8004, 23.6978, 10.8509, 5.5414, 0.9844],
+            [-1.339, 6.4951, -15.2341, 9.1061, -10.1553],
+        ]
+    )
+    for w, n in zip(W1, (2, 3, 0, 1), strict=True):
+        w -= data.X[n] * (data.X[n] @ w) / (data.X[n] @ data.X[n])
+    problem, w2 = gflow.Problem(data.X, data.y), np.array([33.3937, -43.358, 40.7391, -21.4967])
+    limit = limit_of_network(problem, gflow.TwoLayer(jnp.asarray(W1.T), jnp.asarray(w2)))
+    assert limit.polished and limit.changes > 0 and limit.network.width == 4
+    assert limit.objective == pytest.approx(4.884492670107197, rel=1e-9)
