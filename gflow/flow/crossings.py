@@ -287,10 +287,11 @@ class Events(NamedTuple):
     """Pairs (n, m) whose mode does not hold up to the end of the step.
 
     `wrong`: on the other side of their hyperplane. `crowded`: wrong, and no room to slide. `left`: slid, and their
-    entry has passed its bound; `jumped`: of these the ones whose neuron crossed another one first, where entries jump.
+    entry has passed its bound; `jumped`: of these the ones whose neuron crossed another one, where entries jump.
     `theta`: fraction of the step at which it happened; `spread` (m,): fraction between a neuron's first crossing and
     its last, of what was left then. `away`: fraction of the step that a pair spent on the other side and came back
-    from: had its mode changed there, it might not have.
+    from: had its mode changed there, it might not have. `early`: integral, over the step, of what an entry exceeded its
+    bound by before the crossing with which it is taken to have left: it may have left first, and prevented that.
     """
 
     wrong: Bool[Array, "n m"]
@@ -301,6 +302,7 @@ class Events(NamedTuple):
     theta: Float[Array, "n m"]
     spread: Float[Array, " m"]
     away: Float[Array, "n m"]
+    early: Float[Array, "n m"]
 
 
 def timed(neurons: Neurons, choice: Choice, wrong, slide, crowded, before: Float[Array, "n m"], jump: float) -> Events:
@@ -321,14 +323,16 @@ def timed(neurons: Neurons, choice: Choice, wrong, slide, crowded, before: Float
     mended = wrong & ~crowded
     first = jnp.min(jnp.where(mended, crossed, 1.0), axis=0)
     last = jnp.max(jnp.where(mended, crossed, 0.0), axis=0)
-    jumped = left & (first < 1) & ~(alone & (passed < first))
+    jumped = left & (first < 1)
+    ahead = jnp.where(jumped & alone, jnp.maximum(first - passed, 0.0), 0.0)
+    early = 0.5 * jnp.abs(held - bound) * ahead**2 / jnp.maximum(1 - passed, tiny(passed))
     theta = jnp.where(jumped, first, jnp.where(left, passed, crossed))
     excess = jnp.where(left, jnp.where(jumped, before, after) - bound, 0.0)
     spread = jnp.maximum(last - first, 0.0) / jnp.maximum(1 - first, tiny(first))
     entered, away = excursion(neurons.start, neurons.middle, neurons.end, modes.on)
     away = jnp.where(wrong | modes.slide, 0.0, away)
     theta = jnp.where(away > 0, entered, theta)
-    return Events(wrong, crowded, left, jumped, excess, theta, spread, away)
+    return Events(wrong, crowded, left, jumped, excess, theta, spread, away, early)
 
 
 def charged(neurons: Neurons, lane: Lane, choice: Choice, events: Events, change, others, row, jump: float, width):
@@ -354,7 +358,7 @@ def charged(neurons: Neurons, lane: Lane, choice: Choice, events: Events, change
     unmended = events.crowded | (events.wrong & ((change == 0) | choice.unsettled))
     whole = jnp.abs(lam) * jump * row * tau
     first = jnp.where(unmended, jnp.minimum(whole, jnp.abs(Z) / safe), 0.0)
-    first = first + jnp.abs(lam) * jump * row * events.away * lane.length
+    first = first + jnp.abs(lam) * row * (jump * events.away + events.early) * lane.length
     # while a pair is on the wrong side it also shifts its margin, and so the multipliers that move every neuron
     shift = jnp.where(events.wrong, jnp.abs(Z) * jump * neurons.chart.sizes(neurons.z), 0.0)
     common = jnp.abs(lam) * row * shift * 0.5 * tau * jnp.sqrt(jnp.asarray(width, Z.dtype))
