@@ -76,7 +76,9 @@ class Logistic(AbstractMarginLoss):
 
     def conjugate(self, alpha: Float[Array, "..."]) -> Float[Array, "..."]:
         inside = (alpha >= 0) & (alpha <= 1)
-        return jnp.where(inside, -entr(alpha) - entr(1 - alpha), jnp.inf)
+        # 1 - alpha has no digits of a small alpha: a dual value could exceed the optimum by that
+        rest = jnp.where(inside & (alpha < 1), alpha, 0.0)
+        return jnp.where(inside, -entr(alpha) + (1 - rest) * jnp.log1p(-rest), jnp.inf)
 
 
 class Exponential(AbstractMarginLoss):

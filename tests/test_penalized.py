@@ -133,3 +133,23 @@ def test_wrong_arguments_are_refused(rng):
     with pytest.raises(ValueError, match="Squared has no margins"):
         problem = gflow.Problem(X, [0.5, 1.0, 2.0, -3.0], loss=gflow.Squared())
         gflow.solve_flow(problem, gflow.TwoLayer(jnp.ones((2, 3)), jnp.ones(3)))
+
+
+def test_the_conjugate_keeps_the_digits_of_small_multipliers():
+    from decimal import Decimal, getcontext
+
+    getcontext().prec = 50
+    for alpha in (1e-16, 3e-13, 1e-10, 1e-3, 0.5, 1 - 1e-9, 1.0):
+        a = Decimal(alpha)
+        exact = a * a.ln() + ((1 - a) * (1 - a).ln() if a < 1 else 0)
+        found = float(gflow.Logistic().conjugate(jnp.asarray(alpha)))
+        assert found == pytest.approx(float(exact), rel=1e-14, abs=0.0)
+
+
+def test_a_dual_value_does_not_exceed_a_small_optimum():
+    # one sample of length 1: the least log(1 + e^-m) + beta m, where beta is so small that 1 - alpha rounds to 1
+    for beta in (1e-8, 1e-10, 1e-12):
+        solved = gflow.solve_penalized(gflow.Problem(np.array([[1.0]]), [1.0]), beta)
+        optimum = -np.log1p(-beta) + beta * (np.log1p(-beta) - np.log(beta))
+        assert solved.primal == pytest.approx(optimum, rel=1e-12)
+        assert -1e-14 <= solved.gap <= 1e-9
