@@ -26,11 +26,17 @@ ALLOWED = {
     "flow.flagged": set(),
     "flow.field": {"flow.charts", "flow.clocks", "flow.modes", "network", "problem"},
     "flow.crossings": {"activations", "flow.charts", "flow.field", "flow.flagged", "flow.modes", "network"},
-    "flow.start": {"box", "flow.crossings", "flow.field", "flow.modes", "inclusion", "network"},
+    "flow.departure": {"activations", "box", "flow.modes", "network"},
+    "flow.start": {"box", "flow.crossings", "flow.departure", "flow.field", "flow.modes", "inclusion", "network"},
+    "flow.tip": {
+        "activations", "flow.charts", "flow.crossings", "flow.departure", "flow.field", "flow.flagged", "flow.modes",
+        "network",
+    },
     "flow.kinks": {"flow.crossings", "flow.modes"},
     "flow.chebyshev": set(),
     "flow.filippov": {
         "flow.chebyshev", "flow.clocks", "flow.crossings", "flow.field", "flow.kinks", "flow.modes", "flow.start",
+        "flow.tip",
         "network",
     },
     "flow.controller": {"flow.field"},
@@ -77,8 +83,8 @@ ALLOWED = {
         "patterns", "problem", "programs",
     },
     "records": {
-        "_types", "certificate", "convex.column_generation", "convex.faces", "fates", "flow.pool", "limit", "problem",
-        "programs",
+        "_types", "certificate", "convex.column_generation", "convex.faces", "fates", "flow.pool", "limit", "network",
+        "problem", "programs",
     },
     "sweep": {
         "convex.column_generation", "convex.faces", "convex.oracle", "flow.lanes", "flow.pool", "flow.solve",

@@ -143,6 +143,7 @@ class _Best:
             self._kept(alpha, 1.0, None)
         self._refine(program, np.asarray(end.z), rtol)
         if self.gap > 0.1 * rtol:  # rounding may have ended the method before it came down to a very small beta
+            self._network(np.asarray(close.z).T, sign)
             self._refine(program, np.asarray(close.z), rtol)
 
     def _refine(self, program: Program, z: np.ndarray, rtol: float) -> None:

@@ -16,7 +16,7 @@ from gflow.activations import AbstractActivation
 from gflow.flow.charts import AbstractChart
 from gflow.flow.field import Field, Rates
 from gflow.flow.flagged import on_flagged
-from gflow.flow.modes import Choice, Modes, at_rows, choose, first_rows, put, slopes
+from gflow.flow.modes import Choice, Modes, at_rows, choose, first_rows, lengths, put, slopes, tiny
 from gflow.network import inner
 
 
@@ -116,16 +116,6 @@ def after_step(
 
     # a loop of two: compiled once
     return jax.lax.fori_loop(0, 2, again, (met(X, activation, neurons, weight, wanted), quiet))[1]
-
-
-def tiny(a) -> float:
-    """The smallest positive number of a's kind: 1e-300 is 0 in float32, and what is divided by it infinite."""
-    return float(jnp.finfo(a.dtype).tiny)
-
-
-def lengths(X: Float[Array, "n d"]) -> Float[Array, "n 1"]:
-    """|x_n|, shape (n, 1)."""
-    return jnp.sqrt(jnp.sum(X**2, axis=1))[:, None]
 
 
 def rounding(dtype) -> float:

@@ -22,8 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from gflow.activations import AbstractActivation
 from gflow.box import orthonormal
-from gflow.flow.crossings import lengths
-from gflow.flow.modes import Modes, at_rows, choose, first_rows, put, rows_at, slopes
+from gflow.flow.modes import Modes, at_rows, choose, first_rows, lengths, put, rows_at, slopes
 from gflow.network import inner
 
 STARTS = 8

@@ -87,6 +87,16 @@ def slopes(activation: AbstractActivation, on: Bool[Array, "n m"], dtype) -> Flo
     return jnp.where(on, jnp.asarray(upper, dtype), jnp.asarray(lower, dtype))
 
 
+def tiny(a) -> float:
+    """The smallest positive number of a's kind: 1e-300 is 0 in float32, and what is divided by it infinite."""
+    return float(jnp.finfo(a.dtype).tiny)
+
+
+def lengths(X: Float[Array, "n d"]) -> Float[Array, "n 1"]:
+    """|x_n|, shape (n, 1)."""
+    return jnp.sqrt(jnp.sum(X**2, axis=1))[:, None]
+
+
 class Choice(NamedTuple):
     """New modes of the candidates. `wanted` (n, m): the entry that keeps a candidate on its hyperplane together with
     all others; `candidate` (n, m); `unsettled` (m,): neurons whose box problem was not solved to its end."""

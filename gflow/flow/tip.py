@@ -15,11 +15,11 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from gflow.activations import AbstractActivation
 from gflow.flow.charts import AbstractChart
-from gflow.flow.crossings import Lane, Settled, lengths, rounding
+from gflow.flow.crossings import Lane, Settled, rounding
 from gflow.flow.departure import departure, descent
 from gflow.flow.field import Field, Rates
 from gflow.flow.flagged import on_flagged
-from gflow.flow.modes import Modes
+from gflow.flow.modes import Modes, lengths
 from gflow.network import inner
 
 
