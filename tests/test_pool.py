@@ -27,17 +27,17 @@ def whole():
     return rows()
 
 
-def same(a, b):
+def assert_same(a, b):
     for name, column in a.columns().items():
         np.testing.assert_array_equal(column, b.columns()[name], err_msg=name)
 
 
 def test_more_lanes_change_nothing(whole):
-    same(rows(chunks=3), whole)
+    assert_same(rows(chunks=3), whole)
 
 
 def test_order_and_neighbours_change_nothing(whole):
-    same(rows(np.arange(INITS)[::-1]), whole)
+    assert_same(rows(np.arange(INITS)[::-1]), whole)
     alone = rows([17])
     for name, column in whole.columns().items():
         np.testing.assert_array_equal(alone.columns()[name][0], column[17], err_msg=name)
@@ -66,7 +66,7 @@ np.savez(sys.argv[1], **records.columns())
     environment = os.environ | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
     out = tmp_path / "eight.npz"
     subprocess.run([sys.executable, "-c", code, out], check=True, env=environment)
-    same(gflow.Records(**np.load(out)), whole)
+    assert_same(gflow.Records(**np.load(out)), whole)
 
 
 def test_refill_is_counted():
@@ -104,7 +104,7 @@ def test_too_little_memory_halves_the_lanes(whole, monkeypatch):
         return turn(refill, lanes, fresh, count)
 
     monkeypatch.setattr(pool, "_turn", small)
-    same(rows(chunks=3), whole)
+    assert_same(rows(chunks=3), whole)
     assert calls[:3] == [3, 3, 3] and set(calls[3:]) == {1}
     monkeypatch.setattr(pool, "_turn", lambda *_: (_ for _ in ()).throw(jax.errors.JaxRuntimeError("INTERNAL: bad")))
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):

@@ -74,8 +74,6 @@ def run(
 ) -> None:
     """One flow to its certified limit."""
     import diffrax
-    import jax
-    import numpy as np
 
     import gflow
     from gflow.cli import output
@@ -111,25 +109,32 @@ def run(
     certificate = gflow.certify(problem, limit, known_faces=known)
     summary = output.limit_summary(problem, limit, certificate) | output.flow_summary(problem, network, flow)
     if out:
-        np.savez(
-            out,
-            s=flow.s,
-            log_t=flow.log_t,
-            loss=flow.loss,
-            margins=flow.margins,
-            W1=flow.network.W1,
-            w2=flow.network.w2,
-        )
-        say(f"wrote {out}")
+        _write_trajectory(flow, out)
     if plot:
-        from gflow import plots
-
-        # the kink band of a moving flow is wider than that of a solved limit
-        residual = jax.jit(jax.vmap(lambda net, lam: problem.kkt_residual(net, lam, 1e-6)))(flow.network, flow.lam)
-        slackness = jax.vmap(lambda q: problem.slackness(q, problem.weights(q)))(flow.margins)
-        plots.save(plots.flow_figure(problem, flow, limit, residual, slackness), plot)
-        say(f"wrote {plot}")
+        _draw(problem, flow, limit, plot)
     output.emit(summary, json, output.print_run)
+
+
+def _write_trajectory(flow, out: Path) -> None:
+    import numpy as np
+
+    network = flow.network
+    np.savez(
+        out, s=flow.s, log_t=flow.log_t, loss=flow.loss, margins=flow.margins, W1=network.W1, w2=network.w2
+    )  # fmt: skip
+    say(f"wrote {out}")
+
+
+def _draw(problem, flow, limit, plot: Path) -> None:
+    import jax
+
+    from gflow import plots
+
+    # the kink band of a moving flow is wider than that of a solved limit
+    residual = jax.jit(jax.vmap(lambda net, lam: problem.kkt_residual(net, lam, 1e-6)))(flow.network, flow.lam)
+    slackness = jax.vmap(lambda q: problem.slackness(q, problem.weights(q)))(flow.margins)
+    plots.save(plots.flow_figure(problem, flow, limit, residual, slackness), plot)
+    say(f"wrote {plot}")
 
 
 @app.command()
