@@ -24,7 +24,8 @@ ALLOWED = {
     "flow.clocks": set(),
     "flow.modes": {"activations", "box"},
     "flow.flagged": set(),
-    "flow.field": {"flow.charts", "flow.clocks", "flow.modes", "network", "problem"},
+    "flow.row_space": {"flow.charts", "network", "problem"},
+    "flow.field": {"flow.charts", "flow.clocks", "flow.modes", "flow.row_space", "network", "problem"},
     "flow.crossings": {"activations", "flow.charts", "flow.field", "flow.flagged", "flow.modes", "network"},
     "flow.departure": {"activations", "box", "flow.modes", "network"},
     "flow.start": {"box", "flow.crossings", "flow.departure", "flow.field", "flow.modes", "inclusion", "network"},
@@ -43,10 +44,11 @@ ALLOWED = {
     "flow.stop": {"_types", "flow.field"},
     "flow.solve": {
         "_types", "flow.charts", "flow.chebyshev", "flow.clocks", "flow.controller", "flow.field", "flow.filippov",
-        "flow.kinks", "flow.modes", "flow.start", "flow.stop", "network", "problem",
+        "flow.kinks", "flow.modes", "flow.row_space", "flow.start", "flow.stop", "network", "problem",
     },
     "flow.lanes": {
-        "_types", "flow.charts", "flow.clocks", "flow.controller", "flow.field", "flow.filippov", "flow.solve",
+        "_types", "flow.charts", "flow.clocks", "flow.controller", "flow.field", "flow.filippov", "flow.row_space",
+        "flow.solve",
         "flow.stop", "network", "problem",
     },
     "flow.pool": {"_types", "fates", "flow.lanes", "network"},

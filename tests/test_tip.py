@@ -92,8 +92,38 @@ def test_starts_at_kinks_that_are_not_unique_say_so():
         flow = end(X, y, np.array(w, float)[:, None], [a], 1.0)
         return int(flow.repelled), np.asarray(flow.final.W1[:, 0])
 
-    count, w = flagged([[1, 0]], [1], [0, 1])  # dead on one side, growing on the other: it stays, and says so
+    # dead on one side, growing on the other: it stays, and says so
+    count, w = flagged([[1, 0], [0, -1]], [1, 1], [0, 1])
     assert count == 1 and np.array_equal(w, [0, 1])
+    # the same on a line of data, where it is a neuron at v = 0: it leaves on the ray, and says so
+    count, w = flagged([[1, 0]], [1], [0, 1])
+    assert count == 1 and w[0] > 0.1 and w[1] == 1
     assert flagged([[1, 0], [0, 1]], [1, 1], [0, 0])[0] == 1
     count, w = flagged([[1, 0], [0, 1]], [-1, -1], [0, 0])  # all hostile: it rests, and nothing else is a solution
     assert count == 0 and np.array_equal(w, [0, 0])
+
+
+def test_data_in_a_plane_of_three_dimensions():
+    # found by an attack: in the plane neuron 2 has a^2 > |v|^2 and reaches v = 0, while w keeps a part across
+    X = [[0.40, -0.56], [0.04, -1.57], [-0.10, 0.62], [0.27, -1.07], [1.02, -1.46]]
+    W1 = np.array([[0.0, 0.25, -0.015625], [0.0, -0.234375, 0.140625]])
+    across, w2 = np.array([0.0, -0.296875, -0.015625]), np.array([0.109375, 0.0, 0.90625])
+    e = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
+    network = gflow.TwoLayer(jnp.asarray(e[:, :2] @ W1 + np.outer(e[:, 2], across)), jnp.asarray(w2))
+    problem = gflow.Problem(np.asarray(X) @ e[:, :2].T, -np.ones(5))
+    options = {
+        "until_s": 5.0,
+        "saves": 1,
+        "max_steps": 5_000,
+        "controller": diffrax.PIDController(rtol=1e-9, atol=1e-9),
+    }
+    flow = gflow.solve_flow(problem, network, **options)
+    plane = end(X, -np.ones(5), W1, w2, 5.0, options["controller"])
+    assert gflow.result_name(flow.result) == "horizon_reached" and int(flow.steps) < 400
+    np.testing.assert_allclose(e.T @ flow.final.W1, np.vstack([plane.final.W1, across]), atol=1e-8)
+    np.testing.assert_allclose(flow.final.w2, plane.final.w2, atol=1e-8)
+    # a lane says the same
+    lanes = gflow.flow.lanes
+    stepper = lanes.Stepper(problem, controller=options["controller"], until=5.0, chart=gflow.Hyperbolic)
+    lane = lanes.advance(stepper, lanes.start(stepper, jax.tree.map(lambda a: a[None], network)), jnp.asarray(400))
+    np.testing.assert_allclose(jax.vmap(stepper.flow)(lane).final.W1[0], flow.final.W1, atol=1e-8)

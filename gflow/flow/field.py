@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, PyTree
 from gflow.flow.charts import AbstractChart
 from gflow.flow.clocks import AbstractClock, Anchor, log_integral
 from gflow.flow.modes import Modes, most_sliding, slopes
-from gflow.network import inner
+from gflow.flow.row_space import Complement
+from gflow.network import TwoLayer, inner
 from gflow.problem import Problem
 
 NEGLIGIBLE = 1e-30
@@ -51,6 +52,8 @@ class Field(eqx.Module):
     clock: AbstractClock
     modes: Modes | None = None
     """Modes at the start, for Filippov: found once, outside the compiled integration."""
+    complement: Complement | None = None
+    """What of the network lies outside the row space, if the problem is one of coordinates in it."""
     watched: bool = eqx.field(static=True, default=True)
     """Whether a criterion reads the anchor: without one its speed and KKT residual stay LARGEST."""
 
@@ -72,6 +75,16 @@ class Field(eqx.Module):
         more, and a neuron that slides on all of them is like any other."""
         n, d = self.problem.shape
         return self.chart.through_zero and n >= d
+
+    def network(self, z: PyTree[Array]) -> TwoLayer:
+        """The network (d, m) at chart state z."""
+        network = self.chart.decode(z)
+        return network if self.complement is None else self.complement.network(network)
+
+    def misalignment(self, z: PyTree[Array], G: Float[Array, "d m"]) -> Float[Array, ""]:
+        """1 - cos(theta, velocity) for the velocity with this G."""
+        whole = G if self.complement is None else self.complement.vectors(G)
+        return self.problem.misalignment(self.network(z), whole)
 
     def weighted(self, lam: Float[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, " d"]]:
         """lambda of the hyperplanes, and the drift."""
@@ -122,10 +135,7 @@ class Field(eqx.Module):
         q_size = jnp.max(jnp.abs(rates.q))
         speed = residual = jnp.full_like(phi, LARGEST)
         if self.watched:
-            speed, residual = (
-                self.speed(z, rates.G, rates.lam),
-                self.problem.misalignment(self.chart.decode(z), rates.G),
-            )
+            speed, residual = self.speed(z, rates.G, rates.lam), self.misalignment(z, rates.G)
         # finite, since dense output multiplies it by zero
         slackness = jnp.minimum(self.problem.slackness(rates.q, jnp.abs(rates.lam)), LARGEST)
         repelled = jnp.zeros_like(phi) if old is None else old.repelled

@@ -10,6 +10,7 @@ between. Source: arXiv 2110.06488, section 2 (the flow); theory, "Cost".
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from gflow.flow.clocks import AbstractClock, ScaledClock
 from gflow.flow.controller import KinkController
 from gflow.flow.field import Field
 from gflow.flow.filippov import Filippov
+from gflow.flow.row_space import Complement, RowSpace, placed, row_space
 from gflow.flow.solve import DEFAULT_STOP, Flow, default_solver, flow_of, numeric, start_of, tolerances
 from gflow.flow.stop import AbstractStop
 from gflow.network import TwoLayer
@@ -35,10 +37,12 @@ TERM = diffrax.ODETerm(lambda t, y, args: args.velocity(t, y))
 
 
 class Lane(NamedTuple):
-    """A flow under way: its `chart`, `time` and where the next step wants to end, `state` (z, anchor), what solver and
-    controller carry, log S at the start, attempted and rejected `steps`, and its `result`: successful while it runs."""
+    """A flow under way: its `chart` and `complement` (see Field), `time` and where the next step wants to end, `state`
+    (z, anchor), what solver and controller carry, log S at the start, attempted and rejected `steps`, and its `result`:
+    successful while it runs."""
 
     chart: AbstractChart
+    complement: Complement | None
     time: Float[Array, ""]
     target: Float[Array, ""]
     state: PyTree[Array]
@@ -62,6 +66,7 @@ class Stepper(eqx.Module):
     """
 
     problem: Problem
+    space: RowSpace | None
     chart: type[AbstractChart] = eqx.field(static=True)
     clock: AbstractClock
     solver: Filippov
@@ -86,27 +91,32 @@ class Stepper(eqx.Module):
         if solver is None:
             solver = default_solver(horizon=not math.isinf(until))
         self.problem, self.chart, self.clock, self.solver = problem, chart, clock, solver
+        self.space = row_space(problem)
         kinks = KinkController(pid=controller)
         self.controller, self.stop = tolerances(kinks, dtype), numeric(tuple(stop), dtype)
         self.until, self.max_steps = jnp.asarray(until, dtype), jnp.asarray(max_steps)
 
     def start(self, network: TwoLayer) -> Lane:
         """One lane at s = 0."""
-        chart, z0 = self.chart.encode(network)
-        field = Field(self.problem, chart, self.clock, watched=bool(self.stop))
+        _, chart, z0, complement = placed(self.problem, self.space, self.chart, network)
+        field = self._field(chart, complement)
         log_S0, state, modes = start_of(field, z0)
-        field = Field(self.problem, chart, self.clock, modes, bool(self.stop))
+        field = dataclasses.replace(field, modes=modes)
         zero, order = jnp.zeros_like(log_S0), self.solver.error_order(TERM)
         target, controller = self.controller.init(
             TERM, zero, self.until, state, None, field, self.solver.func, order
         )  # fmt: skip
         target = jnp.minimum(target, self.until)
         solver, none = self.solver.init(TERM, zero, target, state, field), jnp.asarray(0)
-        return Lane(chart, zero, target, state, solver, controller, log_S0, none, none, RESULTS.successful)
+        return Lane(chart, complement, zero, target, state, solver, controller, log_S0, none, none, RESULTS.successful)
+
+    def _field(self, chart: AbstractChart, complement: Complement | None) -> Field:
+        problem = self.problem if self.space is None else self.space.problem
+        return Field(problem, chart, self.clock, complement=complement, watched=bool(self.stop))
 
     def step(self, lane: Lane) -> Lane:
         """One attempted step; a lane that has ended stays as it is."""
-        field = Field(self.problem, lane.chart, self.clock, watched=bool(self.stop))
+        field = self._field(lane.chart, lane.complement)
         state, error, _, solver, _ = self.solver.step(
             TERM, lane.time, lane.target, lane.state, field, lane.solver, False
         )
@@ -124,7 +134,9 @@ class Stepper(eqx.Module):
         steps = lane.steps + running
         rejected = lane.rejected + (running & ~keep)
         result = RESULTS.where(running, self._result(field, time, state, steps), lane.result)
-        return Lane(lane.chart, time, target, state, solver, controller, lane.log_S0, steps, rejected, result)
+        return Lane(
+            lane.chart, lane.complement, time, target, state, solver, controller, lane.log_S0, steps, rejected, result
+        )
 
     def _result(self, field: Field, time, state, steps) -> RESULTS:
         result = RESULTS.where(steps >= self.max_steps, RESULTS.max_steps_reached, RESULTS.successful)
@@ -136,7 +148,7 @@ class Stepper(eqx.Module):
 
     def flow(self, lane: Lane) -> Flow:
         """The lane's present state as a Flow with one saved time."""
-        field = Field(self.problem, lane.chart, self.clock)
+        field = self._field(lane.chart, lane.complement)
         one = jax.tree.map(lambda a: a[None], (lane.time, lane.state))
         stats = {"num_steps": lane.steps, "num_rejected_steps": lane.rejected}
         return flow_of(field, *one, lane.log_S0, lane.result, stats, None)

@@ -24,6 +24,7 @@ from gflow.flow.field import Field
 from gflow.flow.filippov import Clocked, Filippov
 from gflow.flow.kinks import Kinks, in_order
 from gflow.flow.modes import Modes
+from gflow.flow.row_space import placed, row_space
 from gflow.flow.start import initial_modes, repelling_start, resting_modes
 from gflow.flow.stop import AbstractStop, KKTTarget, MarginTarget, Unfitted
 from gflow.network import TwoLayer
@@ -87,7 +88,8 @@ def solve_flow(
     criteria (by default q_min >= 1e3, a KKT residual of 1e-5 with slackness 0.01, or stationary without fitting);
     `flow.result` says which, or that `max_steps` ran out. `solver` is Filippov(Tsit5()) up to a horizon, and otherwise
     Filippov(Chebyshev()), whose steps do not shrink as margins grow. `chart` is chosen from the network: BalancedPolar
-    if it is balanced, else Hyperbolic; inside vmap name it.
+    if it is balanced, else Hyperbolic; inside vmap name it. Data of a rank below min(n, d) is integrated in the
+    coordinates of its row space, there in Hyperbolic for BalancedPolar; unless X is traced, when no rank is known.
     `saves = 1` keeps the end only; more than one costs a second integration, equally spaced on the time variable.
     `kinks`: size of the log of crossings and slides (0: none; Filippov only).
 
@@ -109,8 +111,8 @@ def solve_flow(
     if type(solver) is Filippov:
         solver = dataclasses.replace(solver, log=kinks)
     stop, controller = numeric(tuple(stop), problem.X.dtype), tolerances(controller, problem.X.dtype)
-    made, z0 = (chart or chart_for(network)).encode(network)
-    field = Field(problem, made, clock, watched=bool(stop))
+    within, made, z0, complement = placed(problem, row_space(problem), chart or chart_for(network), network)
+    field = Field(within, made, clock, complement=complement, watched=bool(stop))
     log_S0, state0, modes = start_of(field, z0)
     field = dataclasses.replace(field, modes=modes) if type(solver) is Filippov else field
     t1, goal = _horizon(clock, until_s, until_t, log_S0)
@@ -182,7 +184,7 @@ def flow_of(field: Field, times, states, log_S0, result, stats, log) -> Flow:
     q = jax.vmap(field.margins)(z)
     s, log_t = field.clock.read(times, jax.vmap(lambda t, y: _other(field, t, y))(times, states), log_S0)
     return Flow(
-        network=jax.vmap(field.chart.decode)(z),
+        network=jax.vmap(field.network)(z),
         s=s,
         log_t=log_t,
         margins=q,
