@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from gflow.activations import AbstractActivation
@@ -36,6 +37,9 @@ GRADIENTS = 120
 
 SPARE = 4
 """Hyperplanes beyond d that a ray may lie in before the last digits decide."""
+
+PROBES = 8
+"""Directions, besides those of the samples, around the tip."""
 
 SIDES = 1e-3
 """Directions further apart than this are two."""
@@ -100,9 +104,11 @@ def departure(X, activation: AbstractActivation, orientation, lam: Float[Array, 
 
 def _parts(X, c: Float[Array, "n m"], line: Float[Array, "d m"], u: Float[Array, "d m"]) -> Bool[Array, " m"]:
     """Whether all velocities around the tip lead along u: else 0 may be one of their means, and resting there longer be
-    a solution too. Looked at on both sides of every sample's direction."""
-    on = (X @ jnp.concatenate([X, -X]).T > 0).astype(X.dtype)
-    no_side = jnp.tile(lengths(X) == 0, (2, 1))
+    a solution too. Looked at on both sides of every sample's direction, and of PROBES per dimension."""
+    probes = np.random.default_rng(0).standard_normal((PROBES * X.shape[1], X.shape[1]))
+    rows = jnp.concatenate([X, jnp.asarray(probes, X.dtype)])
+    on = (X @ jnp.concatenate([rows, -rows]).T > 0).astype(X.dtype)
+    no_side = jnp.tile(lengths(rows) == 0, (2, 1))
     return jnp.all(no_side | (inner(line, u) + on.T @ (c * (X @ u)) > 0), axis=0)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from gflow.flow.charts import AbstractChart, BalancedPolar, Hyperbolic
-from gflow.network import TwoLayer
+from gflow.network import TwoLayer, column_norms
 from gflow.problem import Problem
 
 
@@ -44,6 +44,9 @@ class RowSpace(eqx.Module):
     def split(self, network: TwoLayer) -> tuple[TwoLayer, Complement]:
         """The network's coordinates, and what is left of it."""
         V = self.basis.T @ network.W1
+        # a neuron across the row space is at v = 0, not at rounding
+        rounding = 8 * jnp.finfo(V.dtype).eps * column_norms(network.W1)
+        V = jnp.where(column_norms(V) <= rounding, 0.0, V)
         return TwoLayer(V, network.w2), Complement(self.basis, network.W1 - self.basis @ V)
 
     def chart(self, named: type[AbstractChart] | None) -> type[AbstractChart]:

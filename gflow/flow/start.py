@@ -52,16 +52,22 @@ def resting_modes(field: Field, z: PyTree[Array]) -> Modes:
 
 
 def repelling_start(field: Field, z: PyTree[Array], modes: Modes) -> Float[Array, ""]:
-    """How many pairs start on a hyperplane that pushes away on both of its sides, and neurons on several hyperplanes of
-    which one is friendly: whether the flow is unique there is not looked into."""
-    rates, orientation = field.rates(z, modes), field.chart.orientation(z)
+    """How many pairs start on a hyperplane that pushes away on both of its sides, and neurons on several hyperplanes,
+    or at w = 0, of which one is friendly: whether the flow is unique there is not looked into. a_i = 0 has the sign that
+    it is about to get."""
+    rates, hidden, orientation = field.rates(z, modes), field.chart.hidden(z), field.chart.orientation(z)
+    orientation = jnp.where(orientation == 0, inner(hidden, rates.G), orientation)
     lower, upper = field.problem.activation.slope_interval()
     X = field.hyperplanes
     pushes = repelling(X, orientation, modes, rates.weight[:, None], upper - lower, rates.G)
-    kink = _on_kink(field, z, X @ field.chart.hidden(z))
+    kink = _on_kink(field, z, X @ hidden) | (_at_tip(field, hidden) & (lengths(X) > 0))
     friendly = jnp.any(kink & (orientation * rates.weight[:, None] > 0), axis=0)
     alone = jnp.sum(kink, axis=0) == 1
     return jnp.sum(pushes & kink & alone) + jnp.sum(friendly & ~alone)
+
+
+def _at_tip(field: Field, hidden: Float[Array, "d m"]) -> Bool[Array, " m"]:
+    return (inner(hidden, hidden) == 0) & field.chart.may_vanish()
 
 
 def _modes(field: Field, z, on: Bool[Array, "n m"], slide: Bool[Array, "n m"], delta: Float[Array, "n m"]) -> Modes:
@@ -70,8 +76,7 @@ def _modes(field: Field, z, on: Bool[Array, "n m"], slide: Bool[Array, "n m"], d
     modes = Modes(on, slide, at, at_rows(delta, at), *orthonormal(rows_at(X, at), 2))
     if not field.tips:
         return modes
-    hidden = field.chart.hidden(z)
-    tip = (inner(hidden, hidden) == 0) & field.chart.may_vanish()
+    tip = _at_tip(field, field.chart.hidden(z))
     return jax.tree.map(lambda a, b: jnp.where(tip, a, b), at_rest(X, tip.shape[0]), modes)
 
 
