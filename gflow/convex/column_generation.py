@@ -80,12 +80,12 @@ def solve_max_margin(
     """P* of `problem`, its dual multipliers and an optimal network.
 
     `directions` (K, d): first columns, for instance the neurons of a limit. `rounds` of column generation at most,
-    by default 100, and 12 where not all faces are known. Raises ValueError in float32.
+    by default 100, and 25 where not all faces are known. Raises ValueError in float32.
     """
     problem.require_max_margin()
     require_float64(problem.X)
     known = faces(problem.X) if known_faces is None else known_faces
-    rounds = (100 if known.complete else 12) if rounds is None else rounds
+    rounds = (100 if known.complete else 25) if rounds is None else rounds
     X, n = np.asarray(problem.X), problem.shape[0]
     lengths = np.linalg.norm(X, axis=1)
     if lengths.min() == 0:  # f(0) = 0

@@ -53,8 +53,8 @@ def resting_modes(field: Field, z: PyTree[Array]) -> Modes:
 
 def repelling_start(field: Field, z: PyTree[Array], modes: Modes) -> Float[Array, ""]:
     """How many pairs start on a hyperplane that pushes away on both of its sides, and neurons on several hyperplanes,
-    or at w = 0, of which one is friendly: whether the flow is unique there is not looked into. a_i = 0 has the sign that
-    it is about to get."""
+    or at w = 0, of which one is friendly: whether the flow is unique there is not looked into. a_i = 0 has the sign
+    that it is about to get."""
     rates, hidden, orientation = field.rates(z, modes), field.chart.hidden(z), field.chart.orientation(z)
     orientation = jnp.where(orientation == 0, inner(hidden, rates.G), orientation)
     lower, upper = field.problem.activation.slope_interval()
