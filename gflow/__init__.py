@@ -25,7 +25,7 @@ from gflow.flow.filippov import Filippov
 from gflow.flow.kinks import KINK, Kinks
 from gflow.flow.lanes import Stepper
 from gflow.flow.solve import Flow, solve_flow
-from gflow.flow.stop import KKTTarget, MarginTarget, Unfitted
+from gflow.flow.stop import KKTTarget, MarginTarget, Stationary, Unfitted
 from gflow.initializers import Gaussian, Sphere, key_of
 from gflow.limit import Limit, find_limit, limit_of_network
 from gflow.losses import Exponential, Linear, Logistic, Squared
@@ -68,6 +68,7 @@ __all__ = [
     "ScaledClock",
     "Sphere",
     "Squared",
+    "Stationary",
     "Stepper",
     "TwoLayer",
     "Unfitted",

@@ -21,6 +21,7 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
     reduced_accuracy = "The gap is small, but not as small as was asked for."
     infeasible = "No network of any width with P(theta) below 1e12/min|x_n| separates the data."
     horizon_reached = "The flow was integrated up to the requested time."
+    stationary = "The flow came to rest at a point."
 
 
 class VERDICT(enum.IntEnum):

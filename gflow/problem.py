@@ -25,11 +25,11 @@ LENGTHS = (1e-100, 1e100)
 
 
 class Problem(eqx.Module):
-    """Data and a loss.
+    """Data, a loss and a weight decay: L(theta) + weight_decay/2 |theta|^2, L = sum_n l(q_n).
 
     `X` (n, d) samples in rows, `y` (n,) labels -1 or +1, or real for the squared loss. Raises ValueError for anything
     else: wrong shapes, no rows, entries that are not finite, rows shorter than 1e-100 or longer than 1e100, labels that
-    are not -1 or +1.
+    are not -1 or +1, a weight decay that is negative or not finite.
     """
 
     X: Float[Array, "n d"]
@@ -38,8 +38,12 @@ class Problem(eqx.Module):
     activation: AbstractActivation
     lines: Lines | None
     """Which samples share a hyperplane; None if none do."""
+    weight_decay: Float[Array, ""] | None
+    """beta of L + beta/2 |theta|^2; None for 0."""
 
-    def __init__(self, X, y, loss: AbstractLoss = Logistic(), activation: AbstractActivation = ReLU()):
+    def __init__(
+        self, X, y, loss: AbstractLoss = Logistic(), activation: AbstractActivation = ReLU(), weight_decay=0.0
+    ):
         if not isinstance(X, jax.core.Tracer) and not isinstance(y, jax.core.Tracer):
             _check_data(np.asarray(X), np.asarray(y), real=not isinstance(loss, AbstractMarginLoss))
         self.X = jnp.asarray(X, jnp.result_type(float))
@@ -47,6 +51,7 @@ class Problem(eqx.Module):
         self.loss = loss
         self.activation = activation
         self.lines = shared_lines(self.X)
+        self.weight_decay = _decay(weight_decay, self.X.dtype)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -65,15 +70,15 @@ class Problem(eqx.Module):
             )
 
     def require_max_margin(self) -> None:
-        """Raise ValueError unless ReLU is trained on a loss of margins: limits and certificates are about these."""
+        """Raise ValueError unless ReLU is trained on a loss of margins without weight decay: max-margin is about it."""
         self.require_relu()
-        self.require_margins()
-
-    def require_margins(self) -> None:
-        """Raise ValueError for a loss that is not one of margins."""
-        if not self.directional:
+        if not self.of_margins:
             name = type(self.loss).__name__
             raise ValueError(f"{name} has no margins: use Logistic or Exponential here, or solve_penalized")
+        if not self.directional:
+            raise ValueError(
+                "with weight decay the flow ends at a point: use solve_penalized, not the max-margin program"
+            )
 
     def require_relu(self) -> None:
         """Raise ValueError unless the activation is ReLU: the convex programs are about it."""
@@ -82,22 +87,30 @@ class Problem(eqx.Module):
             raise ValueError(f"limits and certificates exist for ReLU; with {name} use solve_flow and its KKT residual")
 
     @property
-    def directional(self) -> bool:
-        """Whether the loss is one of margins, so that the flow has a direction for a limit, not a point."""
+    def of_margins(self) -> bool:
+        """Whether the loss is one of margins q = y f(x)."""
         return isinstance(self.loss, AbstractMarginLoss)
+
+    @property
+    def directional(self) -> bool:
+        """Whether the flow has a direction for a limit, not a point: a loss of margins without weight decay."""
+        return self.of_margins and self.weight_decay is None
 
     def signs(self) -> Float[Array, " n"]:
         """c (n,) with q = c o f - b: the labels for a loss of margins, else 1. lambda = c o alpha."""
-        return self.y if self.directional else jnp.ones_like(self.y)
+        return self.y if self.of_margins else jnp.ones_like(self.y)
 
     def targets(self) -> Float[Array, " n"]:
         """b (n,) with q = c o f - b: 0 for a loss of margins, else the labels."""
-        return jnp.zeros_like(self.y) if self.directional else self.y
+        return jnp.zeros_like(self.y) if self.of_margins else self.y
 
     def margins(self, network: TwoLayer) -> Float[Array, " n"]:
         """q (n,): margins y_n f(x_n), or residuals f(x_n) - y_n for the squared loss."""
-        outputs = network(self.X, self.activation)
-        return self.y * outputs if self.directional else outputs - self.y
+        return self.scored(network(self.X, self.activation))
+
+    def scored(self, outputs: Float[Array, " n"]) -> Float[Array, " n"]:
+        """q (n,) of the outputs f(x_n)."""
+        return self.y * outputs if self.of_margins else outputs - self.y
 
     @property
     def _tail(self) -> AbstractMarginLoss:
@@ -116,16 +129,21 @@ class Problem(eqx.Module):
         return self.loss_value(q) < self.loss.value(jnp.zeros_like(q[0]))
 
     def log_S(self, q: Float[Array, " n"]) -> Float[Array, ""]:
-        """log S, S = sum_n -l'(q_n): the rate of the clock, ds = S dt."""
-        return logsumexp(self._tail.log_weight(q))
+        """log S, S = sum_n -l'(q_n): the rate of the clock, ds = S dt. For a loss without margins S = 1."""
+        return logsumexp(self._tail.log_weight(q)) if self.of_margins else jnp.zeros_like(q[0])
 
     def weights(self, q: Float[Array, " n"]) -> Float[Array, " n"]:
         """p_n = -l'(q_n) / S, in the simplex."""
         return jax.nn.softmax(self._tail.log_weight(q))
 
     def multipliers(self, q: Float[Array, " n"]) -> Float[Array, " n"]:
-        """lambda_n = p_n y_n, so that |lambda|_1 = 1."""
-        return self.weights(q) * self.y
+        """lambda_n = p_n y_n, so that |lambda|_1 = 1; for a loss without margins lambda_n = -l'(q_n)."""
+        return self.weights(q) * self.y if self.of_margins else -self.loss.slope(q)
+
+    def total_loss(self, network: TwoLayer) -> Float[Array, ""]:
+        """L(theta) + weight_decay/2 |theta|^2."""
+        loss = self.loss_value(self.margins(network))
+        return loss if self.weight_decay is None else loss + 0.5 * self.weight_decay * network.squared_norm()
 
     def objective(self, network: TwoLayer) -> Float[Array, ""]:
         """P(theta) = 1/2 |theta|^2 / q_min; infinite unless every margin is positive."""
@@ -196,6 +214,14 @@ def _check_data(X: np.ndarray, y: np.ndarray, real: bool) -> None:
         raise ValueError(f"row {outside[0] + 1} of X has size {largest[outside[0]]:.3g}; rescale the data towards 1")
     if not real and not np.all(np.isin(y, (-1, 1))):
         raise ValueError(f"labels must be -1 or +1; got {np.unique(y)[:5]}")
+
+
+def _decay(weight_decay, dtype) -> Float[Array, ""] | None:
+    if weight_decay is None or isinstance(weight_decay, jax.core.Tracer):
+        return weight_decay
+    if not 0 <= float(weight_decay) < np.inf:
+        raise ValueError(f"the weight decay must be at least 0 and finite, got {weight_decay}")
+    return jnp.asarray(weight_decay, dtype) if float(weight_decay) > 0 else None
 
 
 def never_separable(X, y) -> list[str]:

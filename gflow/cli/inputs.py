@@ -39,11 +39,11 @@ def read_problem(data: str, loss: str, bias: bool, standardize: bool, dtype: str
     dataset, notes = checked(reader.load, data, real=loss == "squared")
     dataset, more = checked(reader.prepare, dataset, standardize, bias)
     problem = checked(gflow.Problem, dataset.X, dataset.y, loss=losses[loss]())
-    reasons = never_separable(dataset.X, dataset.y) if problem.directional else []
+    reasons = never_separable(dataset.X, dataset.y) if problem.of_margins else []
     if reasons:
         shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
         more.append(f"warning: no network of this kind can separate these data: {shown}; none will be GLOBAL")
-    if problem.directional and len(set(problem.y.tolist())) == 1:
+    if problem.of_margins and len(set(problem.y.tolist())) == 1:
         more.append(f"warning: all labels are {problem.y[0]:+.0f}: there is nothing to separate")
     more.append(f"data: {problem.shape[0]} samples, {problem.shape[1]} columns")
     return problem, notes + more

@@ -63,6 +63,10 @@ class AbstractChart(eqx.Module):
         return state
 
     @abc.abstractmethod
+    def shrinking(self, z: PyTree[Array]) -> PyTree[Array]:
+        """dz for d theta = -theta: where weight decay leads. Raises ValueError in a chart that cannot follow it."""
+
+    @abc.abstractmethod
     def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
         """dz/ds from G, column i of which is X^T D_i lambda."""
 
@@ -91,6 +95,9 @@ class Cartesian(AbstractChart):
 
     def sizes(self, z: PyTree[Array]) -> Float[Array, " m"]:
         return jnp.abs(z[1])
+
+    def shrinking(self, z: PyTree[Array]) -> PyTree[Array]:
+        return -z[0], -z[1]
 
     def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
         W1, w2 = z
@@ -140,6 +147,9 @@ class BalancedPolar(AbstractChart):
         # r is a logarithm: an error of r is a relative error of the neuron's size, whatever r is
         (u, r), anchor = state
         return (u, jnp.zeros_like(r)), anchor
+
+    def shrinking(self, z: PyTree[Array]) -> PyTree[Array]:
+        return jnp.zeros_like(z[0]), -jnp.ones_like(z[1])
 
     def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
         u = _unit(z[0])
@@ -217,6 +227,9 @@ class Hyperbolic(AbstractChart):
         (U, r), anchor = state
         return (U, jnp.where(self.kind == 0, 0.0, r)), anchor
 
+    def shrinking(self, z: PyTree[Array]) -> PyTree[Array]:
+        raise ValueError("weight decay does not conserve a^2 - |w|^2: use Cartesian, or BalancedPolar if it is 0")
+
     def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
         U, r = z
         g = self.orientation(z) * G
@@ -232,10 +245,12 @@ def _unit(u: Float[Array, "d m"]) -> Float[Array, "d m"]:
     return u / jnp.sqrt(jnp.maximum(inner(u, u), jnp.finfo(u.dtype).tiny))
 
 
-def chart_for(network: TwoLayer) -> type[AbstractChart]:
-    """BalancedPolar if |a_i| = |w_i| to rounding for every neuron, else Hyperbolic, also inside jit or vmap."""
+def chart_for(network: TwoLayer, decays: bool = False) -> type[AbstractChart]:
+    """BalancedPolar if |a_i| = |w_i| to rounding for every neuron, else, also inside jit or vmap, Hyperbolic, and
+    Cartesian for a flow that `decays`."""
+    general = Cartesian if decays else Hyperbolic
     if isinstance(network.W1, jax.core.Tracer):
-        return Hyperbolic
+        return general
     a, w = np.abs(np.asarray(network.w2)), np.asarray(column_norms(network.W1))
     tolerance = 16 * np.finfo(a.dtype).eps
-    return BalancedPolar if bool(np.all(np.abs(a - w) <= tolerance * np.maximum(a, w))) else Hyperbolic
+    return BalancedPolar if bool(np.all(np.abs(a - w) <= tolerance * np.maximum(a, w))) else general

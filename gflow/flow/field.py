@@ -99,7 +99,7 @@ class Field(eqx.Module):
 
     def margins(self, z: PyTree[Array]) -> Float[Array, " n"]:
         """q (n,) at chart state z."""
-        return self.problem.y * self.chart.outputs(z, self.problem.activation(self.preactivations(z)))
+        return self.problem.scored(self.chart.outputs(z, self.problem.activation(self.preactivations(z))))
 
     def slopes(self, on) -> Float[Array, "n m"]:
         """The activation's upper slope where `on`, else its lower one, of all samples from those of the hyperplanes."""
@@ -110,15 +110,16 @@ class Field(eqx.Module):
         """The field at z; slopes sigma'(x_n . w_i) unless `modes` fix them."""
         Z = self.preactivations(z)
         D = self.problem.activation.slope(Z) if modes is None else self.slopes(modes.on)
-        q = self.problem.y * self.chart.outputs(z, D * Z)
+        q = self.problem.scored(self.chart.outputs(z, D * Z))
         lam, log_S = self.problem.multipliers(q), self.problem.log_S(q)
         lam = jnp.where(jnp.abs(lam) < NEGLIGIBLE, 0.0, lam)
         force = self.problem.X.T @ (D * lam[:, None])
         G = force if modes is None else modes.project(force)
-        ds = self.clock.rate(log_S)
-        return Rates(
-            Z, q, log_S, lam, *self.weighted(lam), force, G, jax.tree.map(lambda v: ds * v, self.chart.velocity(z, G))
-        )
+        ds, dz = self.clock.rate(log_S), self.chart.velocity(z, G)
+        if self.problem.weight_decay is not None:
+            shrink = self.problem.weight_decay * jnp.exp(-log_S)
+            dz = jax.tree.map(lambda v, u: v + shrink * u, dz, self.chart.shrinking(z))
+        return Rates(Z, q, log_S, lam, *self.weighted(lam), force, G, jax.tree.map(lambda v: ds * v, dz))
 
     def velocity(self, time, state) -> tuple[PyTree[Array], Anchor]:
         """d(z, anchor)/d time with the slopes of the activation. An anchor does not move."""
@@ -135,13 +136,41 @@ class Field(eqx.Module):
         q_size = jnp.max(jnp.abs(rates.q))
         speed = residual = jnp.full_like(phi, LARGEST)
         if self.watched:
-            speed, residual = self.speed(z, rates.G, rates.lam), self.misalignment(z, rates.G)
+            speed, residual = self.speed(z, rates.G, rates.lam, rates.log_S), self.misalignment(z, rates.G)
         # finite, since dense output multiplies it by zero
         slackness = jnp.minimum(self.problem.slackness(rates.q, jnp.abs(rates.lam)), LARGEST)
         repelled = jnp.zeros_like(phi) if old is None else old.repelled
         return Anchor(time, other, phi, slope, jnp.min(rates.q), speed, q_size, residual, slackness, repelled)
 
-    def speed(self, z: PyTree[Array], G: Float[Array, "d m"], lam: Float[Array, " n"]) -> Float[Array, ""]:
+    def speed(self, z: PyTree[Array], G: Float[Array, "d m"], lam: Float[Array, " n"], log_S) -> Float[Array, ""]:
+        """How fast the flow moves: what is left of it, of a direction or a point."""
+        if not self.problem.directional:
+            return self._point_speed(z, G, log_S)
+        return self._direction_speed(z, G, lam)
+
+    def _point_speed(self, z: PyTree[Array], G: Float[Array, "d m"], log_S) -> Float[Array, ""]:
+        """How fast in t the fastest neuron changes, relative to its size and to the zero network's sum |l'_n||x_n|.
+
+        One that shrinks counts by what it still has to lose. A small one that grows counts in full: a flow may rest
+        near a stationary point for as long as such a neuron takes.
+        """
+        problem, network = self.problem, self.network(z)
+        whole = G if self.complement is None else self.complement.vectors(G)
+        dW, da = network.w2 * whole, inner(network.W1, whole)
+        if problem.weight_decay is not None:
+            shrink = problem.weight_decay * jnp.exp(-log_S)
+            dW, da = dW - shrink * network.W1, da - shrink * network.w2
+        squared = inner(network.W1, network.W1) + network.w2**2
+        safe = jnp.where(squared > 0, squared, 1.0)
+        growth = (inner(network.W1, dW) + network.w2 * da) / safe
+        turning = jnp.sqrt(jnp.maximum((inner(dW, dW) + da**2) / safe - growth**2, 0.0))
+        lengths = jnp.sqrt(jnp.sum(problem.X**2, axis=1))
+        effect = jnp.minimum(1.0, squared * jnp.max(lengths))
+        fastest = jnp.max(jnp.maximum(turning * effect, jnp.where(growth > 0, growth, -growth * effect)))
+        at_zero = jnp.sum(jnp.abs(problem.loss.slope(-problem.targets())) * lengths)
+        return jnp.exp(log_S) * fastest / jnp.where(at_zero > 0, at_zero, 1.0)
+
+    def _direction_speed(self, z: PyTree[Array], G: Float[Array, "d m"], lam: Float[Array, " n"]):
         """How fast the fastest neuron turns or grows, relative to sum_n p_n |x_n|; 0 at a stationary network.
 
         g_i = sign(a_i) G_i: it turns at |(I - u u^T) g_i| and grows at u . g_i. One that shrinks counts by what it
@@ -161,7 +190,7 @@ class Field(eqx.Module):
     def exponent(self, z: PyTree[Array], D: Float[Array, "n m"]) -> Float[Array, ""]:
         """phi = log of the other clock's rate, with slopes D."""
         outputs = self.chart.outputs(z, D * self.preactivations(z))
-        return self.clock.phi(self.problem.log_S(self.problem.y * outputs))
+        return self.clock.phi(self.problem.log_S(self.problem.scored(outputs)))
 
     def elapsed(self, old: Anchor, new: Anchor, middle: Float[Array, ""] | None = None):
         """The other clock at `new`, integrated from `old`, and an estimate of the quadrature's error.

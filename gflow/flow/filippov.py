@@ -114,7 +114,9 @@ class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
         smooth = {"y0": z0, "y1": z, "k": ks}
         zm = halfway(self.solver, z0, z, ks)
         Zm = args.preactivations(zm)
-        phi = args.clock.phi(args.problem.log_S(args.problem.y * args.chart.outputs(zm, args.slopes(modes.on) * Zm)))
+        phi = args.clock.phi(
+            args.problem.log_S(args.problem.scored(args.chart.outputs(zm, args.slopes(modes.on) * Zm)))
+        )
         off = jnp.sqrt(inner(error[0], error[0]))
         settled = after_step(args, modes, start, Zm, end, z, off, h, self.log > 0)
         if args.tips:
@@ -268,10 +270,9 @@ class Clocked(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
         middle = args.exponent(zm, args.slopes(args.preactivations(zm) > 0))
         other, clock_error = args.elapsed(y0[1], new, middle)
         # the right-hand side's indicator is not the least-norm velocity of a neuron that chatters along a hyperplane
-        network = args.chart.decode(z1)
-        G = args.problem.least_norm_gradients(network, rates.lam, CHATTER)
+        G = args.problem.least_norm_gradients(args.chart.decode(z1), rates.lam, CHATTER)
         new = new._replace(
-            other=other, speed=args.speed(z1, G, rates.lam), residual=args.problem.misalignment(network, G)
+            other=other, speed=args.speed(z1, G, rates.lam, rates.log_S), residual=args.misalignment(z1, G)
         )
         return (z1, new), (error, still._replace(other=clock_error)), dense, state, result
 
@@ -281,12 +282,15 @@ CHATTER = 1e-6
 
 
 def weight_error(field: Field, modes: Modes, z: PyTree[Array], error: PyTree[Array], end: Rates) -> Float[Array, ""]:
-    """sum_n p_n |dq_n|, dq the change of the margins under the error of z: dp_n = -p_n (dq_n - mean) on the tail."""
+    """sum_n p_n |dq_n|, dq the change of the margins under the error of z: dp_n = -p_n (dq_n - mean) on the tail.
+
+    Without margins sum_n l''(q_n) |dq_n|.
+    """
     other = jax.tree.map(jnp.subtract, z, error)
-    q = field.problem.y * field.chart.outputs(other, field.slopes(modes.on) * field.preactivations(other))
+    q = field.problem.scored(field.chart.outputs(other, field.slopes(modes.on) * field.preactivations(other)))
     # what rounding leaves of the difference of two margins is no error of the step
     moved = jnp.maximum(jnp.abs(end.q - q) - rounding(q.dtype) * jnp.abs(end.q), 0.0)
-    return jnp.sum(jnp.abs(end.lam) * moved)
+    return jnp.sum((jnp.abs(end.lam) if field.problem.of_margins else field.problem.loss.curvature(q)) * moved)
 
 
 __all__ = ["Clocked", "Filippov"]

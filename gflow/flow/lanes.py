@@ -28,7 +28,7 @@ from gflow.flow.controller import KinkController
 from gflow.flow.field import Field
 from gflow.flow.filippov import Filippov
 from gflow.flow.row_space import Complement, RowSpace, placed, row_space
-from gflow.flow.solve import DEFAULT_STOP, Flow, default_solver, flow_of, numeric, start_of, tolerances
+from gflow.flow.solve import Flow, default_solver, default_stop, flow_of, numeric, start_of, tolerances
 from gflow.flow.stop import AbstractStop
 from gflow.network import TwoLayer
 from gflow.problem import Problem
@@ -83,11 +83,12 @@ class Stepper(eqx.Module):
         clock: AbstractClock = ScaledClock(),
         solver: Filippov | None = None,
         controller: diffrax.PIDController = diffrax.PIDController(rtol=1e-4, atol=1e-4),
-        stop: Sequence[AbstractStop] = DEFAULT_STOP,
+        stop: Sequence[AbstractStop] | None = None,
         until: float = float("inf"),
         max_steps: int = 100_000,
     ):
         dtype = problem.X.dtype
+        stop = default_stop(problem) if stop is None else stop
         if solver is None:
             solver = default_solver(horizon=not math.isinf(until))
         self.problem, self.chart, self.clock, self.solver = problem, chart, clock, solver

@@ -26,7 +26,7 @@ from gflow.flow.kinks import Kinks, in_order
 from gflow.flow.modes import Modes
 from gflow.flow.row_space import placed, row_space
 from gflow.flow.start import initial_modes, repelling_start, resting_modes
-from gflow.flow.stop import AbstractStop, KKTTarget, MarginTarget, Unfitted
+from gflow.flow.stop import AbstractStop, KKTTarget, MarginTarget, Stationary, Unfitted
 from gflow.network import TwoLayer
 from gflow.problem import Problem
 
@@ -85,10 +85,11 @@ def solve_flow(
     """Integrate dtheta/dt in -d°L(theta) from `network` and return `saves` points of the curve.
 
     It ends at `until_s` (clock s) or `until_t` (physical time) if one is given, otherwise at the first of the `stop`
-    criteria (by default q_min >= 1e3, a KKT residual of 1e-5 with slackness 0.01, or stationary without fitting);
-    `flow.result` says which, or that `max_steps` ran out. `solver` is Filippov(Tsit5()) up to a horizon, and otherwise
-    Filippov(Chebyshev()), whose steps do not shrink as margins grow. `chart` is chosen from the network: BalancedPolar
-    if it is balanced, else Hyperbolic; inside vmap name it. Data of a rank below min(n, d) is integrated in the
+    criteria (by default q_min >= 1e3, a KKT residual of 1e-5 with slackness 0.01, or stationary without fitting; where
+    the loss has no margins or weights decay, a point at which nothing moves); `flow.result` says which, or that
+    `max_steps` ran out. `solver` is Filippov(Tsit5()) up to a horizon, and otherwise Filippov(Chebyshev()), whose steps
+    do not shrink as margins grow. `chart` is chosen from the network: BalancedPolar if it is balanced, else Hyperbolic,
+    or Cartesian where weights decay; inside vmap name it. Data of a rank below min(n, d) is integrated in the
     coordinates of its row space, there in Hyperbolic for BalancedPolar; unless X is traced, when no rank is known.
     `saves = 1` keeps the end only; more than one costs a second integration, equally spaced on the time variable.
     `kinks`: size of the log of crossings and slides (0: none; Filippov only).
@@ -97,7 +98,7 @@ def solve_flow(
     """
     check_arguments(problem, network, until_s, until_t, saves)
     if stop is None:
-        stop = () if until_s is not None or until_t is not None else DEFAULT_STOP
+        stop = () if until_s is not None or until_t is not None else default_stop(problem)
     if solver is None:
         solver = default_solver(horizon=until_s is not None or until_t is not None)
     if not stop and until_s is None and until_t is None:
@@ -111,7 +112,9 @@ def solve_flow(
     if type(solver) is Filippov:
         solver = dataclasses.replace(solver, log=kinks)
     stop, controller = numeric(tuple(stop), problem.X.dtype), tolerances(controller, problem.X.dtype)
-    within, made, z0, complement = placed(problem, row_space(problem), chart or chart_for(network), network)
+    within, made, z0, complement = placed(
+        problem, row_space(problem), chart or chart_for(network, problem.weight_decay is not None), network
+    )
     field = Field(within, made, clock, complement=complement, watched=bool(stop))
     log_S0, state0, modes = start_of(field, z0)
     field = dataclasses.replace(field, modes=modes) if type(solver) is Filippov else field
@@ -132,6 +135,11 @@ def solve_flow(
     _, _, path = run(time, grid[:-1], jnp.asarray(False))
     states = jax.tree.map(lambda a, last: jnp.concatenate([a, last]), path["grid"], end)
     return flow_of(field, grid, states, log_S0, result, first.stats, log)
+
+
+def default_stop(problem: Problem) -> tuple[AbstractStop, ...]:
+    """What ends a flow that has no horizon: a direction that has settled, or a point at which nothing moves."""
+    return DEFAULT_STOP if problem.directional else (Stationary(),)
 
 
 def default_solver(*, horizon: bool) -> Filippov:
@@ -239,7 +247,6 @@ def _result(sol, stop) -> RESULTS:
 def check_arguments(problem, network, until_s=None, until_t=None, saves=1) -> None:
     """Raise ValueError as `solve_flow` does for these arguments, before anything is compiled."""
     problem.check(network)
-    problem.require_margins()
     if until_s is not None and until_t is not None:
         raise ValueError("give until_s or until_t, not both")
     for name, value in (("until_s", until_s), ("until_t", until_t)):

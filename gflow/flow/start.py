@@ -44,7 +44,7 @@ def initial_modes(field: Field, z: PyTree[Array]) -> Modes:
 def resting_modes(field: Field, z: PyTree[Array]) -> Modes:
     """Modes at a state that the flow has reached: hostile pairs on their kink slide there. No box problem is solved."""
     Z, weight = field.hyperplanes @ field.chart.hidden(z), field.problem.y
-    if field.problem.lines is not None:
+    if field.problem.lines is not None or not field.problem.of_margins:
         weight, _ = field.weighted(field.problem.multipliers(field.margins(z)))
     hostile = jnp.sign(field.chart.orientation(z)) * weight[:, None] < 0
     slide = _on_kink(field, z, Z) & hostile

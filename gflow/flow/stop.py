@@ -79,3 +79,17 @@ class Unfitted(AbstractStop):
     @property
     def result(self) -> RESULTS:
         return RESULTS.unfitted
+
+
+class Stationary(AbstractStop):
+    """A point is reached: in t no neuron changes faster than `speed`, relative to its size, and to sum_n |l'_n||x_n| of
+    the zero network. For losses without margins and for weight decay; a direction never gets there."""
+
+    speed: float = 1e-9
+
+    def reached(self, field: Field, state) -> Bool[Array, ""]:
+        return state[1].speed <= self.speed
+
+    @property
+    def result(self) -> RESULTS:
+        return RESULTS.stationary
