@@ -11,12 +11,14 @@ Certificates need float64: jax.config.update("jax_enable_x64", True). Source: ar
 
 from gflow._types import RESULTS, VERDICT, result_name
 from gflow.activations import LeakyReLU, ReLU
-from gflow.certificate import Certificate, certify
+from gflow.certificate import certify
 from gflow.convex.arrangements import Arrangement, arrangement
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.exposed import distance_from_exposed_face, exposed_points
 from gflow.convex.faces import Faces, faces
+from gflow.convex.min_norm import MinNorm, solve_min_norm
 from gflow.convex.penalized import Penalized, solve_penalized
+from gflow.descend import Descent, descend
 from gflow.fates import FATE, fates
 from gflow.flow.charts import BalancedPolar, Cartesian, Hyperbolic
 from gflow.flow.chebyshev import Chebyshev
@@ -26,11 +28,12 @@ from gflow.flow.kinks import KINK, Kinks
 from gflow.flow.lanes import Stepper
 from gflow.flow.solve import Flow, solve_flow
 from gflow.flow.stop import KKTTarget, MarginTarget, Stationary, Unfitted
-from gflow.initializers import Gaussian, Sphere, key_of
+from gflow.initializers import Dominated, Gaussian, Independent, Sphere, Symmetric, Unbalanced, key_of
 from gflow.limit import Limit, find_limit, limit_of_network
 from gflow.losses import Exponential, Linear, Logistic, Squared
 from gflow.network import TwoLayer
 from gflow.problem import Problem
+from gflow.proof import Certificate
 from gflow.records import Records
 from gflow.sweep import sweep
 
@@ -46,12 +49,15 @@ __all__ = [
     "Cartesian",
     "Certificate",
     "Chebyshev",
+    "Descent",
+    "Dominated",
     "Exponential",
     "Faces",
     "Filippov",
     "Flow",
     "Gaussian",
     "Hyperbolic",
+    "Independent",
     "KKTTarget",
     "Kinks",
     "LeakyReLU",
@@ -60,6 +66,7 @@ __all__ = [
     "Logistic",
     "MarginTarget",
     "MaxMargin",
+    "MinNorm",
     "Penalized",
     "PhysicalClock",
     "Problem",
@@ -70,10 +77,13 @@ __all__ = [
     "Squared",
     "Stationary",
     "Stepper",
+    "Symmetric",
     "TwoLayer",
+    "Unbalanced",
     "Unfitted",
     "arrangement",
     "certify",
+    "descend",
     "distance_from_exposed_face",
     "exposed_points",
     "faces",
@@ -84,6 +94,7 @@ __all__ = [
     "result_name",
     "solve_flow",
     "solve_max_margin",
+    "solve_min_norm",
     "solve_penalized",
     "sweep",
 ]

@@ -7,21 +7,22 @@ arrays. Source: arXiv 2110.06488, sections 4 and 5; theory, "Certificate of a li
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from gflow._types import VERDICT
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
+from gflow.convex.optimum import Optimum
 from gflow.convex.oracle import Bound, dual_maxima, require_float64
 from gflow.convex.semidefinite import bound_of_dual
 from gflow.network import TwoLayer
 from gflow.patterns import cannot_fit, merge
+from gflow.point_certificate import certify_point
 from gflow.problem import Problem
 from gflow.programs import Limit
+from gflow.proof import Certificate
 
 GLOBAL_RTOL = 1e-6
 """GLOBAL is said if P* is proved to be within this relative distance of P(theta)."""
@@ -33,38 +34,15 @@ SHARPNESS = np.logspace(-1, 8, 46)
 """Trained networks come without multipliers: p ~ exp(-tau q_n/q_min) for these tau, the best bound is taken."""
 
 
-class Certificate(eqx.Module):
-    """What is proved about a network.
-
-    `objective`: P(theta). `lower_bound`: proved, P* >= lower_bound at every width. `c` = P(theta) B(p) >= 1, an upper
-    bound of P(theta)/P*; infinite where the data are not fitted. `exact`: B(p) was maximised over all faces; otherwise
-    c = P(theta)/lower_bound from bounds that hold for all directions (Gram, semidefinite). `p` (n,): the weights used.
-    `missing_neuron` (d,): a direction with |lambda^T (X u)_+| P(theta) > 1, whose absence keeps the network from the
-    optimum; None if none was found, and for networks whose multipliers are guesses, unless they are NOT_GLOBAL.
-    `better`: a feasible network (q_min = 1) with a lower objective, the proof of NOT_GLOBAL, or None. `optimum`: P*
-    where it is proved to a relative gap of 1e-6 (by this certificate or by the solved program), else None.
-    """
-
-    verdict: VERDICT = eqx.field(static=True)
-    objective: float
-    lower_bound: float
-    c: float
-    p: Float[np.ndarray, " n"]
-    missing_neuron: Float[np.ndarray, " d"] | None
-    better: TwoLayer | None
-    optimum: float | None
-    exact: bool = eqx.field(static=True)
-
-
 def certify(
     problem: Problem,
     limit: Limit | TwoLayer,
     *,
     known_faces: Faces | None = None,
-    optimum: MaxMargin | None = None,
+    optimum: Optimum | None = None,
     search: bool = True,
 ) -> Certificate:
-    """The certificate of a limit, or of any trained network without multipliers.
+    """The certificate of a limit, or of any trained network without multipliers; of points see `certify_point`.
 
     GLOBAL needs 1 - lower_bound/P(theta) <= 1e-6, NOT_GLOBAL a network whose objective is lower by more than that, each
     less what rounding leaves open. A limit that is not `polished` is a flow under way: a better network proves nothing
@@ -80,7 +58,10 @@ def certify(
     network = limit.network if isinstance(limit, Limit) else limit
     if given is None:
         problem.check(network)
+    if not problem.directional:
+        return certify_point(problem, limit, known_faces, optimum, search)  # pyright: ignore[reportArgumentType]
     problem.require_max_margin()
+    assert optimum is None or isinstance(optimum, MaxMargin), "the program of another problem"
     require_float64(problem.X, network.W1)
     for name, array in (("weights", network.W1), ("weights", network.w2), ("multipliers", given and given.lam)):
         if array is not None and not bool(jnp.all(jnp.isfinite(array))):

@@ -44,7 +44,9 @@ def sweep_on(
     groups = [indices[at : at + rows] for at in range(0, len(indices), rows)]
     # pure: a task is named by its arguments, and Dask may run it again wherever it likes
     tasks = [
-        client.submit(run_group, X, y, type(problem.loss), law, width, group, options, pure=True, retries=TRIES)
+        client.submit(
+            run_group, X, y, type(problem.loss), _decay(problem), law, width, group, options, pure=True, retries=TRIES
+        )
         for group in groups
     ]
     for task in as_completed(tasks):
@@ -52,12 +54,20 @@ def sweep_on(
         task.release()
 
 
-def run_group(X, y, loss, law: AbstractInitializer, width: int, group: np.ndarray, options: dict) -> Records:
+def _decay(problem: Problem) -> float:
+    return 0.0 if problem.weight_decay is None else float(problem.weight_decay)
+
+
+def run_group(
+    X, y, loss, weight_decay: float, law: AbstractInitializer, width: int, group: np.ndarray, options: dict
+) -> Records:
     """What one task does, in the process of a worker."""
     import jax
 
     jax.config.update("jax_enable_x64", True)
     from gflow.sweep import sweep
 
-    (records,) = sweep(Problem(X, y, loss=loss()), law, width, group, rows=len(group), **options)
+    (records,) = sweep(
+        Problem(X, y, loss=loss(), weight_decay=weight_decay), law, width, group, rows=len(group), **options
+    )
     return records

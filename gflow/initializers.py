@@ -1,12 +1,12 @@
 """CATALOGUE of laws of the first weights: law(key, problem, width) -> TwoLayer.
 
-Signs of a_i are fair coins, |a_i| = |w_i| (balanced), so that the flow keeps every sign.
+Signs of a_i are fair coins. Most laws are balanced, |a_i| = |w_i|, so that the flow keeps every sign.
 Initialisation i of a sweep depends on (seed, i) alone: `key_of(seed, i)`.
 """
 
 from __future__ import annotations
 
-import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -27,31 +27,35 @@ class AbstractInitializer(eqx.Module):
 
     scale: eqx.AbstractVar[float]
 
+    balanced: ClassVar[bool] = True
+    """Whether |a_i| = |w_i| for every neuron."""
+
     def __check_init__(self):
         if not 1e-150 <= self.scale <= 1e100:
             raise ValueError(f"the scale of an initialisation must be positive, 1e-150 to 1e100, got {self.scale}")
 
-    @abc.abstractmethod
     def hidden(self, key: PRNGKeyArray, d: int, width: int) -> Float[Array, "d m"]:
-        """First-layer weights before scaling, shape (d, width)."""
+        """First-layer weights before scaling, shape (d, width): N(0, I_d) unless a law says otherwise."""
+        return jax.random.normal(key, (d, width))
+
+    def network(self, key: PRNGKeyArray, W1: Float[Array, "d m"], signs: Float[Array, " m"]) -> TwoLayer:
+        """The network of scaled first weights and signs of a: balanced unless a law says otherwise."""
+        return TwoLayer(W1, signs * column_norms(W1))
 
     def __call__(self, key: PRNGKeyArray, problem: Problem, width: int) -> TwoLayer:
-        """A balanced network: w_i from the law, a_i = +-|w_i| with fair signs."""
+        """A network of this width. Raises ValueError for a width that the law has no network of."""
         if width < 1:
             raise ValueError(f"the width must be at least 1, got {width}")
         key_w, key_a = jax.random.split(key)
         W1 = self.scale * self.hidden(key_w, problem.shape[1], width).astype(problem.X.dtype)
         signs = jnp.where(jax.random.bernoulli(key_a, 0.5, (width,)), 1.0, -1.0).astype(W1.dtype)
-        return TwoLayer(W1, signs * column_norms(W1))
+        return self.network(key_a, W1, signs)
 
 
 class Gaussian(AbstractInitializer):
     """w_i ~ scale * N(0, I_d), balanced."""
 
     scale: float = 1e-3
-
-    def hidden(self, key: PRNGKeyArray, d: int, width: int) -> Float[Array, "d m"]:
-        return jax.random.normal(key, (d, width))
 
 
 class Sphere(AbstractInitializer):
@@ -64,4 +68,72 @@ class Sphere(AbstractInitializer):
         return W / column_norms(W)
 
 
-__all__ = ["Gaussian", "Sphere"]
+class Symmetric(AbstractInitializer):
+    """Pairs (w_i, a_i) and (w_i, -a_i), w_i ~ scale * N(0, I_d), balanced: f = 0 at the start. The width is even."""
+
+    scale: float = 1e-3
+
+    def __call__(self, key: PRNGKeyArray, problem: Problem, width: int) -> TwoLayer:
+        if width < 2 or width % 2:
+            raise ValueError(f"symmetric pairs need an even width, got {width}")
+        half = super().__call__(key, problem, width // 2)
+        return TwoLayer(jnp.concatenate([half.W1, half.W1], axis=1), jnp.concatenate([half.w2, -half.w2]))
+
+
+class Dominated(AbstractInitializer):
+    """w_i ~ scale * N(0, I_d), |a_i| = ratio |w_i|, ratio >= 1: the second layer dominates, and no sign ever flips."""
+
+    scale: float = 1e-3
+    ratio: float = 2.0
+
+    balanced: ClassVar[bool] = False
+
+    def __check_init__(self):
+        if not 1 <= self.ratio <= 1e100:
+            raise ValueError(f"the ratio |a|/|w| of a dominated network is at least 1, got {self.ratio}")
+
+    def network(self, key: PRNGKeyArray, W1: Float[Array, "d m"], signs: Float[Array, " m"]) -> TwoLayer:
+        return TwoLayer(W1, signs * self.ratio * column_norms(W1))
+
+
+class Unbalanced(AbstractInitializer):
+    """a_i^2 - |w_i|^2 = c scale^2 for every neuron: of a_i and w_i ~ scale * N(0, I_d) the one that may be smaller is
+    drawn, |w_i| for c >= 0, |a_i| for c < 0, and the other follows."""
+
+    scale: float = 1e-3
+    c: float = 1.0
+
+    balanced: ClassVar[bool] = False
+
+    def __check_init__(self):
+        if not abs(self.c) <= 1e100:
+            raise ValueError(f"c = (a^2 - |w|^2) / scale^2 must be finite, got {self.c}")
+
+    def network(self, key: PRNGKeyArray, W1: Float[Array, "d m"], signs: Float[Array, " m"]) -> TwoLayer:
+        c, size = self.c * self.scale**2, column_norms(W1)
+        drawn = self.scale * jnp.abs(jax.random.normal(jax.random.fold_in(key, 1), signs.shape, W1.dtype))
+        a = jnp.where(c >= 0, jnp.sqrt(size**2 + jnp.maximum(c, 0.0)), drawn)
+        w = jnp.where(c >= 0, size, jnp.sqrt(drawn**2 - jnp.minimum(c, 0.0)))
+        return TwoLayer(W1 * (w / jnp.where(size > 0, size, 1.0)), signs * a)
+
+
+class Independent(AbstractInitializer):
+    """w_i ~ scale * N(0, I_d) and a_i ~ output * N(0, 1), independent, as most code draws them; `output` is the scale
+    of the second layer, that of the first if it is None."""
+
+    scale: float = 1e-3
+    output: float | None = None
+
+    balanced: ClassVar[bool] = False
+
+    def __check_init__(self):
+        if self.output is not None and not 0 <= self.output <= 1e100:
+            raise ValueError(f"the scale of the output weights must be at least 0 and finite, got {self.output}")
+
+    def network(self, key: PRNGKeyArray, W1: Float[Array, "d m"], signs: Float[Array, " m"]) -> TwoLayer:
+        size = self.scale if self.output is None else self.output
+        drawn = jnp.abs(jax.random.normal(jax.random.fold_in(key, 1), signs.shape, W1.dtype))
+        return TwoLayer(W1, signs * size * drawn)
+
+
+__all__ = ["Dominated", "Gaussian", "Independent", "Sphere", "Symmetric", "Unbalanced"]

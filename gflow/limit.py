@@ -21,6 +21,7 @@ from gflow.convex.oracle import require_float64
 from gflow.flow.solve import Flow
 from gflow.network import TwoLayer
 from gflow.patterns import canonical, distinct, grouped, joined, merge, pattern_key, positions
+from gflow.points import point_limit
 from gflow.problem import Problem
 from gflow.programs import BAND, Limit, Programs, judge, limit_with
 
@@ -56,7 +57,7 @@ OUTGROWN = 1e-6
 
 
 def find_limit(problem: Problem, flow: Flow) -> Limit:
-    """The limit of one (unbatched) flow. Raises ValueError in float32.
+    """The limit of one (unbatched) flow: a direction, or a point (`point_limit`). Raises ValueError in float32.
 
     A flow that failed or stopped early gives the merged network of its last saved time, `polished` False.
     """
@@ -78,6 +79,8 @@ def limit_of_network(
     phase too. `polish=False` judges the network as it is. `programs`: those of `problem`, to share them between many
     networks; the limit is the same. Raises ValueError for wrong shapes, weights that are not finite, and in float32.
     """
+    if not problem.directional:
+        return point_limit(problem, network, polish=polish)
     problem.check(network)
     problem.require_max_margin()
     require_float64(problem.X, network.W1)

@@ -132,4 +132,7 @@ class Squared(AbstractLoss):
         return 0.5 * alpha**2
 
 
+TRAINED = {"logistic": Logistic, "exponential": Exponential, "squared": Squared}
+"""Those that have a minimum or an infimum of 0, by the name that commands and stores give them."""
+
 __all__ = ["Exponential", "Linear", "Logistic", "Squared"]

@@ -42,7 +42,8 @@ class Limit(eqx.Module):
     `kkt_residual`: 1 - cos(theta, v); `slackness`: max_n p_n (q_n/q_min - 1).
     `polished`: the KKT point was solved for and accepted; otherwise the network is the flow's own end. `stuck`: the
     data are not fitted and, as a linear program proves, cannot be with these patterns. `changes`: how often patterns
-    were changed on the way from the flow's end to the limit, 0 if they had settled.
+    were changed on the way from the flow's end to the limit, 0 if they had settled. `loss`: None; of a point L, and
+    `point_limit` says what the other fields are.
     """
 
     network: TwoLayer
@@ -56,6 +57,7 @@ class Limit(eqx.Module):
     polished: bool = eqx.field(static=True)
     stuck: bool = eqx.field(static=True)
     changes: int = eqx.field(static=True)
+    loss: float | None = None
 
     @property
     def fitted(self) -> bool:
@@ -123,7 +125,7 @@ def _crossed(problem: Problem, patterns: Patterns, optimum: Optimum, limit: Limi
     The least-norm velocity across a border says to which side: its entry of the slope does not, where lambda_n = 0.
     """
     X = np.asarray(problem.X)
-    network, K = _padded(limit.network)
+    network, K = padded(limit.network)
     slopes = np.asarray(_slopes(problem, network, limit.lam, BAND))[:, :K]
     velocity = optimum.patterns.sign * (X.T @ (slopes * np.asarray(limit.lam)[:, None]))
     across = X @ velocity / np.maximum(np.linalg.norm(X, axis=1)[:, None], 1e-300)
@@ -147,8 +149,8 @@ def limit_with(problem: Problem, patterns: Patterns, V, lam, *, polished: bool, 
     q = problem.margins(network)
     p = np.abs(lam) / max(np.abs(lam).sum(), 1e-300)
     # sliding pairs of a solved point are exact to rounding; the band only has to cover that
-    padded, _ = _padded(network)
-    residual, slackness, objective = judge(problem, padded, jnp.asarray(lam), jnp.asarray(p), BAND)
+    wider, _ = padded(network)
+    residual, slackness, objective = judge(problem, wider, jnp.asarray(lam), jnp.asarray(p), BAND)
     if not polished and q_min > 0:
         lam = lam * float(objective)  # multipliers of the scaled problem: sum alpha = P
     return Limit(
@@ -157,7 +159,7 @@ def limit_with(problem: Problem, patterns: Patterns, V, lam, *, polished: bool, 
     )  # fmt: skip
 
 
-def _padded(network: TwoLayer) -> tuple[TwoLayer, int]:
+def padded(network: TwoLayer) -> tuple[TwoLayer, int]:
     """The network with zero neurons up to a multiple of 16, so that few shapes are compiled, and its width."""
     K = network.width
     more = -K % 16 or (16 if K == 0 else 0)

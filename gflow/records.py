@@ -11,15 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from gflow._types import VERDICT
-from gflow.certificate import GLOBAL_RTOL, Certificate, certify
-from gflow.convex.column_generation import MaxMargin, solve_max_margin
+from gflow.certificate import GLOBAL_RTOL, certify
 from gflow.convex.faces import Faces, faces
+from gflow.convex.optimum import Optimum, solve_optimum
 from gflow.fates import FATE
 from gflow.flow.pool import End
 from gflow.limit import limit_of_network
 from gflow.network import TwoLayer
 from gflow.problem import Problem
 from gflow.programs import Limit, Programs, remembered
+from gflow.proof import Certificate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +28,10 @@ class Records:
     """One row per initialisation; the columns of a store.
 
     `index` (b,): number of the initialisation. `verdict`, `result` (b,): codes of VERDICT and RESULTS. `objective`:
-    P(theta) of the limit. `lower_bound`: proved, <= P*. `certificate`: c. `margin`: normalised. `kkt_residual`,
-    `slackness`, `polished`, `changes`: of the limit. `s`, `log_t`, `steps`, `rejected`, `balance_drift`: of the
-    flow. `repelled`: see Flow. `live`, `sliding`, `dead`: how many neurons of the flow's last network have this FATE.
+    P(theta) of the limit, `loss`: L of one that is a point. `lower_bound`: proved, <= P*. `certificate`: c. `margin`:
+    normalised. `kkt_residual`, `slackness`, `polished`, `changes`: of the limit. `s`, `log_t`, `steps`, `rejected`,
+    `balance_drift`: of the flow. `repelled`: see Flow. `live`, `sliding`, `dead`: how many neurons of the flow's last
+    network have this FATE.
     `neurons`: number K of merged live neurons. `W1` (b, width, d), `w2` (b, width): the limit, row k is neuron k; NaN
     beyond K. A lane that failed has `result` saying so and NaN or inf where nothing is known.
     """
@@ -38,6 +40,7 @@ class Records:
     verdict: np.ndarray
     result: np.ndarray
     objective: np.ndarray
+    loss: np.ndarray
     lower_bound: np.ndarray
     certificate: np.ndarray
     margin: np.ndarray
@@ -85,10 +88,10 @@ class Witness:
     A row is a function of its own flow: what is remembered would be computed to the same bits again.
     """
 
-    def __init__(self, problem: Problem, known_faces: Faces | None = None, optimum: MaxMargin | None = None):
+    def __init__(self, problem: Problem, known_faces: Faces | None = None, optimum: Optimum | None = None):
         self.problem = problem
         self.known = faces(problem.X) if known_faces is None else known_faces
-        self.optimum = solve_max_margin(problem, self.known) if optimum is None else optimum
+        self.optimum = solve_optimum(problem, self.known) if optimum is None else optimum
         self.programs = Programs(problem)
         self._proved: OrderedDict[bytes, tuple[Certificate, float]] = OrderedDict()
 
@@ -125,6 +128,7 @@ class Witness:
         return {
             "verdict": np.int8(proof.verdict),
             "objective": np.float64(limit.objective),
+            "loss": np.float64(np.nan if limit.loss is None else limit.loss),
             "lower_bound": np.float64(proof.lower_bound),
             "certificate": np.float64(proof.c),
             "margin": np.float64(margin),
@@ -139,7 +143,8 @@ class Witness:
 
     def _proof(self, limit: Limit) -> tuple[Certificate, float]:
         proof = certify(self.problem, limit, known_faces=self.known, optimum=self.optimum)
-        return proof, float(self.problem.normalised_margin(limit.network))
+        margin = self.problem.normalised_margin(limit.network) if self.problem.directional else np.nan
+        return proof, float(margin)
 
 
 def distinct_limits(objective, certificate, verdict, polished=None, rtol: float = GLOBAL_RTOL) -> list[dict]:

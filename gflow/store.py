@@ -23,7 +23,7 @@ from gflow.records import Records
 PENDING = -1
 """Verdict of a row that has not been computed yet."""
 
-FORMAT = "gflow-sweep-4"
+FORMAT = "gflow-sweep-5"
 
 MOST_ROWS, FEWEST_ROWS, GROUPS = 1024, 64, 64
 """A group has at most MOST_ROWS rows, and so few, down to FEWEST_ROWS, that there are GROUPS of them."""
@@ -31,7 +31,8 @@ MOST_ROWS, FEWEST_ROWS, GROUPS = 1024, 64, 64
 LONG_NAMES = {
     "verdict": "what is proved about the limit",
     "result": "how the integration ended",
-    "objective": "P(theta) of the limit",
+    "objective": "P(theta) of the limit; of a point see gflow.points",
+    "loss": "L at a limit that is a point, NaN for a direction",
     "lower_bound": "proved lower bound of P*",
     "certificate": "c, proved upper bound of P(theta)/P*",
     "margin": "normalised margin q_min/|theta|^2",

@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gflow.convex.column_generation import MaxMargin
 from gflow.convex.faces import Faces
+from gflow.convex.optimum import Optimum
 from gflow.convex.oracle import require_float64
+from gflow.flow.charts import AbstractChart, BalancedPolar, Cartesian, Hyperbolic
 from gflow.flow.lanes import Stepper
 from gflow.flow.pool import Refill, harvests
 from gflow.flow.solve import numeric
@@ -77,7 +78,7 @@ def sweep(
     *,
     seed: int = 0,
     known_faces: Faces | None = None,
-    optimum: MaxMargin | None = None,
+    optimum: Optimum | None = None,
     rows: int = ROWS,
     chunk: int | None = None,
     chunks: int = CHUNKS,
@@ -93,7 +94,7 @@ def sweep(
     Every one of `devices` (all local ones) has at most `chunks` of `chunk` (see `chunk_for`) lanes, and half as many
     whenever these do not fit into its memory. `watch(busy, lanes)` is called at every turn. `dtype`: of the flows,
     float64 or float32; limits and certificates are float64. `controller` and `flow_options` (solver, stop, max_steps,
-    ...) go to `Stepper`. The faces of X and the max-margin program are computed once and shared; pass them in if you
+    ...) go to `Stepper`. The faces of X and the convex program are computed once and shared; pass them in if you
     have them. Raises ValueError for a problem in float32, before anything runs.
     """
     require_float64(problem.X)
@@ -101,6 +102,7 @@ def sweep(
     if len(indices) == 0:
         return
     draw = Draw(numeric(law, problem.X.dtype), problem, jnp.asarray(seed), width, dtype)
+    flow_options.setdefault("chart", _chart(problem, law))
     refill = Refill(Stepper(cast(problem, dtype), controller=controller, **flow_options), draw)
     devices = jax.local_devices() if devices is None else devices
     witness = Witness(problem, known_faces, optimum)
@@ -115,6 +117,12 @@ def sweep(
             if len(group) == min(rows, len(indices) - int(k) // rows * rows):
                 del pending[int(k) // rows]
                 yield Records.of([group[j] for j in sorted(group)])
+
+
+def _chart(problem: Problem, law: AbstractInitializer) -> type[AbstractChart]:
+    if law.balanced:
+        return BalancedPolar
+    return Hyperbolic if problem.weight_decay is None else Cartesian
 
 
 def chunk_for(device, problem: Problem, width: int) -> int:

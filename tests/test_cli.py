@@ -85,14 +85,45 @@ def test_solve_with_weight_decay(gflow, tmp_path):
     assert summary["alpha"] == pytest.approx([0.2], rel=1e-6)
     for arguments, message in (
         (["--beta", "-1"], "--beta must be a positive number"),
-        (["--loss", "squared"], "give --beta too"),
+        (["--loss", "exponential"], "give --beta too"),
         (["--beta", "1", "--loss", "hinge"], "--loss must be one of"),
     ):
         done = gflow("solve", "one.csv", *arguments)
         assert done.returncode == 2 and message in done.stderr
-    done = gflow("sweep", "xor", "--loss", "squared", "--inits", "2", "--out", "x.zarr")
+    done = gflow("sweep", "xor", "--loss", "hinge", "--inits", "2", "--out", "x.zarr")
     assert done.returncode == 2 and "--loss must be one of logistic, exponential" in done.stderr
     assert not (tmp_path / "x.zarr").exists()
+
+
+def test_points_from_data_to_verdict(gflow, tmp_path):
+    # least norm and weight decay on one sample, |x| = 1: 1/2 |theta|^2 = 1.5; v = 1.5 - beta
+    (tmp_path / "one.csv").write_text("a,b,y\n0.6,-0.8,1.5\n")
+    done = gflow("solve", "one.csv", "--loss", "squared", "--json")
+    assert strict(done.stdout)["primal"] == pytest.approx(1.5, rel=1e-12)
+    common = ("run", "one.csv", "--loss", "squared", "--width", "4", "--scale", "1e-9")
+    done = gflow(*common, "--json")
+    summary = strict(done.stdout)
+    assert done.returncode == 0 and summary["verdict"] == "GLOBAL" and summary["result"] == "stationary"
+    assert summary["objective"] == pytest.approx(summary["optimum"], rel=1e-6) and summary["loss"] < 1e-15
+    summary = strict(gflow(*common, "--optimizer", "momentum:lr=0.1", "--steps", "2000", "--json").stdout)
+    assert summary["verdict"] == "GLOBAL" and summary["optimum"] == pytest.approx(1.5) and summary["loss"] < 1e-15
+    for arguments, message in (
+        (("--optimizer", "adam:x=3"), "it takes lr=NUMBER"),
+        (("--optimizer", "newton"), "--optimizer must be one of sgd"),
+        (("--optimizer", "sgd", "--until-s", "1"), "leave --until-s out"),
+        (("--optimizer", "sgd:batch=2"), "a batch has between 1 and n = 1"),
+        (("--optimizer", "sgd", "--steps", "0"), "steps must be at least 1"),
+        (("--init", "symmetric", "--width", "3"), "an even width"),
+        (("--init", "dominated:ratio=0.5"), "at least 1"),
+        (("--weight-decay", "-1"), "the weight decay must be at least 0"),
+    ):
+        done = gflow(*common, *arguments)
+        assert done.returncode == 2 and message in done.stderr, (arguments, done.stderr)
+    done = gflow("sweep", "one.csv", "--loss", "squared", "--weight-decay", "0.2", "--inits", "3", "--width", "40",
+                 "--init", "symmetric", "--out", "p.zarr", "--json")  # fmt: skip
+    (limit,) = strict(done.stdout)["limits"]
+    assert limit["objective"] == pytest.approx(0.5 * 0.2**2 + 0.2 * 1.3, rel=1e-9) and limit["verdict"] == "GLOBAL"
+    assert strict(gflow("verify", "p.zarr", "--json").stdout)["whole"]
 
 
 def test_run_until_a_time(gflow, tmp_path):

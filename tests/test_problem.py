@@ -85,15 +85,37 @@ def test_activation_slopes_are_one_sided_differences(name):
 
 @pytest.mark.parametrize("name", initializers.__all__)
 @pytest.mark.parametrize("scale", [1e-100, 1e-3, 10.0])
-def test_initial_laws_are_balanced_at_any_scale(name, scale):
+def test_initial_laws_at_any_scale(name, scale):
     problem = gflow.Problem(np.eye(3), [1, 1, -1])
-    network = getattr(initializers, name)(scale=scale)(gflow.key_of(1, 2), problem, 2000)
-    norms = np.linalg.norm(np.asarray(network.W1) / scale, axis=0)
-    np.testing.assert_allclose(np.abs(network.w2) / scale, norms, rtol=1e-14)
-    assert abs(np.mean(np.sign(network.w2))) < 0.1
+    law = getattr(initializers, name)(scale=scale)
+    network = law(gflow.key_of(1, 2), problem, 2000)
+    norms, a = np.linalg.norm(np.asarray(network.W1) / scale, axis=0), np.asarray(network.w2) / scale
+    balance = {"Dominated": 3 * norms**2, "Unbalanced": np.ones(2000)}.get(name, np.zeros(2000))
+    if name == "Independent":
+        assert np.mean(a**2) == pytest.approx(1.0, rel=0.1) and abs(np.corrcoef(np.abs(a), norms)[0, 1]) < 0.1
+    else:
+        np.testing.assert_allclose((np.abs(a) - norms) * (np.abs(a) + norms), balance, rtol=1e-11, atol=1e-12)
+    assert law.balanced == (not balance.any() and name != "Independent")
+    assert abs(np.mean(np.sign(a))) < 0.1
     assert bool(jnp.all(jnp.isfinite(jnp.log(jnp.abs(network.w2)))))
     # E |w|^2 = 3 (gaussian) or 1 (sphere)
-    assert np.mean(norms**2) == pytest.approx(3.0 if name == "Gaussian" else 1.0, rel=0.1)
+    assert np.mean(norms**2) == pytest.approx(1.0 if name == "Sphere" else 3.0, rel=0.1)
+    if name == "Symmetric":
+        np.testing.assert_allclose(network(problem.X), 0.0, atol=1e-12 * scale**2)
+
+
+def test_unbalanced_laws_with_small_output_weights_and_refusals():
+    problem = gflow.Problem(np.eye(3), [1, 1, -1])
+    network = gflow.Unbalanced(scale=1e-3, c=-2.0)(gflow.key_of(1, 2), problem, 2000)
+    a, w = np.asarray(network.w2), np.linalg.norm(np.asarray(network.W1), axis=0)
+    np.testing.assert_allclose(a**2 - w**2, -2e-6, rtol=1e-9)
+    assert np.mean(a**2) == pytest.approx(1e-6, rel=0.1)
+    for make in (
+        lambda: gflow.Symmetric()(gflow.key_of(0, 0), problem, 3), lambda: gflow.Dominated(ratio=0.5),
+        lambda: gflow.Independent(output=-1.0), lambda: gflow.Unbalanced(c=np.inf), lambda: gflow.Gaussian(-1.0),
+    ):  # fmt: skip
+        with pytest.raises(ValueError):
+            make()
 
 
 def test_initialisation_depends_on_seed_and_index_only():

@@ -21,25 +21,21 @@ def checked(function, *arguments, **options):
         raise InputError(str(error)) from None
 
 
-def read_problem(data: str, loss: str, bias: bool, standardize: bool, dtype: str, squared: bool = False):
-    """(problem, notes): the data of a command line, and what was done to them or is to be feared of them.
-
-    `squared`: whether the command takes the squared loss too, and with it labels that are real numbers.
-    """
+def read_problem(data: str, loss: str, bias: bool, standardize: bool, dtype: str, weight_decay: float = 0.0):
+    """(problem, notes): the data of a command line, and what was done to them or is to be feared of them."""
     import gflow
     from gflow.cli import data as reader
+    from gflow.losses import TRAINED
     from gflow.problem import never_separable
 
-    losses = {"logistic": gflow.Logistic, "exponential": gflow.Exponential}
-    losses |= {"squared": gflow.Squared} if squared else {}
-    if loss not in losses:
-        raise InputError(f"--loss must be one of {', '.join(losses)}; got {loss!r}")
+    if loss not in TRAINED:
+        raise InputError(f"--loss must be one of {', '.join(TRAINED)}; got {loss!r}")
     if dtype != "float64":
         raise InputError(f"--dtype {dtype}: a certificate needs float64; leave --dtype out")
     dataset, notes = checked(reader.load, data, real=loss == "squared")
     dataset, more = checked(reader.prepare, dataset, standardize, bias)
-    problem = checked(gflow.Problem, dataset.X, dataset.y, loss=losses[loss]())
-    reasons = never_separable(dataset.X, dataset.y) if problem.of_margins else []
+    problem = checked(gflow.Problem, dataset.X, dataset.y, loss=TRAINED[loss](), weight_decay=weight_decay)
+    reasons = never_separable(dataset.X, dataset.y) if problem.directional else []
     if reasons:
         shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
         more.append(f"warning: no network of this kind can separate these data: {shown}; none will be GLOBAL")
@@ -53,16 +49,6 @@ def announce(notes: list[str]) -> None:
     """Say what was done to the data, once all of the input has been accepted."""
     for note in notes:
         say(note)
-
-
-def initial_law(name: str, scale: float):
-    """The initial law of this name."""
-    import gflow
-
-    laws = {"gaussian": gflow.Gaussian, "sphere": gflow.Sphere}
-    if name not in laws:
-        raise InputError(f"--law must be one of {', '.join(laws)}; got {name!r}")
-    return checked(laws[name], scale=scale)
 
 
 def check_width(width: int) -> None:

@@ -18,11 +18,11 @@ from gflow.cli.inputs import (
     check_key,
     check_width,
     checked,
-    initial_law,
     read_problem,
     read_weights,
 )
-from gflow.cli.options import Bias, Data, Dtype, Json, LossName, Scale, Seed, Standardize, Width
+from gflow.cli.named import initial_law
+from gflow.cli.options import Bias, Data, Dtype, Init, Json, LossName, Scale, Seed, Standardize, WeightDecay, Width
 from gflow.cli.progress import say
 
 INTERRUPTED = 130
@@ -52,7 +52,9 @@ def run(
     data: Data,
     width: Width = 50,
     scale: Scale = 1e-3,
+    init: Init = "gaussian",
     loss: LossName = "logistic",
+    weight_decay: WeightDecay = 0.0,
     seed: Seed = 0,
     index: Annotated[int, typer.Option(help="which initialisation of this seed, as in a sweep")] = 0,
     weights: Annotated[
@@ -65,6 +67,11 @@ def run(
         float | None, typer.Option(help="tolerance of the integrator [1e-3, as a sweep; 1e-4 up to a horizon]")
     ] = None,
     max_steps: Annotated[int, typer.Option(help="step budget")] = 100_000,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(help="descend instead: sgd, momentum, nesterov, normalised-sgd, adam, rmsprop [:lr=..,batch=..]"),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="steps of --optimizer")] = 10_000,
     out: Annotated[Path | None, typer.Option(help="write the trajectory to this .npz")] = None,
     plot: Annotated[Path | None, typer.Option(help="write a figure (.png, .pdf, .svg)")] = None,
     bias: Bias = False,
@@ -79,10 +86,10 @@ def run(
     from gflow.cli import output
     from gflow.flow.solve import check_arguments
 
-    given = [k for k in ("width", "scale", "seed", "index") if _is_given(context, k)]
+    given = [k for k in ("width", "scale", "init", "seed", "index") if _is_given(context, k)]
     if weights and given:
         raise InputError(f"--weights are the first network: leave {', '.join(f'--{k}' for k in given)} out")
-    problem, notes = read_problem(data, loss, bias, standardize, dtype)
+    problem, notes = read_problem(data, loss, bias, standardize, dtype, weight_decay)
     if rtol is None:
         rtol = 1e-3 if until_s is None and until_t is None else 1e-4
     if not 0 < rtol < 1:
@@ -93,8 +100,15 @@ def run(
     check_file(plot, (".png", ".pdf", ".svg"), data, weights)
     check_key(seed, index)
     check_width(width)
-    law = initial_law("gaussian", scale)
-    network = read_weights(weights, problem) if weights else law(gflow.key_of(seed, index), problem, width)
+    law = initial_law(init, scale)
+    network = read_weights(weights, problem) if weights else checked(law, gflow.key_of(seed, index), problem, width)
+    if optimizer is not None:
+        of_flow = [k for k in ("until_s", "until_t", "rtol", "max_steps", "out", "plot") if _is_given(context, k)]
+        if of_flow:
+            raise InputError(
+                f"--optimizer is no flow: leave {', '.join('--' + k.replace('_', '-') for k in of_flow)} out"
+            )
+        return _descend(problem, network, optimizer, steps, gflow.key_of(seed, index), notes, json)
     checked(check_arguments, problem, network, until_s, until_t)
     announce(notes)
     say("compiling and integrating (compilation takes a quarter to half a minute)")
@@ -137,38 +151,67 @@ def _draw(problem, flow, limit, plot: Path) -> None:
     say(f"wrote {plot}")
 
 
+def _descend(problem, network, optimizer: str, steps: int, key, notes, json: bool) -> None:
+    """The network that an optimiser reaches, certified as it is."""
+    import jax
+
+    import gflow
+    from gflow.cli import output
+    from gflow.cli.named import optimizer as named
+
+    rule, options = named(optimizer)
+    key = jax.random.fold_in(key, 1)
+    announce(notes)
+    say(f"descending {steps} steps")
+    descent = checked(gflow.descend, problem, network, rule, steps, key=key, **options)
+    summary = _of_network(problem, descent.final)
+    summary |= {"result": gflow.result_name(descent.result), "steps": steps, "optimizer": optimizer}
+    summary["loss"] = problem.loss_value(descent.margins[-1])
+    output.emit(summary, json, output.print_run)
+
+
+def _of_network(problem, network) -> dict:
+    """What is known of a network as it is: no flow led to it, or none that has reached its limit."""
+    import gflow
+    from gflow.cli import output
+
+    given = checked(gflow.limit_of_network, problem, network, polish=False)
+    summary = output.limit_summary(problem, given, gflow.certify(problem, network))
+    summary |= {"result": "given", "s": None, "log_t": None, "steps": 0, "rejected": 0}
+    summary |= {"balance_drift": None, "repelled": None}
+    if problem.directional:
+        # of the network as it is given; the neurons listed are merged and balanced
+        lam, unit = problem.multipliers(problem.margins(network)), network.normalised()
+        summary |= {"margin": problem.normalised_margin(unit), "kkt_residual": problem.kkt_residual(unit, lam, 1e-9)}
+    # a trained network is never exactly a KKT point: the one with its patterns is reported beside it
+    point = gflow.limit_of_network(problem, network, settled=2.0)
+    summary["kkt_point"] = None
+    if point.polished and (problem.directional or problem.weight_decay is not None):
+        exact = gflow.certify(problem, point)
+        if exact.verdict == gflow.VERDICT.GLOBAL and summary["optimum"] is not None:
+            summary["optimum"] = min(summary["optimum"], exact.objective)
+        summary["kkt_point"] = {"objective": exact.objective, "certificate": exact.c, "verdict": exact.verdict.name}
+    return summary
+
+
 @app.command()
 def certify(
     data: Data,
     weights: Annotated[Path, typer.Argument(metavar="WEIGHTS.npz", help="W1 (d, m) and w2 (m,)")],
     loss: LossName = "logistic",
+    weight_decay: WeightDecay = 0.0,
     bias: Bias = False,
     standardize: Standardize = False,
     dtype: Dtype = "float64",
     json: Json = False,
 ) -> None:
     """What is proved about a trained two-layer network."""
-    import gflow
     from gflow.cli import output
 
-    problem, notes = read_problem(data, loss, bias, standardize, dtype)
+    problem, notes = read_problem(data, loss, bias, standardize, dtype, weight_decay)
     network = read_weights(weights, problem)
     announce(notes)
-    given = checked(gflow.limit_of_network, problem, network, polish=False)
-    summary = output.limit_summary(problem, given, gflow.certify(problem, network))
-    summary |= {"result": "given", "s": None, "log_t": None, "steps": 0, "rejected": 0}
-    # of the network as it is given; the neurons listed are merged and balanced
-    lam, unit = problem.multipliers(problem.margins(network)), network.normalised()
-    summary |= {"margin": problem.normalised_margin(unit), "kkt_residual": problem.kkt_residual(unit, lam, 1e-9)}
-    summary |= {"balance_drift": None, "repelled": None}
-    # a trained network is never exactly a KKT point: the one with its patterns is reported beside it
-    point = gflow.limit_of_network(problem, network, settled=2.0)
-    summary["kkt_point"] = None
-    if point.polished:
-        exact = gflow.certify(problem, point)
-        if exact.verdict == gflow.VERDICT.GLOBAL and summary["optimum"] is not None:
-            summary["optimum"] = min(summary["optimum"], exact.objective)
-        summary["kkt_point"] = {"objective": exact.objective, "certificate": exact.c, "verdict": exact.verdict.name}
+    summary = _of_network(problem, network)
     output.emit(summary, json, output.print_run)
 
 
@@ -179,13 +222,15 @@ def solve(
     beta: Annotated[
         float | None, typer.Option(help="weight decay: the penalised program, loss + beta/2 |theta|^2")
     ] = None,
-    loss: Annotated[str, typer.Option(help="with --beta: logistic, exponential or squared")] = "logistic",
+    loss: Annotated[
+        str, typer.Option(help="with --beta: logistic, exponential or squared; squared alone: the least norm")
+    ] = "logistic",
     rtol: Annotated[float, typer.Option(help="relative gap to reach")] = 1e-9,
     bias: Bias = False,
     standardize: Standardize = False,
     json: Json = False,
 ) -> None:
-    """The convex program itself, max-margin or with weight decay: its optimum, proved from both sides."""
+    """The convex program itself, max-margin, least norm or with weight decay: its optimum, proved from both sides."""
     import gflow
     from gflow.cli import output
 
@@ -195,14 +240,18 @@ def solve(
         raise InputError(f"--rtol must be between 0 and 1, got {rtol}")
     if beta is not None and not 0 < beta < float("inf"):
         raise InputError(f"--beta must be a positive number, got {beta}")
-    if beta is None and loss != "logistic":
-        raise InputError(f"--loss {loss} is about weight decay: give --beta too (the max-margin program has no loss)")
-    problem, notes = read_problem(data, loss, bias, standardize, "float64", squared=True)
+    if beta is None and loss == "exponential":
+        raise InputError(
+            "--loss exponential is about weight decay: give --beta too (the max-margin program has no loss)"
+        )
+    problem, notes = read_problem(data, loss, bias, standardize, "float64")
     announce(notes)
     known = gflow.faces(problem.X) if masks == "all" else gflow.faces(problem.X, samples=int(masks), sampled=True)
     if not known.complete:
         say("not all masks are enumerated: the lower bound comes from a semidefinite program, and a gap may be left")
-    if beta is None:
+    if beta is None and loss == "squared":
+        solved = gflow.solve_min_norm(problem, known, rtol=rtol)
+    elif beta is None:
         solved = gflow.solve_max_margin(problem, known, rtol=rtol)
     else:
         solved = gflow.solve_penalized(problem, beta, known, rtol=rtol)

@@ -10,8 +10,12 @@ Data = Annotated[
     str, typer.Argument(metavar="DATA", help="built-in name (see gflow data), .csv with label last, or .npz with X, y")
 ]
 Width = Annotated[int, typer.Option(help="number of neurons m")]
-Scale = Annotated[float, typer.Option(help="scale of the balanced gaussian initialisation")]
-LossName = Annotated[str, typer.Option("--loss", help="logistic or exponential")]
+Scale = Annotated[float, typer.Option(help="scale of the first weights")]
+LossName = Annotated[str, typer.Option("--loss", help="logistic, exponential, or squared (labels are real numbers)")]
+WeightDecay = Annotated[float, typer.Option("--weight-decay", help="beta of loss + beta/2 |theta|^2")]
+Init = Annotated[
+    str, typer.Option(help="law of the first weights, NAME[:key=value,...], e.g. sphere, dominated:ratio=2")
+]
 Seed = Annotated[int, typer.Option(help="initialisation i depends on (seed, i) alone")]
 Bias = Annotated[bool, typer.Option("--bias", help="append a constant column")]
 Standardize = Annotated[bool, typer.Option("--standardize", help="scale columns to mean 0, variance 1")]

@@ -44,7 +44,7 @@ def limit_summary(problem, limit, certificate) -> dict:
     """The keys that `run` and `certify` share."""
     missing, sign = certificate.missing_neuron, None
     if missing is not None:
-        lam = certificate.p * np.asarray(problem.y)
+        lam = certificate.p * np.asarray(problem.y) if problem.directional else np.asarray(limit.lam)
         sign = int(np.sign(lam @ np.maximum(np.asarray(problem.X) @ missing, 0.0)))
     return {
         "verdict": certificate.verdict.name,
@@ -53,7 +53,8 @@ def limit_summary(problem, limit, certificate) -> dict:
         "certificate": certificate.c,
         "exact": certificate.exact,
         "optimum": certificate.optimum,
-        "margin": problem.normalised_margin(limit.network),
+        "loss": limit.loss,
+        "margin": problem.normalised_margin(limit.network) if problem.directional else None,
         "kkt_residual": limit.kkt_residual,
         "slackness": limit.slackness,
         "polished": limit.polished,
@@ -95,7 +96,7 @@ def program_summary(known, solved) -> dict:
         "masks": known.cells,
         "complete": solved.complete,
         "result": result_name(solved.result),
-        "alpha": solved.alpha,
+        "alpha": solved.lam if hasattr(solved, "lam") else solved.alpha,
         "neurons": sorted(found, key=lambda neuron: -neuron["mass"]),
     }
 
@@ -156,19 +157,22 @@ def print_run(console, summary: dict) -> None:
     """Tables of one flow or one set of weights."""
     from rich.table import Table
 
-    verdict, limit = summary["verdict"], summary["polished"] or summary["result"] == "given"
+    point = summary["margin"] is None
+    verdict, limit = summary["verdict"], summary["polished"] or summary["s"] is None
     fitted = math.isfinite(summary["objective"])
     case = ", not fitted" if not fitted else "" if limit else ", under way"
     explain = EXPLAIN[verdict + case if verdict == "INCONCLUSIVE" else verdict]
+    if point:
+        explain = explain.replace("the max-margin problem", "this problem")
     console.print(f"[bold]{verdict}[/bold]  {explain}")
     if not limit and verdict != "UNFITTED":
         console.print(
-            f"This is the network at s = {float(summary['s']):.6g}, where the integration ended "
+            f"This is the network at s = {float(np.asarray(summary['s'])):.6g}, where the integration ended "
             f"({summary['result']}); the figures below are about it."
         )
     table = Table("quantity", "value", box=None)
     for key, value in summary.items():
-        if key in ("verdict", "neurons", "kkt_point", "p") or (value is None and summary["result"] == "given"):
+        if key in ("verdict", "neurons", "kkt_point", "p") or (value is None and (point or summary["s"] is None)):
             continue
         table.add_row(key, _text(value))
     console.print(table)
@@ -178,7 +182,7 @@ def print_run(console, summary: dict) -> None:
         "active",
         "sliding on (from 0)",
         "direction",
-        title="neurons that are not dead, scaled to q_min = 1" if fitted else "neurons that are not dead",
+        title="neurons that are not dead, scaled to q_min = 1" if fitted and not point else "neurons",
         box=None,
     )
     for neuron in summary["neurons"][:20]:

@@ -8,15 +8,19 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from gflow.cli.inputs import InputError, check_key, check_width, initial_law, read_problem
+from gflow.cli.inputs import InputError, check_key, check_width, read_problem
+from gflow.cli.named import initial_law
 
 AXES = ("data_seed", "loss", "law", "width", "scale")
 """What a grid may run over, outermost first."""
 
 DEFAULTS = {"data_seed": None, "loss": "logistic", "law": "gaussian", "width": 50, "scale": 1e-3}
 DEFAULTS |= {"inits": 256, "seed": 0, "bias": False, "standardize": False, "dtype": "float64"}
+DEFAULTS |= {"weight_decay": 0.0}
 
 KINDS = {"data_seed": int, "loss": str, "law": str, "width": int, "scale": float}
+
+OTHER_KINDS = {"inits": int, "seed": int, "bias": bool, "standardize": bool, "weight_decay": float}
 
 MOST_CELLS = 100_000
 
@@ -65,7 +69,7 @@ class Spec:
 
     def _read(self, seed, loss: str):
         v = self.values
-        return read_problem(_seeded(v["data"], seed), loss, v["bias"], v["standardize"], "float64")
+        return read_problem(_seeded(v["data"], seed), loss, v["bias"], v["standardize"], "float64", v["weight_decay"])
 
 
 def read_spec(data: str, flags: dict[str, Any]) -> Spec:
@@ -96,7 +100,7 @@ def _from_file(path: str) -> dict[str, Any]:
         what = f"does not know {', '.join(sorted(unknown))}" if unknown else "needs data"
         raise InputError(f"{path}: a sweep {what}; it may say {names}")
     for name, value in content.items():
-        kind = KINDS.get(name, {"inits": int, "seed": int, "bias": bool, "standardize": bool}.get(name, str))
+        kind = KINDS.get(name, OTHER_KINDS.get(name, str))
         listed = value if isinstance(value, list) and name in KINDS else [value]
         if not listed or not all(type(v) in ((int, float) if kind is float else (kind,)) for v in listed):
             raise InputError(f"{path}: {name} must be {kind.__name__}, or a list of it for a grid; got {value!r}")
@@ -138,7 +142,7 @@ def _check(spec: Spec) -> None:
     for law, scale in itertools.product(_listed(values["law"]), _listed(values["scale"])):
         initial_law(law, scale)
     for seed, loss in itertools.product(_listed(values["data_seed"])[:1], _listed(values["loss"])):
-        read_problem(_seeded(values["data"], seed), loss, values["bias"], values["standardize"], "float64")
+        spec._read(seed, loss)
 
 
 def _seeded(data: str, seed: int | None) -> str:

@@ -27,8 +27,11 @@ def sweep(
     inits: Annotated[int | None, typer.Option(help="initialisations of every cell [256]")] = None,
     width: Annotated[str | None, typer.Option(help=f"number of neurons m [50]; {Grid}")] = None,
     scale: Annotated[str | None, typer.Option(help="scale of the balanced initialisation [1e-3]; or a list")] = None,
-    law: Annotated[str | None, typer.Option(help="gaussian or sphere [gaussian]; or a list")] = None,
-    loss: Annotated[str | None, typer.Option(help="logistic or exponential [logistic]; or a list")] = None,
+    law: Annotated[
+        str | None, typer.Option("--init", "--law", help="law of the first weights, as in run [gaussian]; or a list")
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help="logistic, exponential, squared [logistic]; or a list")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="beta of loss + beta/2 |theta|^2 [0]")] = None,
     data_seed: Annotated[str | None, typer.Option(help="seed of a built-in data set; or a list or range")] = None,
     seed: Annotated[int | None, typer.Option(help="initialisation i depends on (seed, i) alone [0]")] = None,
     bias: Bias = False,
@@ -51,6 +54,7 @@ def sweep(
 
     flags = {"inits": inits, "width": width, "scale": scale, "law": law, "loss": loss, "data_seed": data_seed}
     flags |= {"seed": seed, "bias": bias or None, "standardize": standardize or None, "dtype": dtype}
+    flags |= {"weight_decay": weight_decay}
     chosen = checked(spec.read_spec, data, flags)
     _check_out(out, resume)
     use = _devices(devices)
@@ -126,16 +130,16 @@ def verify(
 def _here(devices):
     """Run cells on these devices of this machine."""
     import gflow
-    from gflow.convex.column_generation import solve_max_margin
+    from gflow.convex.optimum import solve_optimum
 
-    known: dict[int, tuple] = {}
+    known: dict[tuple[int, int], tuple] = {}
 
     def run(cell, left, values, rows, progress):
-        which = cell.where.get("data_seed", 0)
+        which = cell.where.get("data_seed", 0), cell.where.get("loss", 0)
         if which not in known:
             listed = gflow.faces(cell.problem.X)
-            known.clear()  # cells of one data set come one after the other
-            known[which] = listed, solve_max_margin(cell.problem, listed)
+            known.clear()  # cells of one data set and loss come one after the other
+            known[which] = listed, solve_optimum(cell.problem, listed)
         listed, optimum = known[which]
         options = {
             "seed": values["seed"],

@@ -57,14 +57,33 @@ class Master:
         ):  # fmt: skip
             self.highs.setOptionValue(name, value)
         self.forget()
+        self._rows()
         infinite, each = np.full(n, self.highs.inf), np.arange(n, dtype=np.int32)
-        self.highs.addRows(n, np.ones(n), infinite, 0, np.zeros(n, np.int32), np.zeros(0, np.int32), np.zeros(0))
-        self.highs.addCols(n, np.full(n, price), np.zeros(n), infinite, n, each, each, np.ones(n))
+        for side in self.slacks:
+            self.highs.addCols(n, np.full(n, price), np.zeros(n), infinite, n, each, each, np.full(n, side))
+
+    slacks = (1.0,)
+    """The sides on which a constraint may be missed."""
+
+    def _rows(self) -> None:
+        """Margins of at least 1."""
+        self._constrain(np.ones(len(self.y)), np.full(len(self.y), self.highs.inf))
+
+    def _constrain(self, lower: np.ndarray, upper: np.ndarray) -> None:
+        n = len(lower)
+        self.highs.addRows(n, lower, upper, 0, np.zeros(n, np.int32), np.zeros(0, np.int32), np.zeros(0))
+
+    def _entries(self, U: np.ndarray, sign: np.ndarray) -> np.ndarray:
+        """Columns (n, K) of the constraints."""
+        return (self.y[:, None] * np.maximum(self.X @ U.T, 0.0)) * sign
+
+    def _multipliers(self, dual: np.ndarray) -> np.ndarray:
+        return np.maximum(dual, 0.0)
 
     def add(self, U: np.ndarray, sign: np.ndarray) -> None:
         """New columns."""
         n, K = len(self.y), len(U)
-        entries = ((self.y[:, None] * np.maximum(self.X @ U.T, 0.0)) * sign).T  # (K, n), a column of the program a row
+        entries = self._entries(U, sign).T  # (K, n), a column of the program a row
         starts = (n * np.arange(K)).astype(np.int32)
         index = np.tile(np.arange(n, dtype=np.int32), K)
         bounds = np.zeros(K), np.full(K, self.highs.inf)
@@ -73,7 +92,7 @@ class Master:
 
     def reprice(self, price: float) -> None:
         """What a missing unit of margin costs."""
-        n = len(self.y)
+        n = len(self.y) * len(self.slacks)
         self.highs.changeColsCost(n, np.arange(n, dtype=np.int32), np.full(n, price))
         self.forget()
 
@@ -100,7 +119,22 @@ class Master:
         self.highs.setOptionValue("solver", "simplex")
         self.highs.setOptionValue("simplex_strategy", 4)  # primal: new columns leave the old point feasible
         solution, n = self.highs.getSolution(), len(self.y)
-        value = np.array(solution.col_value)
+        value, slacks = np.array(solution.col_value), n * len(self.slacks)
         return Solution(
-            np.maximum(value[n:], 0.0), np.maximum(np.array(solution.row_dual), 0.0), float(value[:n].sum())
+            np.maximum(value[slacks:], 0.0), self._multipliers(np.array(solution.row_dual)), float(value[:slacks].sum())
         )
+
+
+class Interpolation(Master):
+    """The same with f(x_n) = y_n in place of margins; `alpha` is lambda, of either sign."""
+
+    slacks = (1.0, -1.0)
+
+    def _rows(self) -> None:
+        self._constrain(self.y, self.y)
+
+    def _entries(self, U: np.ndarray, sign: np.ndarray) -> np.ndarray:
+        return np.maximum(self.X @ U.T, 0.0) * sign
+
+    def _multipliers(self, dual: np.ndarray) -> np.ndarray:
+        return dual

@@ -46,10 +46,10 @@ def polish(X, y, U, sign, mass, alpha, tight: Tight):
     faces, local = faces_at(X, tight.U, tight.sign), peaks(X, y * alpha, tight)
     choices = [local & (tight.value >= 1 - level) for level in LADDER] + [tight.value >= 1 - level for level in LADDER]
     for chosen in choices:
-        gathered = _gather(X, U, sign, mass, Patterns(*(a[..., chosen] for a in faces)), tight.U[chosen])
-        if gathered is None:
+        found = gathered(X, U, sign, mass, Patterns(*(a[..., chosen] for a in faces)), tight.U[chosen])
+        if found is None:
             continue
-        patterns, V = gathered
+        patterns, V = found
         for share in SUPPORT:
             support = alpha > share * alpha.max()
             key = b"".join(np.packbits(a > 0).tobytes() for a in (*patterns, support))
@@ -61,7 +61,7 @@ def polish(X, y, U, sign, mass, alpha, tight: Tight):
                 yield patterns.sign, point
 
 
-def _gather(X, U, sign, mass, faces: Patterns, peak) -> tuple[Patterns, np.ndarray] | None:
+def gathered(X, U, sign, mass, faces: Patterns, peak) -> tuple[Patterns, np.ndarray] | None:
     """Every direction joins the nearest of the `peak` (K, d) of its sign, equal faces are one."""
     if len(peak) == 0:
         return None

@@ -47,15 +47,37 @@ def refined(program: Program, z: np.ndarray) -> Iterator[tuple[np.ndarray, np.nd
             continue
         V = np.zeros((len(first), X.shape[1]))
         np.add.at(V, group.ravel(), z[live])
-        bases = [complement(X[s]) for s in slide[:, first].T]
-        blocks = [
-            (c * s * D)[:, None] * (X @ Q) for s, D, Q in zip(sign[live[first]], on[:, first].T, bases, strict=True)
-        ]
+        faces = sign[live[first]], on[:, first], slide[:, first]
+        bases, blocks = _reduced(X, c, *faces)
         found = _newton(blocks, [Q.T @ v for Q, v in zip(bases, V, strict=True)], program)
         V = np.stack([Q @ v for Q, v in zip(bases, found, strict=True)], axis=1)
-        out = np.where(on[:, first], -1.0, 1.0) * (X @ V)
-        if np.all((out <= INSIDE * row * np.linalg.norm(V, axis=0)) | slide[:, first]):
+        if _inside(X, V, *faces[1:]):
             yield V, sign[live[first]], _multipliers(blocks, found, program)
+
+
+def newton_on(program: Program, z: np.ndarray, sign, on, slide) -> np.ndarray | None:
+    """V (d, K) of the minimum near the blocks z (K, d) with the given signs (K,), `on` and `slide` (n, K); None if a
+    block leaves its cone or the program is too large."""
+    X = np.asarray(program.X)
+    if not 0 < len(sign) * X.shape[1] - slide.sum() <= LARGEST:
+        return None
+    bases, blocks = _reduced(X, np.asarray(program.c), sign, on, slide)
+    found = _newton(blocks, [Q.T @ v for Q, v in zip(bases, z, strict=True)], program)
+    V = np.stack([Q @ v for Q, v in zip(bases, found, strict=True)], axis=1)
+    return V if _inside(X, V, on, slide) else None
+
+
+def _reduced(X: np.ndarray, c: np.ndarray, sign, on, slide) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The bases Q_k (d, e_k), and c s_k D_k X Q_k."""
+    bases = [complement(X[s]) for s in slide.T]
+    return bases, [(c * s * D)[:, None] * (X @ Q) for s, D, Q in zip(sign, on.T, bases, strict=True)]
+
+
+def _inside(X: np.ndarray, V: np.ndarray, on, slide) -> bool:
+    """Whether every block is in its closed cone."""
+    out = np.where(on, -1.0, 1.0) * (X @ V)
+    row = np.linalg.norm(X, axis=1)[:, None]
+    return bool(np.all((out <= INSIDE * row * np.linalg.norm(V, axis=0)) | slide))
 
 
 def _multipliers(blocks: list[np.ndarray], z: list[np.ndarray], program: Program) -> np.ndarray:

@@ -145,30 +145,9 @@ class Field(eqx.Module):
     def speed(self, z: PyTree[Array], G: Float[Array, "d m"], lam: Float[Array, " n"], log_S) -> Float[Array, ""]:
         """How fast the flow moves: what is left of it, of a direction or a point."""
         if not self.problem.directional:
-            return self._point_speed(z, G, log_S)
+            whole = G if self.complement is None else self.complement.vectors(G)
+            return self.problem.speed(self.network(z), jnp.exp(log_S) * whole)
         return self._direction_speed(z, G, lam)
-
-    def _point_speed(self, z: PyTree[Array], G: Float[Array, "d m"], log_S) -> Float[Array, ""]:
-        """How fast in t the fastest neuron changes, relative to its size and to the zero network's sum |l'_n||x_n|.
-
-        One that shrinks counts by what it still has to lose. A small one that grows counts in full: a flow may rest
-        near a stationary point for as long as such a neuron takes.
-        """
-        problem, network = self.problem, self.network(z)
-        whole = G if self.complement is None else self.complement.vectors(G)
-        dW, da = network.w2 * whole, inner(network.W1, whole)
-        if problem.weight_decay is not None:
-            shrink = problem.weight_decay * jnp.exp(-log_S)
-            dW, da = dW - shrink * network.W1, da - shrink * network.w2
-        squared = inner(network.W1, network.W1) + network.w2**2
-        safe = jnp.where(squared > 0, squared, 1.0)
-        growth = (inner(network.W1, dW) + network.w2 * da) / safe
-        turning = jnp.sqrt(jnp.maximum((inner(dW, dW) + da**2) / safe - growth**2, 0.0))
-        lengths = jnp.sqrt(jnp.sum(problem.X**2, axis=1))
-        effect = jnp.minimum(1.0, squared * jnp.max(lengths))
-        fastest = jnp.max(jnp.maximum(turning * effect, jnp.where(growth > 0, growth, -growth * effect)))
-        at_zero = jnp.sum(jnp.abs(problem.loss.slope(-problem.targets())) * lengths)
-        return jnp.exp(log_S) * fastest / jnp.where(at_zero > 0, at_zero, 1.0)
 
     def _direction_speed(self, z: PyTree[Array], G: Float[Array, "d m"], lam: Float[Array, " n"]):
         """How fast the fastest neuron turns or grows, relative to sum_n p_n |x_n|; 0 at a stationary network.

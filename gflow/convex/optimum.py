@@ -1,0 +1,20 @@
+"""solve_optimum(problem): the convex program that belongs to a problem, whichever it is."""
+
+from __future__ import annotations
+
+from gflow.convex.column_generation import MaxMargin, solve_max_margin
+from gflow.convex.faces import Faces
+from gflow.convex.min_norm import MinNorm, solve_min_norm
+from gflow.convex.penalized import Penalized, solve_penalized
+from gflow.problem import Problem
+
+Optimum = MaxMargin | Penalized | MinNorm
+
+
+def solve_optimum(problem: Problem, known_faces: Faces) -> Optimum:
+    """Max-margin for a direction, the penalised program with weight decay, the least norm for the squared loss."""
+    if problem.directional:
+        return solve_max_margin(problem, known_faces)
+    if problem.weight_decay is None:
+        return solve_min_norm(problem, known_faces)
+    return solve_penalized(problem, float(problem.weight_decay), known_faces)
