@@ -12,6 +12,7 @@ import datetime
 import hashlib
 import json
 import os
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,8 +77,15 @@ def fingerprint(X, y) -> str:
 
 
 def local(path) -> Path | None:
-    """The path, or None if it is a URL."""
+    """The path, also of a file:// URL, or None for any other URL."""
+    if str(path).startswith("file://"):
+        return Path(urllib.parse.unquote(str(path).removeprefix("file://")))
     return None if "://" in str(path) else Path(path)
+
+
+def place_of(path) -> str:
+    """What zarr opens."""
+    return str(local(path) or path)
 
 
 def create(
@@ -97,7 +105,7 @@ def create(
     dataset, encoding = _layout(np.asarray(X, float), np.asarray(y, float), axes, inits, width)
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     dataset.attrs = {**identity, "created": created, **attributes}
-    dataset.to_zarr(str(path), mode="w-", encoding=encoding, zarr_format=3, consolidated=False)
+    dataset.to_zarr(place_of(path), mode="w-", encoding=encoding, zarr_format=3, consolidated=False)
 
 
 def _layout(X, y, axes: dict[str, list], inits: int, width: int):
@@ -154,7 +162,7 @@ def append(path, records: Records, where: dict[str, int] | None = None, seconds:
     """
     import zarr
 
-    group, columns = zarr.open_group(str(path), mode="r+"), records.columns()
+    group, columns = zarr.open_group(place_of(path), mode="r+"), records.columns()
     start, stop = int(records.index[0]), int(records.index[-1]) + 1
     if stop - start != len(records):
         raise ValueError("the rows of a group must be consecutive")
@@ -195,7 +203,7 @@ def open_store(path):
     if place is not None and not place.is_dir():
         raise ValueError(f"no store at {path}; gflow sweep DATA --out {path} makes one")
     try:
-        dataset = xr.open_zarr(str(path), zarr_format=3, consolidated=False)
+        dataset = xr.open_zarr(place_of(path), zarr_format=3, consolidated=False)
     except Exception as error:
         raise ValueError(f"{path} is not a readable Zarr store: {error}") from error
     found = str(dataset.attrs.get("format"))
@@ -218,7 +226,7 @@ def forget(path, damaged: list[str]) -> int:
     """
     import zarr
 
-    group, rows = zarr.open_group(str(path), mode="r+"), 0
+    group, rows = zarr.open_group(place_of(path), mode="r+"), 0
     for chunk in damaged:
         name, _, at = chunk.partition("/c/")
         if name in ("X", "y"):
@@ -239,7 +247,7 @@ def _occupied(path) -> bool:
     import zarr
 
     try:
-        zarr.open_group(str(path), mode="r")
+        zarr.open_group(place_of(path), mode="r")
     except FileNotFoundError:
         return False
     return True

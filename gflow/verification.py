@@ -19,7 +19,7 @@ from gflow.limit import limit_of_network
 from gflow.losses import TRAINED
 from gflow.network import TwoLayer
 from gflow.problem import Problem
-from gflow.store import LONG_NAMES, PENDING, fingerprint, open_store, rows_of
+from gflow.store import LONG_NAMES, PENDING, fingerprint, open_store, place_of, rows_of
 
 AGREE = 1e-6
 """Recomputed objectives and certificates may differ by this, relatively."""
@@ -52,7 +52,7 @@ def verify(path, sample: int = 32, seed: int = 0) -> dict:
 def _damaged(path) -> list[str]:
     import zarr
 
-    group, bad = zarr.open_group(str(path), mode="r"), []
+    group, bad = zarr.open_group(place_of(path), mode="r"), []
     for name in ("X", "y", *LONG_NAMES):
         array: zarr.Array = group[name]  # pyright: ignore[reportAssignmentType]
         counts = [range(-(-size // chunk)) for size, chunk in zip(array.shape, array.chunks, strict=True)]

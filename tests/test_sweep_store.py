@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 
 import gflow
+import gflow.verification
 from gflow import store
 from gflow.records import distinct_limits
 
@@ -47,6 +48,22 @@ def test_a_row_does_not_depend_on_the_other_rows(records):
     whole = records[1]
     for name, column in alone.columns().items():
         np.testing.assert_array_equal(column[0], whole.columns()[name][3], err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_a_store_may_be_a_url(tmp_path, records, kind):
+    path = f"file://{tmp_path}/with%20space.zarr" if kind == "file" else f"memory://{tmp_path}.zarr"
+    make(path)
+    for r in records[:2]:
+        store.append(path, r)
+    make(path)  # continued
+    with store.writing(path):
+        np.testing.assert_array_equal(store.pending(path), [8, 9])
+    store.append(path, records[2])
+    assert gflow.verification.verify(path, sample=2)["whole"]
+    assert (tmp_path / "with space.zarr").is_dir() == (kind == "file")
+    with pytest.raises(ValueError, match="another problem"):
+        make(path, y=-np.asarray(cases.A_y))
 
 
 def test_store_holds_what_was_written(tmp_path, records):
