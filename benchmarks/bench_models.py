@@ -1,0 +1,185 @@
+"""Other models than max-margin: `python benchmarks/bench_models.py [PART ...]`.
+
+Parts: case_d (squared loss, closed form), cvxpy (penalised optima against CVXPY on 100 random problems), least_norm
+(gaps of the least-norm program), optimizers (flow, SGD, momentum, normalised SGD and Adam on one data set), speed
+(`descend` against a hand-written optax loop).
+"""
+
+import sys
+import time
+
+import jax
+import numpy as np
+from harness import Report
+
+jax.config.update("jax_enable_x64", True)
+
+import diffrax
+import jax.numpy as jnp
+import optax
+
+import gflow
+from gflow import datasets
+
+
+def case_d(report: Report) -> None:
+    """Two orthogonal samples: the flow ends at the interpolating network of least norm."""
+    problem = gflow.Problem([[-0.5, 1.0], [2.0, 1.0]], [-1.0, 1.0], loss=gflow.Squared())
+    network = gflow.Gaussian(1e-30)(jax.random.key(0), problem, 20)
+    tight = diffrax.PIDController(rtol=1e-8, atol=1e-8)
+    limit = gflow.find_limit(problem, gflow.solve_flow(problem, network, saves=1, controller=tight))
+    v, sign = np.asarray(limit.network.W1 * jnp.abs(limit.network.w2)), np.sign(limit.network.w2)
+    off = max(np.abs(v[:, sign > 0].sum(1) - [0.4, 0.2]).max(), np.abs(v[:, sign < 0].sum(1) - [-0.4, 0.8]).max())
+    norm = 1 / np.sqrt(5) + 1 / np.sqrt(1.25)
+    report.line(
+        "case D: both groups and 1/2 |theta|^2 against the closed form", target={"off": 1e-8},
+        measured={"off": float(off), "norm_off": abs(limit.objective - norm)},
+        verdict=gflow.certify(problem, limit).verdict.name,
+    )  # fmt: skip
+
+
+def cvxpy(report: Report, count: int = 100) -> None:
+    """Squared and logistic loss, beta from 0.01 to 3."""
+    import cvxpy as cp
+
+    rng, worst, late = np.random.default_rng(11), 0.0, []
+    for i in range(count):
+        n, d = ((6, 2), (8, 2), (7, 3))[i % 3]
+        X, beta = rng.standard_normal((n, d)), 10 ** rng.uniform(-2, 0.5)
+        squared = i % 2 == 0
+        y = rng.standard_normal(n) if squared else rng.choice([-1.0, 1.0], n)
+        problem = gflow.Problem(X, y, loss=gflow.Squared() if squared else gflow.Logistic())
+        solved = gflow.solve_penalized(problem, beta)
+        f, length, inside = 0, 0, []
+        for s in (1, -1):
+            for D in gflow.arrangement(X).masks:
+                v = cp.Variable(d)
+                f, length = f + s * cp.multiply(D, X @ v), length + cp.norm(v)
+                inside.append(cp.multiply(np.where(D, 1.0, -1.0), X @ v) >= 0)
+        loss = 0.5 * cp.sum_squares(f - y) if squared else cp.sum(cp.logistic(-cp.multiply(y, f)))
+        tight = {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11}
+        expected = cp.Problem(cp.Minimize(loss + beta * length), inside).solve(solver="CLARABEL", **tight)
+        off = abs(solved.primal / expected - 1)
+        worst = max(worst, off)
+        if off > 1e-7:
+            late.append({"i": i, "off": off, "gap": solved.gap})
+    report.line(
+        f"penalised optimum against CVXPY on {count} random problems, relative", target="<= 1e-7", measured=worst,
+        met=bool(worst <= 1e-7), beyond=late,
+    )  # fmt: skip
+
+
+def least_norm(report: Report) -> None:
+    gaps, infeasible = [], 0
+    for n, d in ((10, 2), (20, 2), (20, 3), (40, 3), (15, 4)):
+        for seed in range(20):
+            rng = np.random.default_rng([n, d, seed])
+            X, y = rng.standard_normal((n, d)), rng.standard_normal(n)
+            if seed % 4 == 3:
+                X, y = np.round(X), np.round(y)
+            solved = gflow.solve_min_norm(gflow.Problem(X, y, loss=gflow.Squared()))
+            infeasible += gflow.result_name(solved.result) == "infeasible"
+            if solved.network is not None:
+                gaps.append(solved.gap)
+    report.line(
+        "least norm: gaps over all faces of 100 sets, a quarter of them on integer grids", target="<= 1e-9",
+        measured=max(gaps), met=bool(max(gaps) <= 1e-9), solved=len(gaps), infeasible=int(infeasible),
+        median=float(np.median(gaps)),
+    )  # fmt: skip
+
+
+RULES = {
+    "SGD": (optax.sgd(0.1), {}, 1_000_000), "SGD, batches of 4": (optax.sgd(0.1), {"batch": 4}, 1_000_000),
+    "momentum": (optax.sgd(0.1, momentum=0.9), {}, 200_000),
+    "normalised SGD": (optax.sgd(0.01), {"normalised": True}, 20_000), "Adam": (optax.adam(1e-3), {}, 200_000),
+}  # fmt: skip
+
+
+def optimizers(report: Report, inits: int = 8) -> None:
+    """The same first weights: margin, c and verdict of where each ends."""
+    data = datasets.gaussian(n=10, d=5)
+    problem = gflow.Problem(data.X, data.y)
+    known = gflow.faces(problem.X)
+    optimum = gflow.solve_max_margin(problem, known)
+    networks = [gflow.Gaussian(1e-2)(gflow.key_of(0, i), problem, 50) for i in range(inits)]
+    coarse = diffrax.PIDController(rtol=1e-3, atol=1e-3)
+    flow = jax.jit(
+        lambda net: gflow.solve_flow(problem, net, saves=1, chart=gflow.BalancedPolar, controller=coarse).final
+    )
+    table = {"flow": [_ended(problem, flow(net), known, optimum) for net in networks]}
+    for name, (rule, options, steps) in RULES.items():
+        run = jax.jit(
+            lambda net, r=rule, o=options, s=steps: gflow.descend(problem, net, r, s, key=jax.random.key(1), **o)
+        )
+        table[name] = [_ended(problem, run(net).final, known, optimum) for net in networks]
+    rows = {}
+    for name, ends in table.items():
+        fitted = [e for e in ends if np.isfinite(e["P"])]
+        pick = lambda key, fitted=fitted: float(np.median([e[key] for e in fitted])) if fitted else None  # noqa: E731
+        rows[name] = {
+            "fitted": len(fitted), "P_over_optimum": pick("P") and pick("P") / optimum.primal, "c": pick("c"),
+            "kkt_residual": pick("residual"), "q_min": pick("q_min"), "exact_limits": sum(e["polished"] for e in ends),
+            "P_of_exact_over_optimum": sorted({round(e["exact"] / optimum.primal, 6) for e in ends if e["polished"]}),
+        }  # fmt: skip
+    report.line(
+        f"where flow and optimisers end, gaussian (10,5), m = 50, {inits} first weights of scale 1e-2, medians",
+        target="none", measured=rows,
+    )  # fmt: skip
+
+
+def _ended(problem, network, known, optimum) -> dict:
+    own = gflow.limit_of_network(problem, network, polish=False)
+    limit = gflow.limit_of_network(problem, network)
+    proof = gflow.certify(problem, network, known_faces=known, optimum=optimum)
+    return {
+        "P": proof.objective, "c": proof.c, "residual": own.kkt_residual, "polished": limit.polished,
+        "exact": limit.objective, "q_min": float(jnp.min(problem.margins(network))),
+    }  # fmt: skip
+
+
+def speed(report: Report, lanes: int = 256, steps: int = 2000, repeats: int = 9) -> None:
+    """A batch, as a user writes it: jax.grad of the loss, optax.sgd, fori_loop, vmap, jit."""
+    data = datasets.gaussian(n=10, d=5)
+    problem, rule = gflow.Problem(data.X, data.y), optax.sgd(0.1)
+
+    def by_hand(network):
+        def loss(net):
+            return jnp.sum(jax.nn.softplus(-problem.y * (jnp.maximum(problem.X @ net.W1, 0) @ net.w2)))
+
+        def step(_, carry):
+            net, state = carry
+            updates, state = rule.update(jax.grad(loss)(net), state)
+            return optax.apply_updates(net, updates), state
+
+        return jax.lax.fori_loop(0, steps, step, (network, rule.init(network)))[0]
+
+    networks = jax.vmap(lambda i: gflow.Gaussian(0.1)(gflow.key_of(0, i), problem, 50))(jnp.arange(lanes))
+    runs = {
+        "hand": jax.jit(jax.vmap(by_hand)),
+        "descend": jax.jit(jax.vmap(lambda net: gflow.descend(problem, net, rule, steps).final)),
+    }
+    ends = {name: jax.block_until_ready(run(networks)) for name, run in runs.items()}
+    times = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            jax.block_until_ready(run(networks))
+            times[name].append(time.perf_counter() - begin)
+    ratios = np.array(times["descend"]) / np.array(times["hand"])
+    report.line(
+        f"descend / hand-written optax loop, SGD, {lanes} lanes, {steps} steps", target="<= 1.1",
+        measured=float(np.median(ratios)), met=bool(np.median(ratios) <= 1.1),
+        spread=np.percentile(ratios, [0, 100]).tolist(),
+        same_end=float(jnp.max(jnp.abs(ends["hand"].W1 - ends["descend"].W1))),
+    )  # fmt: skip
+
+
+PARTS = {
+    "case_d": case_d, "cvxpy": cvxpy, "least_norm": least_norm, "optimizers": optimizers, "speed": speed,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:] or list(PARTS)
+    report = Report("bench_models", keep=len(sys.argv) > 1)
+    for part in chosen:
+        PARTS[part](report)
