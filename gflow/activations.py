@@ -49,4 +49,14 @@ class LeakyReLU(AbstractActivation):
         return self.alpha, 1.0
 
 
+def activation_named(text: str) -> AbstractActivation:
+    """The activation of "relu" or "leaky-relu:ALPHA". Raises ValueError for anything else."""
+    name, _, alpha = text.partition(":")
+    if text == "relu":
+        return ReLU()
+    if name == "leaky-relu" and alpha:
+        return LeakyReLU(float(alpha))
+    raise ValueError(f"an activation is relu or leaky-relu:ALPHA, got {text!r}")
+
+
 __all__ = ["LeakyReLU", "ReLU"]

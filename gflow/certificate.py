@@ -14,6 +14,8 @@ import numpy as np
 from gflow._types import VERDICT
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
+from gflow.convex.leaky import multipliers, opposite, rows
+from gflow.convex.newton import slopes_of
 from gflow.convex.optimum import Optimum
 from gflow.convex.oracle import Bound, dual_maxima, require_float64
 from gflow.convex.semidefinite import bound_of_dual
@@ -72,7 +74,8 @@ def certify(
     p, bound = _best_bound(problem, _candidate_weights(problem, network, given), known)
     B = float(bound.upper)
     if not known.complete and optimum is None and search and np.isfinite(objective):
-        B = min(B, bound_of_dual(np.asarray(problem.X), p * np.asarray(problem.y)))
+        slope = problem.lower_slope
+        B = min(B, bound_of_dual(rows(np.asarray(problem.X), slope), multipliers(p * np.asarray(problem.y), slope)))
     lower = 1 / B if B > 0 else np.inf
     c = objective * B if np.isfinite(objective) else np.inf
     facts = {"objective": objective, "p": p, "exact": known.complete}
@@ -120,7 +123,7 @@ def _missing_neuron(problem: Problem, network: TwoLayer, p, bound: Bound) -> np.
     objective, u = float(problem.objective(network)), np.asarray(bound.u)
     if float(bound.lower) * objective <= 1 + GLOBAL_RTOL + float(problem.rounding(network)):
         return None
-    sign = np.sign((p * np.asarray(problem.y)) @ np.maximum(np.asarray(problem.X) @ u, 0.0))
+    sign = np.sign((p * np.asarray(problem.y)) @ np.asarray(problem.activation(problem.X @ u)))
     same = (np.sign(np.asarray(network.w2)) == sign) & (np.asarray(network.masses()) > 0)
     present = same & (u @ np.asarray(network.directions()) >= 1 - 1e-12)
     return None if present.any() else u
@@ -158,13 +161,14 @@ def _guess_weights(problem: Problem, network: TwoLayer, q: np.ndarray) -> list[n
     if not np.all(masses > 0) or len(masses) == 0:
         return weights
     unit = X / np.max(np.abs(X))
-    rows = [
+    slopes = slopes_of(patterns.mask, problem.lower_slope)
+    blocks = [
         y[:, None] * (s * D)[:, None] * unit * np.sqrt(r)
-        for s, D, r in zip(patterns.sign, patterns.mask.T, masses, strict=True)
+        for s, D, r in zip(patterns.sign, slopes.T, masses, strict=True)
     ]
     target = (V / np.sqrt(masses)).T.reshape(-1)
     try:
-        alpha, _ = nnls(np.concatenate(rows, axis=1).T, target)
+        alpha, _ = nnls(np.concatenate(blocks, axis=1).T, target)
     except RuntimeError:  # its iterations ran out: a guess less
         return weights
     return [*weights, alpha] if alpha.sum() > 0 else weights
@@ -172,6 +176,8 @@ def _guess_weights(problem: Problem, network: TwoLayer, q: np.ndarray) -> list[n
 
 def _best_bound(problem: Problem, weights: list[np.ndarray], known: Faces) -> tuple[np.ndarray, Bound]:
     P = np.stack([w / w.max() / np.sum(w / w.max()) for w in weights])
-    bounds = dual_maxima(problem.X, jnp.asarray(P) * problem.y, known)
+    lower = problem.lower_slope
+    lams = multipliers(jnp.asarray(P) * problem.y, lower)
+    bounds = dual_maxima(rows(problem.X, lower), lams, opposite(known, lower))
     best = int(jnp.argmin(bounds.upper))
     return P[best], jax.tree.map(lambda leaf: leaf[best], bounds)

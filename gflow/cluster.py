@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from gflow.activations import LeakyReLU, ReLU
 from gflow.initializers import AbstractInitializer
 from gflow.problem import Problem
 from gflow.records import Records
@@ -45,7 +46,18 @@ def sweep_on(
     # pure: a task is named by its arguments, and Dask may run it again wherever it likes
     tasks = [
         client.submit(
-            run_group, X, y, type(problem.loss), _decay(problem), law, width, group, options, pure=True, retries=TRIES
+            run_group,
+            X,
+            y,
+            type(problem.loss),
+            problem.lower_slope,
+            _decay(problem),
+            law,
+            width,
+            group,
+            options,
+            pure=True,
+            retries=TRIES,
         )
         for group in groups
     ]
@@ -59,7 +71,15 @@ def _decay(problem: Problem) -> float:
 
 
 def run_group(
-    X, y, loss, weight_decay: float, law: AbstractInitializer, width: int, group: np.ndarray, options: dict
+    X,
+    y,
+    loss,
+    lower: float,
+    weight_decay: float,
+    law: AbstractInitializer,
+    width: int,
+    group: np.ndarray,
+    options: dict,
 ) -> Records:
     """What one task does, in the process of a worker."""
     import jax
@@ -68,6 +88,11 @@ def run_group(
     from gflow.sweep import sweep
 
     (records,) = sweep(
-        Problem(X, y, loss=loss(), weight_decay=weight_decay), law, width, group, rows=len(group), **options
+        Problem(X, y, loss(), LeakyReLU(lower) if lower else ReLU(), weight_decay),
+        law,
+        width,
+        group,
+        rows=len(group),
+        **options,
     )
     return records

@@ -186,7 +186,7 @@ def _outgrowing(problem: Problem, network: TwoLayer, limit: Limit, inside: np.nd
     point for as long as such a neuron takes. Neurons with a pattern of the limit are part of it already, and so are
     those `inside` (m,), which may have crossed borders on the way to it: none of them counts twice.
     """
-    X, lam = np.asarray(problem.X), np.asarray(limit.lam)
+    X, lam, lower = np.asarray(problem.X), np.asarray(limit.lam), problem.lower_slope
     others = TwoLayer(jnp.where(inside, 0.0, network.W1), jnp.where(inside, 0.0, network.w2))
     patterns, V, member = grouped(problem, others, ROUNDED, 0.0)
     known = {(s, D.tobytes()) for s, D in zip(np.sign(np.asarray(limit.network.w2)), limit.masks.T, strict=True)}
@@ -194,7 +194,7 @@ def _outgrowing(problem: Problem, network: TwoLayer, limit: Limit, inside: np.nd
     for k, (s, D, v) in enumerate(zip(patterns.sign, patterns.mask.T, V.T, strict=True)):
         if (s, D.tobytes()) in known:
             continue
-        rate, u = resting_place(X, lam, s, v / np.linalg.norm(v))
+        rate, u = resting_place(X, lam, s, v / np.linalg.norm(v), lower)
         if rate > 1 + OUTGROWN:
             which[member == k] = len(signs)
             directions.append(u)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gflow.convex.arrangements import unit_rows
-from gflow.convex.newton import Patterns
+from gflow.convex.newton import Patterns, slopes_of
 from gflow.network import TwoLayer
 from gflow.problem import Problem
 
@@ -40,7 +40,7 @@ def grouped(problem: Problem, network: TwoLayer, band: float, mass: float) -> tu
     Z = X @ directions
     sliding = (np.abs(Z) <= band * row) & (row > 0)
     active = (Z > 0) & ~sliding
-    live = (masses > mass * masses.max(initial=0.0)) & active.any(axis=0)
+    live = (masses > mass * masses.max(initial=0.0)) & (active.any(axis=0) | (problem.lower_slope > 0))
     keys: dict[bytes, list[int]] = {}
     for i in np.flatnonzero(live):
         key = np.packbits(np.concatenate([[sign[i] > 0], active[:, i], sliding[:, i]])).tobytes()
@@ -102,14 +102,15 @@ def cannot_fit(problem: Problem, patterns: Patterns) -> bool:
     import scipy.sparse as sp
     from scipy.optimize import linprog
 
-    X, y = unit_rows(np.asarray(problem.X)), np.asarray(problem.y)
+    X, y, lower = unit_rows(np.asarray(problem.X)), np.asarray(problem.y), problem.lower_slope
     (n, d), K = X.shape, len(patterns.sign)
     if K == 0 or not X.any(axis=1).all():
         return True
     if 2 * K * n * d > PROGRAM:
         return False
     margins = np.concatenate(
-        [(y * s * D)[:, None] * X for s, D in zip(patterns.sign, patterns.mask.T, strict=True)], axis=1
+        [(y * s * D)[:, None] * X for s, D in zip(patterns.sign, slopes_of(patterns.mask, lower).T, strict=True)],
+        axis=1,
     )
     sides = [np.where(mask, -1.0, 1.0)[:, None] * X for mask in patterns.mask.T]
     slide = patterns.sliding.T.ravel()

@@ -70,8 +70,7 @@ class Problem(eqx.Module):
             )
 
     def require_max_margin(self) -> None:
-        """Raise ValueError unless ReLU is trained on a loss of margins without weight decay: max-margin is about it."""
-        self.require_relu()
+        """Raise ValueError unless the loss is one of margins, without weight decay: max-margin is about it."""
         if not self.of_margins:
             name = type(self.loss).__name__
             raise ValueError(f"{name} has no margins: use Logistic or Exponential here, or solve_penalized")
@@ -80,11 +79,16 @@ class Problem(eqx.Module):
                 "with weight decay the flow ends at a point: use solve_penalized, not the max-margin program"
             )
 
+    @property
+    def lower_slope(self) -> float:
+        """alpha, the activation's slope for z < 0; it is 1 for z > 0."""
+        return self.activation.slope_interval()[0]
+
     def require_relu(self) -> None:
         """Raise ValueError unless the activation is ReLU: the convex programs are about it."""
         if self.activation.slope_interval() != (0.0, 1.0):
             name = type(self.activation).__name__
-            raise ValueError(f"limits and certificates exist for ReLU; with {name} use solve_flow and its KKT residual")
+            raise ValueError(f"this exists for ReLU; with {name} use a loss of margins without weight decay")
 
     @property
     def of_margins(self) -> bool:

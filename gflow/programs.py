@@ -95,7 +95,7 @@ class Programs:
     def near(self, patterns: Patterns, start: KKTPoint | None) -> Point | None:
         """The same by Newton's method from `start`, which is not remembered: it belongs to one flow."""
         X, y = np.asarray(self.problem.X), np.asarray(self.problem.y)
-        optimum = solve_subsampled(X, y, patterns, start)
+        optimum = solve_subsampled(X, y, patterns, start, self.problem.lower_slope)
         if optimum is None:
             return None
         heaviest = np.argsort(-np.linalg.norm(optimum.V, axis=0), kind="stable")

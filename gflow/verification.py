@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gflow._types import VERDICT
+from gflow.activations import activation_named
 from gflow.certificate import certify
 from gflow.convex.faces import faces
 from gflow.convex.optimum import solve_optimum
@@ -93,7 +94,8 @@ def _problem(row, spec: dict, loss: int) -> Problem:
     """The problem of a row, whose loss has this place on its axis."""
     named = spec.get("loss", "logistic")
     loss_type = TRAINED[named[loss] if isinstance(named, list) else named]
-    return Problem(row["X"].values, row["y"].values, loss=loss_type(), weight_decay=spec.get("weight_decay", 0.0))
+    activation = activation_named(spec.get("activation", "relu"))
+    return Problem(row["X"].values, row["y"].values, loss_type(), activation, spec.get("weight_decay", 0.0))
 
 
 def _differs(row, problem: Problem, listed, optimum) -> dict | None:

@@ -59,14 +59,15 @@ ALLOWED = {
     "convex.oracle": {"convex.faces"},
     "convex.threads": set(),
     "convex.newton": {"convex.threads"},
-    "convex.master": set(),
+    "convex.leaky": {"convex.faces"},
+    "convex.master": {"convex.leaky"},
     "convex.semidefinite": {"convex.threads"},
     "convex.polish": {"convex.newton", "convex.threads"},
-    "convex.ascent": set(),
-    "convex.candidates": {"convex.ascent", "convex.faces", "convex.polish"},
+    "convex.ascent": {"convex.leaky"},
+    "convex.candidates": {"convex.ascent", "convex.faces", "convex.leaky", "convex.polish"},
     "convex.column_generation": {
-        "_types", "convex.arrangements", "convex.candidates", "convex.faces", "convex.master", "convex.oracle",
-        "convex.polish", "convex.semidefinite", "network", "problem",
+        "_types", "convex.arrangements", "convex.candidates", "convex.faces", "convex.leaky", "convex.master",
+        "convex.oracle", "convex.polish", "convex.semidefinite", "network", "problem",
     },
     "convex.exposed": {"convex.candidates", "convex.faces", "convex.oracle", "network", "problem"},
     "convex.interior_point": {"losses"},
@@ -98,8 +99,9 @@ ALLOWED = {
         "network", "problem", "programs", "proof",
     },
     "certificate": {
-        "_types", "convex.column_generation", "convex.faces", "convex.optimum", "convex.oracle", "convex.semidefinite",
-        "network", "patterns", "point_certificate", "problem", "programs", "proof",
+        "_types", "convex.column_generation", "convex.faces", "convex.leaky", "convex.newton", "convex.optimum",
+        "convex.oracle", "convex.semidefinite", "network", "patterns", "point_certificate", "problem", "programs",
+        "proof",
     },
     "records": {
         "_types", "certificate", "convex.faces", "convex.optimum", "fates", "flow.pool", "limit", "network",
@@ -111,9 +113,10 @@ ALLOWED = {
     },
     "store": {"_types", "records"},
     "verification": {
-        "_types", "certificate", "convex.faces", "convex.optimum", "limit", "losses", "network", "problem", "store",
+        "_types", "activations", "certificate", "convex.faces", "convex.optimum", "limit", "losses", "network",
+        "problem", "store",
     },
-    "cluster": {"initializers", "problem", "records", "sweep"},
+    "cluster": {"activations", "initializers", "problem", "records", "sweep"},
     "plots": {"_types"},
 }  # fmt: skip
 FREE = {

@@ -21,7 +21,25 @@ def checked(function, *arguments, **options):
         raise InputError(str(error)) from None
 
 
-def read_problem(data: str, loss: str, bias: bool, standardize: bool, dtype: str, weight_decay: float = 0.0):
+def read_activation(text: str):
+    """The activation of this name."""
+    from gflow.activations import activation_named
+
+    try:
+        return activation_named(text)
+    except ValueError:
+        raise InputError(f"--activation must be relu or leaky-relu:ALPHA with 0 <= ALPHA < 1; got {text!r}") from None
+
+
+def read_problem(
+    data: str,
+    loss: str,
+    bias: bool,
+    standardize: bool,
+    dtype: str,
+    weight_decay: float = 0.0,
+    activation: str = "relu",
+):
     """(problem, notes): the data of a command line, and what was done to them or is to be feared of them."""
     import gflow
     from gflow.cli import data as reader
@@ -34,7 +52,12 @@ def read_problem(data: str, loss: str, bias: bool, standardize: bool, dtype: str
         raise InputError(f"--dtype {dtype}: a certificate needs float64; leave --dtype out")
     dataset, notes = checked(reader.load, data, real=loss == "squared")
     dataset, more = checked(reader.prepare, dataset, standardize, bias)
-    problem = checked(gflow.Problem, dataset.X, dataset.y, loss=TRAINED[loss](), weight_decay=weight_decay)
+    acts = read_activation(activation)
+    problem = checked(
+        gflow.Problem, dataset.X, dataset.y, loss=TRAINED[loss](), activation=acts, weight_decay=weight_decay
+    )
+    if not problem.directional and problem.lower_slope > 0:
+        raise InputError("a leaky ReLU is certified for a loss of margins without weight decay only")
     reasons = never_separable(dataset.X, dataset.y) if problem.directional else []
     if reasons:
         shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")

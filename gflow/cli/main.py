@@ -22,7 +22,20 @@ from gflow.cli.inputs import (
     read_weights,
 )
 from gflow.cli.named import initial_law
-from gflow.cli.options import Bias, Data, Dtype, Init, Json, LossName, Scale, Seed, Standardize, WeightDecay, Width
+from gflow.cli.options import (
+    Activation,
+    Bias,
+    Data,
+    Dtype,
+    Init,
+    Json,
+    LossName,
+    Scale,
+    Seed,
+    Standardize,
+    WeightDecay,
+    Width,
+)
 from gflow.cli.progress import say
 
 INTERRUPTED = 130
@@ -55,6 +68,7 @@ def run(
     init: Init = "gaussian",
     loss: LossName = "logistic",
     weight_decay: WeightDecay = 0.0,
+    activation: Activation = "relu",
     seed: Seed = 0,
     index: Annotated[int, typer.Option(help="which initialisation of this seed, as in a sweep")] = 0,
     weights: Annotated[
@@ -89,7 +103,7 @@ def run(
     given = [k for k in ("width", "scale", "init", "seed", "index") if _is_given(context, k)]
     if weights and given:
         raise InputError(f"--weights are the first network: leave {', '.join(f'--{k}' for k in given)} out")
-    problem, notes = read_problem(data, loss, bias, standardize, dtype, weight_decay)
+    problem, notes = read_problem(data, loss, bias, standardize, dtype, weight_decay, activation)
     if rtol is None:
         rtol = 1e-3 if until_s is None and until_t is None else 1e-4
     if not 0 < rtol < 1:
@@ -200,6 +214,7 @@ def certify(
     weights: Annotated[Path, typer.Argument(metavar="WEIGHTS.npz", help="W1 (d, m) and w2 (m,)")],
     loss: LossName = "logistic",
     weight_decay: WeightDecay = 0.0,
+    activation: Activation = "relu",
     bias: Bias = False,
     standardize: Standardize = False,
     dtype: Dtype = "float64",
@@ -208,7 +223,7 @@ def certify(
     """What is proved about a trained two-layer network."""
     from gflow.cli import output
 
-    problem, notes = read_problem(data, loss, bias, standardize, dtype, weight_decay)
+    problem, notes = read_problem(data, loss, bias, standardize, dtype, weight_decay, activation)
     network = read_weights(weights, problem)
     announce(notes)
     summary = _of_network(problem, network)
@@ -225,6 +240,7 @@ def solve(
     loss: Annotated[
         str, typer.Option(help="with --beta: logistic, exponential or squared; squared alone: the least norm")
     ] = "logistic",
+    activation: Activation = "relu",
     rtol: Annotated[float, typer.Option(help="relative gap to reach")] = 1e-9,
     bias: Bias = False,
     standardize: Standardize = False,
@@ -244,7 +260,9 @@ def solve(
         raise InputError(
             "--loss exponential is about weight decay: give --beta too (the max-margin program has no loss)"
         )
-    problem, notes = read_problem(data, loss, bias, standardize, "float64")
+    problem, notes = read_problem(data, loss, bias, standardize, "float64", activation=activation)
+    if beta is not None:
+        checked(problem.require_relu)
     announce(notes)
     known = gflow.faces(problem.X) if masks == "all" else gflow.faces(problem.X, samples=int(masks), sampled=True)
     if not known.complete:

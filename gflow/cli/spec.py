@@ -16,7 +16,7 @@ AXES = ("data_seed", "loss", "law", "width", "scale")
 
 DEFAULTS = {"data_seed": None, "loss": "logistic", "law": "gaussian", "width": 50, "scale": 1e-3}
 DEFAULTS |= {"inits": 256, "seed": 0, "bias": False, "standardize": False, "dtype": "float64"}
-DEFAULTS |= {"weight_decay": 0.0}
+DEFAULTS |= {"weight_decay": 0.0, "activation": "relu"}
 
 KINDS = {"data_seed": int, "loss": str, "law": str, "width": int, "scale": float}
 
@@ -69,7 +69,9 @@ class Spec:
 
     def _read(self, seed, loss: str):
         v = self.values
-        return read_problem(_seeded(v["data"], seed), loss, v["bias"], v["standardize"], "float64", v["weight_decay"])
+        return read_problem(
+            _seeded(v["data"], seed), loss, v["bias"], v["standardize"], "float64", v["weight_decay"], v["activation"]
+        )
 
 
 def read_spec(data: str, flags: dict[str, Any]) -> Spec:

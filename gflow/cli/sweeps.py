@@ -32,6 +32,7 @@ def sweep(
     ] = None,
     loss: Annotated[str | None, typer.Option(help="logistic, exponential, squared [logistic]; or a list")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="beta of loss + beta/2 |theta|^2 [0]")] = None,
+    activation: Annotated[str | None, typer.Option(help="relu or leaky-relu:ALPHA [relu]")] = None,
     data_seed: Annotated[str | None, typer.Option(help="seed of a built-in data set; or a list or range")] = None,
     seed: Annotated[int | None, typer.Option(help="initialisation i depends on (seed, i) alone [0]")] = None,
     bias: Bias = False,
@@ -54,7 +55,7 @@ def sweep(
 
     flags = {"inits": inits, "width": width, "scale": scale, "law": law, "loss": loss, "data_seed": data_seed}
     flags |= {"seed": seed, "bias": bias or None, "standardize": standardize or None, "dtype": dtype}
-    flags |= {"weight_decay": weight_decay}
+    flags |= {"weight_decay": weight_decay, "activation": activation}
     chosen = checked(spec.read_spec, data, flags)
     _check_out(out, resume)
     use = _devices(devices)

@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import numpy as np
 
+from gflow.convex.leaky import activated
+
 EVENTS = 200
 """Crossings after which a neuron is left where it is."""
 
 
-def resting_place(X: np.ndarray, lam: np.ndarray, sign: float, u: np.ndarray) -> tuple[float, np.ndarray]:
-    """(s lambda^T (X u)_+, u) at the end of the ascent of a neuron of this sign from the direction u (d,).
+def resting_place(
+    X: np.ndarray, lam: np.ndarray, sign: float, u: np.ndarray, lower: float = 0.0
+) -> tuple[float, np.ndarray]:
+    """(s lambda^T sigma(X u), u) at the end of the ascent of a neuron of this sign from the direction u (d,).
+    `lower`: the slope of sigma for z < 0.
 
     The value never falls along the way; it is the rate at which a neuron that rests there grows.
     """
     on, slide = X @ u > 0, np.zeros(len(X), bool)
-    pull = sign * lam[:, None] * X  # (n, d): what sample n adds to g where it is active
-    g = on @ pull
+    pull = (1 - lower) * sign * lam[:, None] * X  # (n, d): what sample n adds to g where it is active
+    always = lower * sign * (lam @ X)
+    g = always + on @ pull
     for _ in range(EVENTS):
         along = g @ u
         t = g - along * u
@@ -42,15 +48,15 @@ def resting_place(X: np.ndarray, lam: np.ndarray, sign: float, u: np.ndarray) ->
             on[first] = ~on[first]
         else:
             slide[first] = True
-        on, slide, g = _modes(pull, on & ~slide, slide)
-    return float(sign * lam @ np.maximum(X @ u, 0.0)), u
+        on, slide, g = _modes(pull, always, on & ~slide, slide)
+    return float(sign * lam @ activated(X @ u, lower)), u
 
 
-def _modes(pull: np.ndarray, on: np.ndarray, kinks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(on, slide, g) after the box problem min |sum_on pull + sum_kinks delta_k pull_k| over delta in [0, 1]."""
+def _modes(pull, always, on: np.ndarray, kinks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(on, slide, g) after the box problem min |always + sum_on pull + sum_kinks delta_k pull_k|, delta in [0, 1]."""
     from scipy.optimize import lsq_linear
 
-    g, at = on @ pull, np.flatnonzero(kinks)
+    g, at = always + on @ pull, np.flatnonzero(kinks)
     if len(at) == 0:
         return on, kinks, g
     delta = lsq_linear(pull[at].T, -g, (0.0, 1.0), method="bvls").x

@@ -10,6 +10,7 @@ import numpy as np
 
 from gflow.convex.ascent import resting_place
 from gflow.convex.faces import Faces
+from gflow.convex.leaky import multipliers, rows
 from gflow.convex.polish import LOOSE, Tight
 
 ASCENTS = 40
@@ -37,13 +38,14 @@ def best_ascended(X, lam, values, U, level: float) -> Tight:
     return _distinct(np.asarray(X), np.asarray(lam), U[best], values[best] / level)
 
 
-def slid(X, lam, U, level: float) -> Tight:
+def slid(X, lam, U, level: float, lower: float = 0.0) -> Tight:
     """As `best_directions`, of ascents that slide along hyperplanes, from the newest of U (K, d) and random ones."""
     X, lam = np.asarray(X), np.asarray(lam)
     others = np.random.default_rng(len(U)).standard_normal((ASCENTS, X.shape[1]))
     starts = np.vstack([U[-ASCENTS:], others / np.linalg.norm(others, axis=1, keepdims=True)])
-    ends = [resting_place(X, lam, s, u) for u in starts for s in (1.0, -1.0)]
-    return best_ascended(X, lam, np.array([value for value, _ in ends]), np.stack([u for _, u in ends]), level)
+    ends = [resting_place(X, lam, s, u, lower) for u in starts for s in (1.0, -1.0)]
+    values = np.array([value for value, _ in ends])
+    return best_ascended(rows(X, lower), multipliers(lam, lower), values, np.stack([u for _, u in ends]), level)
 
 
 def _distinct(X: np.ndarray, lam: np.ndarray, U: np.ndarray, value: np.ndarray) -> Tight:

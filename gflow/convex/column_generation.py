@@ -18,6 +18,7 @@ from gflow._types import REDUCED, RESULTS, result_of_gap
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.candidates import best_ascended, best_directions, slid
 from gflow.convex.faces import Faces, faces
+from gflow.convex.leaky import activated, multipliers, opposite, rows
 from gflow.convex.master import Master, Solution
 from gflow.convex.oracle import arrays_of, ascended, gram_bound, price, require_float64, upper_bound
 from gflow.convex.polish import Tight, polish
@@ -113,6 +114,7 @@ class State:
     problem: Problem
     faces: tuple
     known: Faces
+    lower: float
     master: Master
     price: float
     ceiling: float
@@ -144,7 +146,9 @@ class ColumnGeneration(eqx.Module):
         lengths = np.linalg.norm(X, axis=1)
         # slack costs `price`: as long as P* may be above it the master is happy to pay, so it is raised on demand
         first = 1e3 / lengths.max()
-        state = State(problem, arrays_of(known), known, Master(X, y, first), first, INFEASIBLE / lengths.min())
+        slope = problem.lower_slope
+        known, master = opposite(known, slope), Master(X, y, first, slope)
+        state = State(problem, arrays_of(known), known, slope, master, first, INFEASIBLE / lengths.min())
         state.alpha, state.polish_at = np.zeros(len(y)), self.polish
         state.master.add(unit_rows(X), y)
         if directions is not None:
@@ -197,7 +201,7 @@ class ColumnGeneration(eqx.Module):
     def bound(self, state: State, weight: np.ndarray | None) -> None:
         """Where pricing proves nothing: the semidefinite lower bound, on the samples that have multipliers."""
         X, y = np.asarray(state.problem.X), np.asarray(state.problem.y)
-        lower = lower_bound(X, y, weight)
+        lower = lower_bound(X, y, weight) if state.lower == 0 else None
         if lower is not None and lower.value > state.dual:
             state.dual, state.alpha = lower.value, lower.alpha
 
@@ -220,7 +224,7 @@ class ColumnGeneration(eqx.Module):
     def _network(self, state: State, U: np.ndarray, mass: np.ndarray) -> None:
         """Neurons with unit directions U (d, K) and signed masses: kept if their objective is the best so far."""
         X, y = np.asarray(state.problem.X), np.asarray(state.problem.y)
-        q_min = np.min(y * (np.maximum(X @ U, 0.0) @ mass))
+        q_min = np.min(y * (activated(X @ U, state.lower) @ mass))
         objective = np.sum(np.abs(mass)) / q_min if q_min > 0 else np.inf
         if objective < state.primal:
             live = mass != 0
@@ -230,17 +234,20 @@ class ColumnGeneration(eqx.Module):
         """The dual bound of these multipliers is kept if it is the best; also the tight and violated directions."""
         problem, total = state.problem, alpha.sum()
         p = alpha / total if total > 0 else np.full(len(alpha), 1 / len(alpha))
-        lam, level = jnp.asarray(p) * problem.y, 1 / max(total, 1e-300)
+        lam, level = multipliers(jnp.asarray(p) * problem.y, state.lower), 1 / max(total, 1e-300)
+        X = rows(problem.X, state.lower)
         if state.known.complete:
-            values, over = price(problem.X, lam, *state.faces)
-            upper = proved = float(upper_bound(problem.X, lam, values, over, state.known.error))
-            tight = best_directions(problem.X, lam, values, level, state.known)
+            values, over = price(X, lam, *state.faces)
+            upper = proved = float(upper_bound(X, lam, values, over, state.known.error))
+            tight = best_directions(X, lam, values, level, state.known)
         else:
-            values, U = ascended(problem.X, lam, state.known.masks)
-            upper, proved = float(values.max()), float(gram_bound(problem.X, lam))
-            tight = best_ascended(problem.X, lam, np.asarray(values), np.asarray(U), level)
+            values, U = ascended(X, lam, state.known.masks)
+            upper, proved = float(values.max()), float(gram_bound(X, lam))
+            tight = best_ascended(X, lam, np.asarray(values), np.asarray(U), level)
             if not np.any(tight.value > 1 + SLIGHTLY):
-                tight = slid(problem.X, lam, np.vstack([state.master.U, tight.U]), level)
+                tight = slid(
+                    problem.X, p * np.asarray(problem.y), np.vstack([state.master.U, tight.U]), level, state.lower
+                )
         dual = 1 / max(proved, 1e-300)
         if dual > state.dual:
             state.dual, state.alpha = dual, p * dual
@@ -250,7 +257,9 @@ class ColumnGeneration(eqx.Module):
         """The multipliers that Newton's method found, if any; a better network and bound are kept."""
         X, y = np.asarray(state.problem.X), np.asarray(state.problem.y)
         alpha = None
-        for sign, point in polish(X, y, state.master.U, state.master.sign, solved.mass, solved.alpha, tight):
+        for sign, point in polish(
+            X, y, state.master.U, state.master.sign, solved.mass, solved.alpha, tight, state.lower
+        ):
             mass, before = np.linalg.norm(point.V, axis=0), state.primal
             self._network(state, point.V / np.where(mass > 0, mass, 1.0), sign * mass)
             alpha = np.maximum(point.alpha, 0.0)

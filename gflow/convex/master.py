@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gflow.convex.leaky import activated
+
 TOLERANCE = 1e-10
 """The least that HiGHS accepts for violated constraints and reduced costs."""
 
@@ -45,8 +47,8 @@ def _quiet():
 class Master:
     """A linear program that grows. `U` (K, d) unit vectors, `sign` (K,)."""
 
-    def __init__(self, X: np.ndarray, y: np.ndarray, price: float):
-        self.X, self.y = X, y
+    def __init__(self, X: np.ndarray, y: np.ndarray, price: float, lower: float = 0.0):
+        self.X, self.y, self.lower = X, y, lower
         n, d = X.shape
         self.U, self.sign = np.zeros((0, d)), np.zeros(0)
         self.highs = _quiet()
@@ -75,7 +77,7 @@ class Master:
 
     def _entries(self, U: np.ndarray, sign: np.ndarray) -> np.ndarray:
         """Columns (n, K) of the constraints."""
-        return (self.y[:, None] * np.maximum(self.X @ U.T, 0.0)) * sign
+        return (self.y[:, None] * activated(self.X @ U.T, self.lower)) * sign
 
     def _multipliers(self, dual: np.ndarray) -> np.ndarray:
         return np.maximum(dual, 0.0)

@@ -42,20 +42,24 @@ class KKTPoint(NamedTuple):
 
 
 @one_thread
-def newton(X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray, *, prune: bool = False) -> KKTPoint | None:
+def newton(
+    X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray, *, prune: bool = False, lower: float = 0.0
+) -> KKTPoint | None:
     """The KKT point of the program with these patterns near `start`, or None if Newton's method does not get there.
 
     `support` (n,) bool: first guess of the support vectors. Wrong guesses are mended by dropping negative
     multipliers and adding violated margins. `prune`: neurons of negative mass are dropped too, their columns of V are
-    0; otherwise there is no such point. Whoever calls this checks the returned point: nothing here is a proof.
+    0; otherwise there is no such point. `lower`: the activation's slope off the mask. Whoever calls this checks the
+    returned point: nothing here is a proof.
     """
+    slopes = slopes_of(patterns.mask, lower)
     support, live = support.copy(), np.ones(len(patterns.sign), bool)
     if prune:
         live &= np.any(start.V != 0, axis=0)
     mass, alpha = np.linalg.norm(start.V, axis=0), start.alpha
     blocks = [
         (y * s * D)[:, None] * (X @ complement(X[slide]))
-        for s, D, slide in zip(patterns.sign, patterns.mask.T, patterns.sliding.T, strict=True)
+        for s, D, slide in zip(patterns.sign, slopes.T, patterns.sliding.T, strict=True)
     ]
     for _ in range(2 * (len(y) + len(live))):
         found = _solve([blocks[k][support] for k in np.flatnonzero(live)], mass[live], alpha[support])
@@ -68,13 +72,15 @@ def newton(X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray, *, pr
             Q = complement(X[patterns.sliding[:, k]])
             g = blocks[k].T @ alpha
             V[:, k] = Q @ (mass[k] * g / np.linalg.norm(g))
-        margins = y * np.sum(patterns.sign * patterns.mask * (X @ V), axis=1)
+        margins = y * np.sum(patterns.sign * slopes * (X @ V), axis=1)
         negative = support & (alpha < -1e-12 * max(alpha.max(), 1e-300))
         violated = ~support & (margins < 1 - 1e-11)
         gone = live & (mass < -1e-12 * max(mass.max(), 1e-300))
         if not negative.any() and not violated.any() and not gone.any():
             live &= mass > 0
-            return KKTPoint(_feasible(V * live, patterns, X, y, support), alpha) if prune or live.all() else None
+            return (
+                KKTPoint(_feasible(V * live, patterns, slopes, X, y, support), alpha) if prune or live.all() else None
+            )
         if gone.any():
             if not prune:
                 return None
@@ -85,17 +91,22 @@ def newton(X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray, *, pr
     return None
 
 
-def _feasible(V, patterns: Patterns, X, y, support) -> np.ndarray:
+def slopes_of(mask: np.ndarray, lower: float) -> np.ndarray:
+    """D: 1 on the mask, `lower` off it. On a neuron's hyperplane the slope does not matter."""
+    return mask if lower == 0 else np.where(mask, 1.0, lower)
+
+
+def _feasible(V, patterns: Patterns, slopes, X, y, support) -> np.ndarray:
     """V with the least change after which the support vectors have margin 1, up to rounding of 1 and not of alpha."""
     from scipy.linalg import lstsq
 
     live = np.flatnonzero(V.any(axis=0))
     bases = [complement(X[patterns.sliding[:, k]]) for k in live]
     blocks = [
-        (y * patterns.sign[k] * patterns.mask[:, k])[support, None] * (X[support] @ Q)
+        (y * patterns.sign[k] * slopes[:, k])[support, None] * (X[support] @ Q)
         for k, Q in zip(live, bases, strict=True)
     ]
-    missing = 1.0 - (y * np.sum(patterns.sign * patterns.mask * (X @ V), axis=1))[support]
+    missing = 1.0 - (y * np.sum(patterns.sign * slopes * (X @ V), axis=1))[support]
     step, *_ = lstsq(np.concatenate(blocks, axis=1), missing, lapack_driver="gelsy", check_finite=False)  # pyright: ignore
     V = V.copy()
     for k, Q, z in zip(live, bases, np.split(step, np.cumsum([Q.shape[1] for Q in bases])[:-1]), strict=True):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gflow.convex.newton import KKTPoint, Patterns, newton
+from gflow.convex.newton import KKTPoint, Patterns, newton, slopes_of
 from gflow.convex.threads import one_thread
 
 LADDER = (1e-2, 1e-4, 1e-6)
@@ -35,7 +35,7 @@ class Tight(NamedTuple):
     value: np.ndarray
 
 
-def polish(X, y, U, sign, mass, alpha, tight: Tight):
+def polish(X, y, U, sign, mass, alpha, tight: Tight, lower: float = 0.0):
     """Yields KKT points (sign (K,), KKTPoint) near the network of directions U (k, d), signs and masses (k,).
 
     `tight`: for these alpha. Every choice of faces and support vectors that differs from those before is tried.
@@ -43,7 +43,7 @@ def polish(X, y, U, sign, mass, alpha, tight: Tight):
     tried: set[bytes] = set()
     live = mass > 1e-12 * max(mass.max(initial=0.0), 1e-300)
     U, sign, mass = U[live], sign[live], mass[live]
-    faces, local = faces_at(X, tight.U, tight.sign), peaks(X, y * alpha, tight)
+    faces, local = faces_at(X, tight.U, tight.sign), peaks(X, y * alpha, tight, lower)
     choices = [local & (tight.value >= 1 - level) for level in LADDER] + [tight.value >= 1 - level for level in LADDER]
     for chosen in choices:
         found = gathered(X, U, sign, mass, Patterns(*(a[..., chosen] for a in faces)), tight.U[chosen])
@@ -56,7 +56,7 @@ def polish(X, y, U, sign, mass, alpha, tight: Tight):
             if key in tried:
                 continue
             tried.add(key)
-            point = newton(X, y, patterns, KKTPoint(V, alpha), support, prune=True)
+            point = newton(X, y, patterns, KKTPoint(V, alpha), support, prune=True, lower=lower)
             if point is not None:
                 yield patterns.sign, point
 
@@ -86,21 +86,21 @@ def faces_at(X: np.ndarray, U: np.ndarray, sign: np.ndarray) -> Patterns:
 
 
 @one_thread
-def peaks(X: np.ndarray, lam: np.ndarray, tight: Tight) -> np.ndarray:
+def peaks(X: np.ndarray, lam: np.ndarray, tight: Tight, lower: float = 0.0) -> np.ndarray:
     """Which of the directions are local maxima of s lambda^T (X u)_+ on the sphere, shape (K,).
 
     With rows S on the hyperplane: g + sum_S delta_n s lambda_n x_n is a multiple of u for a delta in [0, 1]^S, and
     s lambda_n <= 0 on S.
     """
     faces = faces_at(X, tight.U, tight.sign)
-    G = tight.sign[:, None] * ((faces.mask * lam[:, None]).T @ X)
+    G = tight.sign[:, None] * ((slopes_of(faces.mask, lower) * lam[:, None]).T @ X)
     across = G - np.sum(G * tight.U, axis=1, keepdims=True) * tight.U
     size = np.linalg.norm(G, axis=1)
     local = np.zeros(len(size), bool)
     for k, S in enumerate(faces.sliding.T):
         rest = across[k]
         if S.any():
-            push = tight.sign[k] * lam[S]
+            push = (1 - lower) * tight.sign[k] * lam[S]
             A = (push[:, None] * X[S]).T
             delta, *_ = np.linalg.lstsq(A, -rest, rcond=1e-12)
             if np.any(push > 0) or np.any(delta < -1e-6) or np.any(delta > 1 + 1e-6):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gflow.convex.newton import KKTPoint, Patterns, complement, newton
+from gflow.convex.newton import KKTPoint, Patterns, complement, newton, slopes_of
 from gflow.convex.threads import one_thread
 
 ROUNDS = 60
@@ -44,8 +44,11 @@ class Optimum(NamedTuple):
     alpha: np.ndarray
 
 
-def solve_subsampled(X: np.ndarray, y: np.ndarray, patterns: Patterns, near: KKTPoint | None = None) -> Optimum | None:
+def solve_subsampled(
+    X: np.ndarray, y: np.ndarray, patterns: Patterns, near: KKTPoint | None = None, lower: float = 0.0
+) -> Optimum | None:
     """The optimum of the program of `patterns`; `near`: a point close to it, from which Newton's method is tried first.
+    `lower`: the activation's slope off the masks.
 
     None if no solution was found: the program is infeasible, or Newton's method did not close in on it. The point
     returned satisfies its own reduced KKT system; that it is a KKT point of the whole problem is for the caller to
@@ -54,25 +57,25 @@ def solve_subsampled(X: np.ndarray, y: np.ndarray, patterns: Patterns, near: KKT
     scale = max(np.max(np.linalg.norm(X, axis=1)), 1e-300)
     unit = X / scale
     if near is not None:
-        point = _identify(unit, y, patterns, near.V * scale, near.alpha * scale)
+        point = _identify(unit, y, patterns, near.V * scale, near.alpha * scale, lower)
         if point is None:
-            point = _identify(unit, y, patterns, *_reweighted(unit, y, patterns, near.V * scale))
+            point = _identify(unit, y, patterns, *_reweighted(unit, y, patterns, near.V * scale, lower), lower)
         if point is not None:
             return Optimum(point.cones, point.patterns, point.V / scale, point.alpha / scale)
     columns: list[tuple[int, np.ndarray]] = []
     alpha, mass, due = np.full(len(y), 1.0), np.zeros(0), CLOSE
     for _ in range(ROUNDS):
-        values = _price(unit, y, patterns, alpha, columns)
+        values = _price(unit, y, patterns, alpha, columns, lower)
         gap = max(values.max(initial=0.0), 1.0) - 1.0
         if len(mass) and gap <= due:
             V = _merged(patterns, columns, mass)
-            point = _identify(unit, y, patterns, V, alpha)
+            point = _identify(unit, y, patterns, V, alpha, lower)
             if point is not None:
                 return Optimum(point.cones, point.patterns, point.V / scale, point.alpha / scale)
             due = 0.1 * gap
             if gap <= 1e-12:
                 return None
-        solved = _master(unit, y, patterns, columns)
+        solved = _master(unit, y, patterns, columns, lower)
         if solved is None:
             return None
         mass, alpha = solved
@@ -80,7 +83,7 @@ def solve_subsampled(X: np.ndarray, y: np.ndarray, patterns: Patterns, near: KKT
 
 
 @one_thread
-def _reweighted(X, y, patterns: Patterns, V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _reweighted(X, y, patterns: Patterns, V: np.ndarray, lower: float) -> tuple[np.ndarray, np.ndarray]:
     """(V, alpha) after steps of iteratively reweighted least squares on min sum_k |v_k| s.t. sum_k B_k z_k >= 1.
 
     With eta_k = |v_k| of the step before, min sum_k |z_k|^2 / eta_k under the same constraints is a least-distance
@@ -89,7 +92,10 @@ def _reweighted(X, y, patterns: Patterns, V: np.ndarray) -> tuple[np.ndarray, np
     from scipy.optimize import nnls
 
     bases = [complement(X[slide]) for slide in patterns.sliding.T]
-    blocks = [(y * s * D)[:, None] * (X @ Q) for s, D, Q in zip(patterns.sign, patterns.mask.T, bases, strict=True)]
+    blocks = [
+        (y * s * D)[:, None] * (X @ Q)
+        for s, D, Q in zip(patterns.sign, slopes_of(patterns.mask, lower).T, bases, strict=True)
+    ]
     eta, alpha = np.linalg.norm(V, axis=0), np.ones(len(y))
     for _ in range(REWEIGHTED):
         M = np.concatenate([np.sqrt(r) * B for r, B in zip(eta, blocks, strict=True)], axis=1)
@@ -107,13 +113,13 @@ def _reweighted(X, y, patterns: Patterns, V: np.ndarray) -> tuple[np.ndarray, np
     return V, alpha
 
 
-def _price(X, y, patterns: Patterns, alpha, columns) -> np.ndarray:
+def _price(X, y, patterns: Patterns, alpha, columns, lower: float = 0.0) -> np.ndarray:
     """max over unit vectors of every cone of s_k (Y alpha)^T D_k X u; the maximisers become columns."""
     from scipy.optimize import nnls
 
     values = np.zeros(len(patterns.sign))
     for k, (s, mask, sliding) in enumerate(zip(patterns.sign, patterns.mask.T, patterns.sliding.T, strict=True)):
-        g = s * X.T @ (mask * y * alpha)
+        g = s * X.T @ (slopes_of(mask, lower) * y * alpha)
         basis = complement(X[sliding])
         A = np.where(mask, 1.0, -1.0)[~sliding, None] * (X[~sliding] @ basis)
         g = basis.T @ g
@@ -125,12 +131,12 @@ def _price(X, y, patterns: Patterns, alpha, columns) -> np.ndarray:
     return values
 
 
-def _master(X, y, patterns: Patterns, columns):
+def _master(X, y, patterns: Patterns, columns, lower: float):
     """(mass of every column, alpha) of the linear program over the columns; None if it cannot be solved."""
     from scipy.optimize import linprog
 
     n = len(y)
-    A = np.stack([y * patterns.sign[k] * patterns.mask[:, k] * (X @ u) for k, u in columns], axis=1)
+    A = np.stack([y * patterns.sign[k] * slopes_of(patterns.mask[:, k], lower) * (X @ u) for k, u in columns], axis=1)
     cost = np.concatenate([np.ones(A.shape[1]), np.full(n, SLACK_PRICE)])
     tight = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
     solution = linprog(cost, A_ub=-np.hstack([A, np.eye(n)]), b_ub=-np.ones(n), method="highs-ds", options=tight)
@@ -146,7 +152,7 @@ def _merged(patterns: Patterns, columns, mass) -> np.ndarray:
     return V
 
 
-def _identify(X, y, patterns: Patterns, V, alpha) -> Optimum | None:
+def _identify(X, y, patterns: Patterns, V, alpha, lower: float) -> Optimum | None:
     """Newton's method on the rows, cones and support vectors that the approximate solution names."""
     size = np.linalg.norm(V, axis=0)
     row = np.linalg.norm(X, axis=1)[:, None]
@@ -157,7 +163,7 @@ def _identify(X, y, patterns: Patterns, V, alpha) -> Optimum | None:
         sliding, start = sliding[:, live], KKTPoint(V[:, live], alpha)
         for _ in range(2 * sliding.sum() + 1):
             kept = Patterns(given.sign, given.mask & ~sliding, sliding)
-            point = newton(X, y, kept, start, start.alpha > threshold * start.alpha.max(), prune=True)
+            point = newton(X, y, kept, start, start.alpha > threshold * start.alpha.max(), prune=True, lower=lower)
             if point is None:
                 break
             present = point.V.any(axis=0)
@@ -165,7 +171,7 @@ def _identify(X, y, patterns: Patterns, V, alpha) -> Optimum | None:
                 live, sliding, point = _without(live, sliding, point, present)
                 given = Patterns(given.sign[present], given.mask[:, present], given.sliding[:, present])
                 kept = Patterns(kept.sign[present], kept.mask[:, present], kept.sliding[:, present])
-            wrong = _pulled_inside(X, y, given, kept, point)
+            wrong = _pulled_inside(X, y, given, kept, point, lower)
             if not wrong.any():
                 Z = X @ point.V
                 if np.all(np.where(kept.mask, Z > 0, Z < 0) | sliding | (row == 0)):
@@ -182,7 +188,7 @@ def _without(live, sliding, point: KKTPoint, kept):
     return live, sliding[:, kept], KKTPoint(point.V[:, kept], point.alpha)
 
 
-def _pulled_inside(X, y, given: Patterns, kept: Patterns, point: KKTPoint) -> np.ndarray:
+def _pulled_inside(X, y, given: Patterns, kept: Patterns, point: KKTPoint, lower: float) -> np.ndarray:
     """Of the rows held on the border of a cone, for every cone the one whose multiplier has the wrong sign most.
 
     s_k X^T D_k Y alpha + sum_n z_n (+-x_n) = v_k / |v_k| with z >= 0, + where the cone is on x_n's positive side: a
@@ -194,7 +200,9 @@ def _pulled_inside(X, y, given: Patterns, kept: Patterns, point: KKTPoint) -> np
         if len(held) == 0:
             continue
         side = np.where(given.mask[held, k], 1.0, -1.0)
-        missing = point.V[:, k] / np.linalg.norm(point.V[:, k]) - s * X.T @ (given.mask[:, k] * y * point.alpha)
+        missing = point.V[:, k] / np.linalg.norm(point.V[:, k]) - s * X.T @ (
+            slopes_of(given.mask[:, k], lower) * y * point.alpha
+        )
         z, *_ = np.linalg.lstsq((side[:, None] * X[held]).T, missing, rcond=None)
         z = np.where(given.sliding[held, k], 0.0, z)
         if z.min() < -1e-9:
