@@ -53,7 +53,7 @@ def gradient(problem: Problem, network: TwoLayer, normalised: bool = False, shar
         value = jnp.where(jnp.isfinite(value), value, problem.loss.log_weight(q))  # pyright: ignore
         pull = jnp.exp(problem.loss.log_weight(q) - jax.nn.logsumexp(value)) * problem.y  # pyright: ignore
     else:
-        pull = -share * problem.loss.slope(q) * problem.signs()
+        pull = -(1.0 if normalised else share) * problem.loss.slope(q) * problem.signs()
         if normalised:
             loss = problem.loss_value(q)
             pull = pull / jnp.where(loss > 0, loss, 1.0)

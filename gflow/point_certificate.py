@@ -8,10 +8,12 @@ Source: arXiv 2002.10553, section 2; theory, "Squared loss and weight decay".
 
 from __future__ import annotations
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
 from gflow._types import VERDICT
+from gflow.convex.arrangements import unit_rows
 from gflow.convex.faces import Faces, faces
 from gflow.convex.min_norm import MinNorm, solve_min_norm
 from gflow.convex.oracle import Bound, dual_maximum, require_float64
@@ -25,9 +27,6 @@ from gflow.proof import Certificate
 RTOL = 1e-6
 """GLOBAL and NOT_GLOBAL are said as in `certify`: up to this, relatively."""
 
-INTERPOLATES = 1e-12
-"""Largest loss of an interpolating network, relative to the zero network's."""
-
 
 def certify_point(
     problem: Problem,
@@ -39,12 +38,14 @@ def certify_point(
     """What is proved about a network at rest; a limit that is not `polished` is under way, and INCONCLUSIVE.
 
     With weight decay c = B/beta, and `better` a network with a lower penalised objective. Squared loss without it:
-    GLOBAL if the network interpolates and no interpolating one is shorter; NOT_GLOBAL if one is shorter, or if this one
-    does not interpolate and another one does; c = |theta|^2 / 2 over the proved lower bound, infinite where the loss is
-    not 0. Raises ValueError as `certify` does.
+    GLOBAL if the network, with the neurons of least norm that supply what it misses of the labels, is no longer than
+    1 + 1e-6 times any that interpolates; NOT_GLOBAL if one is shorter, or if this one would need more than 1e-6 of its
+    own norm to interpolate and another one does; c = 1/2 |theta|^2 over the proved lower bound, infinite where the
+    network does not interpolate. Raises ValueError as `certify` does.
     """
     network = limit.network if isinstance(limit, Limit) else limit
-    problem.check(network)
+    if network.width:  # an optimal network may have no neurons
+        problem.check(network)
     problem.require_relu()
     require_float64(problem.X, network.W1)
     if not (np.all(np.isfinite(network.W1)) and np.all(np.isfinite(network.w2))):
@@ -89,34 +90,52 @@ def _penalised(problem: Problem, network: TwoLayer, known: Faces, optimum, searc
 
 
 def _least_norm(problem: Problem, network: TwoLayer, known: Faces, optimum, search: bool, settled: bool) -> Certificate:
-    q, objective = problem.margins(network), 0.5 * float(network.squared_norm())
-    loss, at_zero = float(problem.loss_value(q)), float(problem.loss_value(-problem.targets()))
-    interpolates = loss <= INTERPOLATES * at_zero
-    lam = -np.asarray(problem.loss.slope(q))
+    objective, lam = 0.5 * float(network.squared_norm()), -np.asarray(problem.loss.slope(problem.margins(network)))
     if optimum is None and search:
         optimum = solve_min_norm(problem, known)
-    facts = {"objective": objective, "exact": known.complete}
-    if optimum is None:
-        nothing = {"missing_neuron": None, "better": None, "optimum": None, "p": np.abs(lam)}
+    facts = {"objective": objective, "exact": known.complete, "p": np.abs(lam)}
+    nothing = {"missing_neuron": None, "better": None, "optimum": None}
+    if optimum is None or not np.isfinite(objective):
         return Certificate(VERDICT.INCONCLUSIVE, lower_bound=0.0, c=np.inf, **nothing, **facts)
-    # the network interpolates labels that are off by q: their least norm is at least lambda . (y + q)
-    lower = optimum.dual - float(np.abs(optimum.lam) @ np.abs(np.asarray(q))) if interpolates else optimum.dual
-    value = optimum.primal if optimum.gap <= RTOL else None
+    # with neurons that supply what is missed, it interpolates exactly
+    whole = objective + _repair(problem, network, known)
+    interpolates = whole <= (1 + RTOL) * objective
+    lower, value = optimum.dual, optimum.primal if optimum.gap <= RTOL else None
     verdict, better, rounding = VERDICT.INCONCLUSIVE, None, _rounding(problem, network, objective)
     if optimum.network is not None and (not interpolates or optimum.primal < (1 - RTOL - rounding) * objective):
         better = optimum.network
         verdict = VERDICT.NOT_GLOBAL if settled else verdict
-    elif interpolates and objective - lower <= (RTOL - rounding) * objective:
+    elif interpolates and whole - lower <= (RTOL - rounding) * objective:
         verdict = VERDICT.GLOBAL
-    bound, missing = dual_maximum(problem.X, jnp.asarray(optimum.lam), known), None
+    missing = None
     if not interpolates and np.any(lam):
         bound = dual_maximum(problem.X, jnp.asarray(lam), known)
         missing = np.asarray(bound.u) if float(bound.lower) > 0 else None
-    c = objective / lower if interpolates and lower > 0 else 1.0 if interpolates and objective == 0 else np.inf
+    c = whole / lower if interpolates and lower > 0 else 1.0 if interpolates and objective == 0 else np.inf
     return Certificate(
-        verdict, lower_bound=max(lower, 0.0), c=c, p=np.abs(lam), missing_neuron=missing, better=better, optimum=value,
+        verdict, lower_bound=lower, c=c, **(nothing | {"missing_neuron": missing, "better": better, "optimum": value}),
         **facts,
     )  # fmt: skip
+
+
+def _repair(problem: Problem, network: TwoLayer, known: Faces) -> float:
+    """The least norm of a network that supplies y - f: infinite if there is none, 0 if f misses by rounding only."""
+    X, missed = np.asarray(problem.X), -np.asarray(problem.margins(network))
+    terms = np.abs(X) @ np.abs(np.asarray(network.W1)) @ np.abs(np.asarray(network.w2))
+    eps = (network.width + X.shape[1] + 8) * np.finfo(X.dtype).eps
+    missed = np.where(np.abs(missed) <= eps * (terms + np.abs(np.asarray(problem.y))), 0.0, missed)
+    if not missed.any():
+        return 0.0
+    # f(c x) = c f(x) up to rounding: rows on one ray miss alike
+    size = np.linalg.norm(X, axis=1)
+    units, share = unit_rows(X), missed / np.where(size > 0, size, 1.0)
+    for n in range(len(X)):
+        alike = np.max(np.abs(units[: n + 1] - units[n]), axis=1) <= 1e-14
+        first = int(np.argmax(alike))
+        if abs(share[n] - share[first]) <= 1e-6 * abs(share[first]) + eps * terms[n] / max(size[n], 1e-300):
+            share[n] = share[first]
+    fix = solve_min_norm(eqx.tree_at(lambda p: p.y, problem, jnp.asarray(share * size)), known)
+    return fix.primal
 
 
 def _rounding(problem: Problem, network: TwoLayer, objective: float) -> float:

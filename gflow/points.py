@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gflow.convex.ascent import resting_place
 from gflow.convex.interior_point import Program
 from gflow.convex.oracle import require_float64
 from gflow.convex.reduced import newton_on
@@ -32,6 +33,9 @@ EXACT = 1e-9
 
 AGREEMENT = 1e-4
 """if its objective is that of the flow's end up to this, relatively, and not larger."""
+
+OUTGROWN = 1e-6
+"""A neuron left out grows if its rate exceeds beta by this share."""
 
 VANISHED = (1e-12, 1e-9, 1e-6, 1e-4)
 """Tried in turn: neurons below this share of the largest mass are on their way to 0."""
@@ -54,13 +58,28 @@ def point_limit(problem: Problem, network: TwoLayer, *, polish: bool = True) -> 
         return own
     for share in VANISHED:
         limit = _solved(problem, network, share)
-        if limit is not None and limit.kkt_residual <= EXACT and _agrees(limit.objective, own.objective):
+        if limit is None or limit.kkt_residual > EXACT or not _agrees(limit.objective, own.objective):
+            continue
+        if not _grows(problem, network, limit, share):
             return limit
     return _unpolished(own) if own.kkt_residual > EXACT else own
 
 
 def _agrees(objective: float, flow: float) -> bool:
     return (1 - AGREEMENT) * flow <= objective <= (1 + 1e-12) * flow
+
+
+def _grows(problem: Problem, network: TwoLayer, limit: Limit, share: float) -> bool:
+    """Whether a neuron that was left out, where it comes to rest, grows at `limit`: s lambda^T (X u)_+ > beta."""
+    small = network.masses() <= share * jnp.max(network.masses(), initial=0.0)
+    # its size says nothing: unit vectors, whose masses do not underflow
+    others = TwoLayer(jnp.where(small, network.directions(), 0.0), jnp.where(small, jnp.sign(network.w2), 0.0))
+    patterns, V = merge(problem, others, BAND, 0.0)
+    X, lam, beta = np.asarray(problem.X), np.asarray(limit.lam), float(problem.weight_decay)  # pyright: ignore
+    return any(
+        resting_place(X, lam, s, v / np.linalg.norm(v))[0] > beta * (1 + OUTGROWN)
+        for s, v in zip(patterns.sign, V.T, strict=True)
+    )
 
 
 def _unpolished(limit: Limit) -> Limit:
@@ -105,4 +124,4 @@ def _stationarity(problem: Problem, network: TwoLayer, band):
     q = problem.margins(network)
     lam = -problem.loss.slope(q) * problem.signs()
     G = problem.least_norm_gradients(network, lam, band)
-    return q, lam, problem.speed(network, G), problem.loss_value(q)
+    return q, lam, problem.speed(network, G, lam), problem.loss_value(q)

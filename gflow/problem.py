@@ -196,26 +196,37 @@ class Problem(eqx.Module):
         chord = jnp.sum((unit.W1 - dW1 / safe) ** 2) + jnp.sum((unit.w2 - dw2 / safe) ** 2)
         return jnp.where((speed > 0) & (size > 0), 0.5 * chord, 1.0)
 
-    def speed(self, network: TwoLayer, G: Float[Array, "d m"]) -> Float[Array, ""]:
-        """How fast in t the fastest neuron changes, relative to its size and to the zero network's sum |l'_n||x_n|, for
-        dw_i = a_i G_i - beta w_i, da_i = w_i . G_i - beta a_i. 0 at a stationary point.
+    def speed(self, network: TwoLayer, G: Float[Array, "d m"], lam: Float[Array, " n"]) -> Float[Array, ""]:
+        """How fast in t the fastest neuron changes, relative to its size and to sum |lambda_n||x_n|, lambda = -dL/df,
+        for dw_i = a_i G_i - beta w_i, da_i = w_i . G_i - beta a_i: 0 at a stationary point.
 
-        One that shrinks or turns counts by what it does: by min(1, (a_i^2 + |w_i|^2) max|x_n|). A small one that grows
-        counts in full: a flow may rest near a stationary point for as long as such a neuron takes.
+        One that shrinks counts by what it has to lose, min(1, (a_i^2 + |w_i|^2) max|x_n|). One that turns or grows
+        counts in full, however small: a flow may rest near a stationary point for as long as such a neuron takes.
+        Without weight decay an interpolating network is at rest too: the largest |lambda_n| relative to the zero
+        network's counts if that is less.
         """
         W1, w2 = network.W1, network.w2
         dW, da = w2 * G, jnp.sum(W1 * G, axis=0)
         if self.weight_decay is not None:
             dW, da = dW - self.weight_decay * W1, da - self.weight_decay * w2
-        squared = jnp.sum(W1**2, axis=0) + w2**2
-        safe = jnp.where(squared > 0, squared, 1.0)
-        growth = (jnp.sum(W1 * dW, axis=0) + w2 * da) / safe
-        turning = jnp.sqrt(jnp.maximum((jnp.sum(dW**2, axis=0) + da**2) / safe - growth**2, 0.0))
+        # sizes first: squares of weights of 1e-160 are 0
+        size = jnp.maximum(jnp.max(jnp.abs(W1), axis=0), jnp.abs(w2))
+        safe = jnp.where(size > 0, size, 1.0)
+        W1, w2, dW, da = W1 / safe, w2 / safe, dW / safe, da / safe
+        squared = jnp.where(size > 0, jnp.sum(W1**2, axis=0) + w2**2, 1.0)
+        growth = (jnp.sum(W1 * dW, axis=0) + w2 * da) / squared
+        turning = jnp.sqrt(jnp.maximum((jnp.sum(dW**2, axis=0) + da**2) / squared - growth**2, 0.0))
         lengths = jnp.sqrt(jnp.sum(self.X**2, axis=1))
-        effect = jnp.minimum(1.0, squared * jnp.max(lengths))
-        fastest = jnp.max(jnp.maximum(turning * effect, jnp.where(growth > 0, growth, -growth * effect)), initial=0.0)
-        at_zero = jnp.sum(jnp.abs(self.loss.slope(-self.targets())) * lengths)
-        return fastest / jnp.where(at_zero > 0, at_zero, 1.0)
+        effect = jnp.minimum(1.0, squared * size**2 * jnp.max(lengths))
+        fastest = jnp.max(jnp.maximum(turning, jnp.where(growth > 0, growth, -growth * effect)), initial=0.0)
+        scale = jnp.sum(jnp.abs(lam) * lengths)
+        relative = fastest / jnp.where(scale > 0, scale, 1.0)
+        if self.weight_decay is not None:
+            return relative
+        at_zero = jnp.abs(self.loss.slope(-self.targets()))
+        usual = lengths * jnp.max(at_zero) / jnp.max(lengths)
+        left = jnp.abs(lam) / jnp.where(at_zero > 0, at_zero, jnp.where(usual > 0, usual, 1.0))
+        return jnp.minimum(relative, jnp.max(left))
 
     def slackness(self, q: Float[Array, " n"], p: Float[Array, " n"]) -> Float[Array, ""]:
         """Complementary slackness max_n p_n (q_n / q_min - 1), p in the simplex; infinite unless q_min > 0."""

@@ -87,7 +87,8 @@ ALLOWED = {
     "patterns": {"convex.arrangements", "convex.newton", "network", "problem"},
     "programs": {"convex.newton", "convex.subsampled", "inclusion", "network", "patterns", "problem"},
     "points": {
-        "convex.interior_point", "convex.oracle", "convex.reduced", "network", "patterns", "problem", "programs",
+        "convex.ascent", "convex.interior_point", "convex.oracle", "convex.reduced", "network", "patterns", "problem",
+        "programs",
     },
     "limit": {
         "convex.ascent", "convex.newton", "convex.oracle", "flow.solve", "network", "patterns", "points", "problem",
@@ -95,8 +96,8 @@ ALLOWED = {
     },
     "proof": {"_types", "network"},
     "point_certificate": {
-        "_types", "convex.faces", "convex.min_norm", "convex.oracle", "convex.penalized", "convex.semidefinite",
-        "network", "problem", "programs", "proof",
+        "_types", "convex.arrangements", "convex.faces", "convex.min_norm", "convex.oracle", "convex.penalized",
+        "convex.semidefinite", "network", "problem", "programs", "proof",
     },
     "certificate": {
         "_types", "convex.column_generation", "convex.faces", "convex.leaky", "convex.newton", "convex.optimum",

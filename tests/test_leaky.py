@@ -36,7 +36,7 @@ def test_optimum_agrees_with_cvxpy(d, alpha):
     assert solved.primal == pytest.approx(cvxpy_optimum(X, y, alpha), rel=1e-6)
     assert float(problem.objective(solved.network)) == pytest.approx(solved.primal, rel=1e-9)
     assert gflow.certify(problem, solved.network).verdict == gflow.VERDICT.GLOBAL
-    # (z)_+ = (sigma(z) + alpha sigma(-z)) / (1 - alpha^2): a ReLU network is a leaky one of 1/(1 - alpha) times the cost
+    # (z)_+ = (sigma(z) + alpha sigma(-z)) / (1 - alpha^2): a ReLU network is a leaky one at 1/(1 - alpha) of its cost
     relu = gflow.solve_max_margin(gflow.Problem(X, y))
     assert solved.primal <= relu.primal / (1 - alpha) * (1 + 1e-9)
 

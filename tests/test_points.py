@@ -147,6 +147,51 @@ def test_a_spurious_point_of_the_squared_loss_is_not_global():
     np.testing.assert_allclose(proof.better(problem.X), problem.y, atol=1e-8)
 
 
+def test_a_tiny_neuron_that_turns_before_it_grows_is_not_at_rest():
+    # found by attack: flows stopped at s = 0
+    problem = gflow.Problem(**CASE_D)
+    W1 = 1e-6 * jnp.asarray([[0.3, -0.5, 1.0, -0.2], [1.0, 0.4, -0.3, 0.8]])
+    flow = gflow.solve_flow(problem, gflow.TwoLayer(W1, jnp.zeros(4)), saves=1)
+    assert gflow.result_name(flow.result) == "stationary" and float(flow.loss[-1]) < 1e-15
+    # nor is one of 1e-30 whose a^2 and |w|^2 differ, with weight decay
+    decays = gflow.Problem(**CASE_D, weight_decay=0.05)
+    a = 1e-30 * jnp.asarray([0.9, -1.0, 0.5, -0.7])
+    flow = gflow.solve_flow(decays, gflow.TwoLayer(1e-24 * W1, a), saves=1)
+    assert float(decays.total_loss(flow.final)) == pytest.approx(0.0658320393, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "X, y",
+    [
+        ([[1.0, 0], [0, 1e-5]], [1.0, -9e-7]), ([[1e6, 0], [0, 1]], [1e6, -1.0]), ([[1.0, 0], [0, 1e-3]], [1.0, -1e-6]),
+        (np.eye(2), [1e160, -1e160]), (np.eye(2), [1e-170, -1e-170]), ([[1.0, 0], [0, 1e-10]], [1.0, -1e-9]),
+    ],
+)  # fmt: skip
+def test_a_missed_sample_of_another_scale_is_missed(X, y):
+    # found by attack: a small loss was taken for none
+    problem = gflow.Problem(X, y, loss=gflow.Squared())
+    root = np.sqrt(abs(y[0] / X[0][0]))
+    network = gflow.TwoLayer(jnp.asarray([[root], [0.0]]), jnp.asarray([root]))
+    proof = gflow.certify(problem, network)
+    assert proof.verdict == gflow.VERDICT.NOT_GLOBAL
+    expected = abs(y[0] / X[0][0]) + abs(y[1] / X[1][1])
+    assert proof.optimum == pytest.approx(expected, rel=1e-9)
+    assert gflow.certify(problem, gflow.solve_min_norm(problem).network).verdict == gflow.VERDICT.GLOBAL
+
+
+def test_a_flow_stopped_at_a_saddle_is_not_its_limit():
+    # the group of the second sample is still 1e-12 of the first one: its pattern must not be left out
+    problem = gflow.Problem(**CASE_D, weight_decay=0.05)
+    v = jnp.asarray([[0.4, -0.4], [0.2, 0.8]]) * jnp.asarray([1.0, 1e-12])
+    root = jnp.sqrt(jnp.linalg.norm(v, axis=0))
+    controller = diffrax.PIDController(rtol=1e-6, atol=1e-6)
+    network = gflow.TwoLayer(v / root, root * jnp.asarray([1.0, -1.0]))
+    flow = gflow.solve_flow(problem, network, until_t=8.0, saves=1, controller=controller)
+    limit = gflow.find_limit(problem, flow)
+    assert not limit.polished
+    assert gflow.certify(problem, limit).verdict == gflow.VERDICT.INCONCLUSIVE
+
+
 def min_norm_by_cvxpy(X, y):
     import cvxpy as cp
 

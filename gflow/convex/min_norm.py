@@ -81,12 +81,13 @@ def solve_min_norm(
         raise ValueError("labels of a loss of margins are not interpolated: use solve_max_margin")
     known = faces(problem.X) if known_faces is None else known_faces
     X, y = np.asarray(problem.X), np.asarray(problem.y)
-    size, label = float(np.max(np.linalg.norm(X, axis=1))), float(np.max(np.abs(y)))
-    if label == 0 or size == 0:
-        return _trivial(X, label, known)
-    state = _Interpolating(X / size, y / label, known)
-    if _contradicts(X, y):
-        return MinNorm(np.inf, np.inf, np.zeros(len(y)), None, 0.0, RESULTS.infeasible, known.complete, 0)  # pyright: ignore
+    size = np.linalg.norm(X, axis=1)
+    if not y.any() or _contradicts(X, y):
+        return _trivial(X, y, known)
+    # f(x_n) = y_n is f(x_n/|x_n|) = y_n/|x_n|: rows of different lengths count alike
+    target = y / np.where(size > 0, size, 1.0)
+    label = float(np.max(np.abs(target)))
+    state = _Interpolating(unit_rows(X), target / label, known)
     for _ in range((100 if known.complete else 25) if rounds is None else rounds):
         if state.gap <= rtol or state.stalled:
             break
@@ -94,10 +95,10 @@ def solve_min_norm(
     return state.result(rtol, size, label)
 
 
-def _trivial(X: np.ndarray, label: float, known: Faces) -> MinNorm:
+def _trivial(X: np.ndarray, y: np.ndarray, known: Faces) -> MinNorm:
     n, d = X.shape
-    nothing = TwoLayer(jnp.zeros((d, 1)), jnp.zeros(1))
-    if label == 0:
+    if not y.any():
+        nothing = TwoLayer(jnp.zeros((d, 1)), jnp.zeros(1))
         return MinNorm(0.0, 0.0, np.zeros(n), nothing, 0.0, RESULTS.successful, known.complete, 0)  # pyright: ignore
     return MinNorm(np.inf, np.inf, np.zeros(n), None, 0.0, RESULTS.infeasible, known.complete, 0)  # pyright: ignore
 
@@ -113,11 +114,10 @@ def _contradicts(X: np.ndarray, y: np.ndarray) -> bool:
 
 
 class _Interpolating:
-    """Where column generation stands. Rows are at most 1 long and labels at most 1."""
+    """Where column generation stands. Rows are 1 long (or 0) and labels at most 1."""
 
     def __init__(self, X: np.ndarray, y: np.ndarray, known: Faces):
         self.X, self.y, self.known = X, y, known
-        # of rows that were divided by their largest length: only errors relative to it enter
         self.faces = arrays_of(known)
         self.price = 1e3
         self.master = Interpolation(X, y, self.price)
@@ -157,9 +157,9 @@ class _Interpolating:
         elif not added:
             self.stalled = True
 
-    def result(self, rtol: float, size: float, label: float) -> MinNorm:
-        """What is known at the end, of the data before they were scaled: f and 1/2 |theta|^2 scale like label/size."""
-        network, scale = None, label / size
+    def result(self, rtol: float, size: np.ndarray, label: float) -> MinNorm:
+        """What is known at the end, of the data before they were scaled: f and 1/2 |theta|^2 scale like `label`."""
+        network, scale = None, label
         if np.isfinite(self.primal):
             root = np.sqrt(np.linalg.norm(self.V, axis=0) * scale)
             units = self.V / np.maximum(np.linalg.norm(self.V, axis=0), 1e-300)
@@ -169,15 +169,18 @@ class _Interpolating:
             self.dual = max(self.dual, float(self.lam @ self.y) / B if B > 0 else 0.0)
         found = result_of_gap(self.gap, rtol) if np.isfinite(self.primal) else RESULTS.max_steps_reached
         return MinNorm(
-            self.primal * scale, self.dual * scale, self.lam / size, network, self.miss * label, found,  # pyright: ignore
+            self.primal * scale, self.dual * scale, self.lam / np.where(size > 0, size, 1.0), network,
+            self.miss * label * float(np.max(size)), found,  # pyright: ignore
             self.known.complete, self.rounds,
         )  # fmt: skip
 
     def _network(self, V: np.ndarray, sign: np.ndarray) -> None:
         """The network of blocks V (d, K): kept if it interpolates and is the shortest so far."""
         V, sign = V[:, V.any(axis=0)], sign[V.any(axis=0)]
-        miss = float(np.max(np.abs(np.maximum(self.X @ V, 0.0) @ sign - self.y), initial=0.0))
-        length = float(np.linalg.norm(V, axis=0).sum())
+        missed = np.abs(np.maximum(self.X @ V, 0.0) @ sign - self.y)
+        miss = float(np.max(missed, initial=0.0))
+        # what the missed labels are worth to the multipliers is added: it is no shorter than its own dual
+        length = float(np.linalg.norm(V, axis=0).sum() + missed @ np.abs(self.lam))
         if miss <= SLACK and V.shape[1] and length < self.primal:
             self.primal, self.V, self.sign, self.miss = length, V, sign, miss
 

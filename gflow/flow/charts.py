@@ -62,6 +62,10 @@ class AbstractChart(eqx.Module):
         """The state (z, anchor) as the error norm sees it: entries whose error counts absolutely are 0."""
         return state
 
+    def error_unit(self, z: PyTree[Array]) -> Float[Array, " m"] | None:
+        """The size in which errors of each neuron are measured; None for 1."""
+        return None
+
     @abc.abstractmethod
     def shrinking(self, z: PyTree[Array]) -> PyTree[Array]:
         """dz for d theta = -theta: where weight decay leads. Raises ValueError in a chart that cannot follow it."""
@@ -77,6 +81,11 @@ class Cartesian(AbstractChart):
     @classmethod
     def encode(cls, network: TwoLayer) -> tuple[Cartesian, PyTree[Array]]:
         return cls(), (network.W1, network.w2)
+
+    def error_unit(self, z: PyTree[Array]) -> Float[Array, " m"]:
+        # a neuron of 1e-30 that will grow is not known if it is known to 1e-4
+        size = jnp.maximum(jnp.max(jnp.abs(z[0]), axis=0), jnp.abs(z[1]))
+        return jnp.where(size > 0, size, 1.0)
 
     def decode(self, z: PyTree[Array]) -> TwoLayer:
         return TwoLayer(*z)

@@ -11,6 +11,10 @@ import jax.numpy as jnp
 from gflow.flow.field import Field
 
 
+TOO_LONG = 1e15
+"""The error of a step that overflowed."""
+
+
 class KinkController(diffrax.AbstractAdaptiveStepSizeController):
     """A PID controller that knows kinks: it steps onto a crossing whose charge is too large, then resumes."""
 
@@ -37,7 +41,21 @@ class KinkController(diffrax.AbstractAdaptiveStepSizeController):
 
     def adapt_step_size(self, t0, t1, y0, y1_candidate, args: Field, y_error, error_order, controller_state):
         assert y_error is not None  # Filippov always estimates its error
+        # a step that overflowed is too long: not a number would be a length, and for ever
+        y1_candidate = jax.tree.map(lambda a, b: jnp.where(jnp.isfinite(a), a, b), y1_candidate, y0)
+        y_error = jax.tree.map(
+            lambda e: jnp.where(jnp.isfinite(e), jnp.clip(e, -TOO_LONG, TOO_LONG), TOO_LONG), y_error
+        )
         z_error, clock_error, kinks = y_error
+        unit = args.chart.error_unit(y0[0])
+        if unit is not None:
+            relative = lambda z: jax.tree.map(lambda a: a / unit, z)  # noqa: E731
+            z_error, y0, y1_candidate = (
+                relative(z_error),
+                (relative(y0[0]), y0[1]),
+                (relative(y1_candidate[0]), y1_candidate[1]),
+            )
+            kinks = kinks._replace(charge=kinks.charge / unit)
         pid_state, resume = controller_state
         h = jnp.asarray(t1 - t0)
         y0, y1 = args.chart.measured(y0), args.chart.measured(y1_candidate)

@@ -146,7 +146,7 @@ class Field(eqx.Module):
         """How fast the flow moves: what is left of it, of a direction or a point."""
         if not self.problem.directional:
             whole = G if self.complement is None else self.complement.vectors(G)
-            return self.problem.speed(self.network(z), jnp.exp(log_S) * whole)
+            return self.problem.speed(self.network(z), jnp.exp(log_S) * whole, jnp.exp(log_S) * lam)
         return self._direction_speed(z, G, lam)
 
     def _direction_speed(self, z: PyTree[Array], G: Float[Array, "d m"], lam: Float[Array, " n"]):

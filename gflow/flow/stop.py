@@ -82,8 +82,8 @@ class Unfitted(AbstractStop):
 
 
 class Stationary(AbstractStop):
-    """A point is reached: in t no neuron changes faster than `speed`, relative to its size, and to sum_n |l'_n||x_n| of
-    the zero network. For losses without margins and for weight decay; a direction never gets there."""
+    """A point is reached: `Problem.speed` is at most this. For losses without margins and for weight decay; a direction
+    never gets there."""
 
     speed: float = 1e-9
 
