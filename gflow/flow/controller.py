@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from gflow.flow.field import Field
 
-
 TOO_LONG = 1e15
 """The error of a step that overflowed."""
 
