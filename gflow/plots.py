@@ -175,12 +175,16 @@ def phase_diagram(summary: dict):
 def _curves(ax, values, name: str, cells: list[dict]) -> None:
     numbers = not isinstance(values[0], str)
     at = np.asarray(values if numbers else range(len(values)), float)
-    for key, colour, marker in (("global", VERDICT_COLOURS["GLOBAL"], "o"), ("fitted", NEUTRAL, "s")):
+    # the fitted ones behind, as large open squares: where all that fit are GLOBAL both are seen
+    for key, colour, style in (
+        ("fitted", NEUTRAL, {"marker": "s", "ms": 8, "mfc": "none"}),
+        ("global", VERDICT_COLOURS["GLOBAL"], {"marker": "o", "ms": 4}),
+    ):
         middle, low, high = (np.array([c[key][k] for c in cells], float) for k in ("fraction", "low", "high"))
         label = f"{'GLOBAL' if key == 'global' else key}, 95 % interval"
         # at a fraction of 0 or 1 rounding may put it outside its interval by 1e-17
         error = np.maximum([middle - low, high - middle], 0.0)
-        ax.errorbar(at, middle, error, color=colour, marker=marker, ms=4, lw=1, capsize=2, label=label)
+        ax.errorbar(at, middle, error, color=colour, lw=1, capsize=2, label=label, **style)
     if name == "scale" and min(at) > 0:
         ax.set_xscale("log")
     if not numbers:

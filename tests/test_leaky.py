@@ -61,7 +61,7 @@ def test_dual_maximum_against_the_circle(seed, alpha, whole):
     assert rate <= float(bound.upper) * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("alpha", [0.2, 0.8])
+@pytest.mark.parametrize("alpha", [0.2])
 def test_symmetric_data_have_the_margin_of_the_linear_separator(alpha):
     # (x, y) and (-x, -y): two neurons +-u are linear together, f = (1 + alpha) r^2 u . x with |theta|^2 = 4 r^2, so
     # that the normalised margin is (1 + alpha) gamma / 4, gamma the largest margin of a unit vector
@@ -86,7 +86,7 @@ def test_certificates_of_any_network_hold():
     problem = gflow.Problem(X, y, activation=gflow.LeakyReLU(0.5))
     known = gflow.faces(X)
     optimum = gflow.solve_max_margin(problem, known)
-    for _ in range(20):
+    for _ in range(8):
         U = np.vstack([np.asarray(optimum.network.W1).T, 0.3 * rng.standard_normal((3, 2))])
         a = np.concatenate([optimum.network.w2, 0.3 * rng.standard_normal(3)])
         network = gflow.TwoLayer(jnp.asarray(U.T), jnp.asarray(a))

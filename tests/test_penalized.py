@@ -130,9 +130,11 @@ def test_wrong_arguments_are_refused(rng):
         gflow.solve_penalized(gflow.Problem(X, y, loss=gflow.Linear()), 1.0)
     with pytest.raises(ValueError, match="Squared has no margins"):
         gflow.solve_max_margin(gflow.Problem(X, y, loss=gflow.Squared()))
-    with pytest.raises(ValueError, match="Squared has no margins"):
-        problem = gflow.Problem(X, [0.5, 1.0, 2.0, -3.0], loss=gflow.Squared())
-        gflow.solve_flow(problem, gflow.TwoLayer(jnp.ones((2, 3)), jnp.ones(3)))
+    with pytest.raises(ValueError, match="with weight decay the flow ends at a point"):
+        gflow.solve_max_margin(gflow.Problem(X, y, weight_decay=0.1))
+    for wrong in (-1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="weight decay must be at least 0"):
+            gflow.Problem(X, y, weight_decay=wrong)
 
 
 def test_the_conjugate_keeps_the_digits_of_small_multipliers():
