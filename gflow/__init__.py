@@ -31,11 +31,12 @@ from gflow.flow.stop import KKTTarget, MarginTarget, Stationary, Unfitted
 from gflow.initializers import Dominated, Gaussian, Independent, Sphere, Symmetric, Unbalanced, key_of
 from gflow.limit import Limit, find_limit, limit_of_network
 from gflow.losses import Exponential, Linear, Logistic, Squared
-from gflow.network import TwoLayer
+from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.problem import Problem
 from gflow.proof import Certificate
 from gflow.records import Records
 from gflow.sweep import sweep
+from gflow.vector.program import VectorMaxMargin, solve_vector_max_margin
 
 __version__ = "0.1.0"
 
@@ -81,6 +82,8 @@ __all__ = [
     "TwoLayer",
     "Unbalanced",
     "Unfitted",
+    "VectorMaxMargin",
+    "VectorTwoLayer",
     "arrangement",
     "certify",
     "descend",
@@ -96,5 +99,6 @@ __all__ = [
     "solve_max_margin",
     "solve_min_norm",
     "solve_penalized",
+    "solve_vector_max_margin",
     "sweep",
 ]

@@ -19,12 +19,14 @@ from gflow.convex.newton import slopes_of
 from gflow.convex.optimum import Optimum
 from gflow.convex.oracle import Bound, dual_maxima, require_float64
 from gflow.convex.semidefinite import bound_of_dual
-from gflow.network import TwoLayer
+from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.patterns import cannot_fit, merge
 from gflow.point_certificate import certify_point
 from gflow.problem import Problem
 from gflow.programs import Limit
 from gflow.proof import Certificate
+from gflow.vector.certificate import certify_vector
+from gflow.vector.program import VectorMaxMargin
 
 GLOBAL_RTOL = 1e-6
 """GLOBAL is said if P* is proved to be within this relative distance of P(theta)."""
@@ -38,10 +40,10 @@ SHARPNESS = np.logspace(-1, 8, 46)
 
 def certify(
     problem: Problem,
-    limit: Limit | TwoLayer,
+    limit: Limit | TwoLayer | VectorTwoLayer,
     *,
     known_faces: Faces | None = None,
-    optimum: Optimum | None = None,
+    optimum: Optimum | VectorMaxMargin | None = None,
     search: bool = True,
 ) -> Certificate:
     """The certificate of a limit, or of any trained network without multipliers; of points see `certify_point`.
@@ -60,9 +62,13 @@ def certify(
     network = limit.network if isinstance(limit, Limit) else limit
     if given is None:
         problem.check(network)
+    if problem.outputs is not None:
+        assert optimum is None or isinstance(optimum, VectorMaxMargin), "the program of another problem"
+        return certify_vector(problem, limit, known_faces, optimum, search)  # pyright: ignore[reportArgumentType]
     if not problem.directional:
         return certify_point(problem, limit, known_faces, optimum, search)  # pyright: ignore[reportArgumentType]
     problem.require_max_margin()
+    assert isinstance(network, TwoLayer)
     assert optimum is None or isinstance(optimum, MaxMargin), "the program of another problem"
     require_float64(problem.X, network.W1)
     for name, array in (("weights", network.W1), ("weights", network.w2), ("multipliers", given and given.lam)):

@@ -15,38 +15,42 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from gflow._types import RESULTS
-from gflow.network import TwoLayer
+from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.problem import Problem
 
 
 class Descent(eqx.Module):
     """Iterates theta_k at the saved steps, the last one included.
 
-    `network`: W1 (k, d, m), w2 (k, m). `step` (k,), `margins` (k, n), `loss` (k,): L + weight_decay/2 |theta|^2.
-    `result`: horizon_reached, all steps were made, or nonfinite: a weight overflowed, and so is what follows it.
+    `network`: W1 (k, d, m), w2 (k, m) or W2 (k, m, K). `step` (k,), `margins` (k, n) or (k, n, K), `loss` (k,):
+    L + weight_decay/2 |theta|^2. `result`: horizon_reached, all steps were made, or nonfinite: a weight overflowed, and
+    so is what follows it.
     """
 
-    network: TwoLayer
+    network: TwoLayer | VectorTwoLayer
     step: Int[Array, " k"]
-    margins: Float[Array, "k n"]
+    margins: Float[Array, "k n *K"]
     loss: Float[Array, " k"]
     result: RESULTS
 
     @property
-    def final(self) -> TwoLayer:
+    def final(self) -> TwoLayer | VectorTwoLayer:
         """The last iterate."""
-        return TwoLayer(self.network.W1[..., -1, :, :], self.network.w2[..., -1, :])
+        return self.network.at(-1)
 
 
-def gradient(problem: Problem, network: TwoLayer, normalised: bool = False, share: float = 1.0) -> TwoLayer:
-    """dL, or d log L if `normalised`, with sigma'(0) the lower slope, as (W1, w2): a sum over samples, times `share`.
+def gradient(
+    problem: Problem, network: TwoLayer | VectorTwoLayer, normalised: bool = False, share: float = 1.0
+) -> TwoLayer | VectorTwoLayer:
+    """dL, or d log L if `normalised`, with sigma'(0) the lower slope, as a network: a sum over samples, times `share`.
 
     By hand: automatic differentiation is not asked what it thinks of a kink. Margins may be 1e10: log L stays.
     """
     Z = problem.X @ network.W1
     D = problem.activation.slope(Z)
     H = D * Z
-    q = problem.scored(H @ network.w2)
+    second = network.W2 if isinstance(network, VectorTwoLayer) else network.w2
+    q = problem.scored(H @ second)
     if normalised and problem.of_margins:
         # -l'(q) / L, both in logarithms: l ~ -l' on the tail
         value = jnp.log(problem.loss.value(q))
@@ -57,6 +61,8 @@ def gradient(problem: Problem, network: TwoLayer, normalised: bool = False, shar
         if normalised:
             loss = problem.loss_value(q)
             pull = pull / jnp.where(loss > 0, loss, 1.0)
+    if isinstance(network, VectorTwoLayer):
+        return VectorTwoLayer(-(problem.X.T @ (D * (pull @ network.W2.T))), -(H.T @ pull))
     dW1, dw2 = -(problem.X.T @ (D * pull[:, None])) * network.w2, -(pull @ H)
     if problem.weight_decay is None:
         return TwoLayer(dW1, dw2)
@@ -65,7 +71,7 @@ def gradient(problem: Problem, network: TwoLayer, normalised: bool = False, shar
 
 def descend(
     problem: Problem,
-    network: TwoLayer,
+    network: TwoLayer | VectorTwoLayer,
     optimizer: optax.GradientTransformation,
     steps: int,
     *,
@@ -113,7 +119,7 @@ def _descend(problem, network, optimizer, key, steps, saves, normalised, batch) 
     begin = jnp.concatenate([jnp.zeros_like(at[:1]), at[:-1]])
     _, path = jax.lax.scan(onward, (network, optimizer.init(network)), (begin, at))
     q = jax.vmap(problem.margins)(path)
-    finite = jnp.all(jnp.isfinite(path.W1[-1])) & jnp.all(jnp.isfinite(path.w2[-1]))
+    finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf[-1])) for leaf in jax.tree.leaves(path)]))
     result = RESULTS.where(finite, RESULTS.horizon_reached, RESULTS.nonfinite)  # pyright: ignore
     return Descent(path, at, q, jax.vmap(problem.total_loss)(path), result)
 

@@ -7,7 +7,7 @@ import enum
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from gflow.network import TwoLayer, column_norms
+from gflow.network import TwoLayer
 from gflow.problem import Problem
 
 
@@ -29,5 +29,5 @@ def fates(problem: Problem, network: TwoLayer, band: float = 1e-9) -> Int[Array,
     on_kink = (jnp.abs(Z) <= band * row) & (row > 0)
     lower, _ = problem.activation.slope_interval()
     active = jnp.any((Z > 0) & ~on_kink, axis=0) if lower == 0 else jnp.any(row > 0)
-    alive = active & (column_norms(network.W1) > 0) & (network.w2 != 0)
+    alive = active & (network.masses() > 0)
     return jnp.where(alive, jnp.where(jnp.any(on_kink, axis=0), FATE.SLIDING, FATE.LIVE), FATE.DEAD)

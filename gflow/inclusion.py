@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from gflow.activations import AbstractActivation
 from gflow.box import bounded
-from gflow.lines import Lines
+from gflow.lines import Lines, columns
 
 MAX_KINKS = 12
 """Kinks considered per neuron. In general position at most rank(X) - 1 can matter at once."""
@@ -25,7 +25,7 @@ MAX_KINKS = 12
 
 def least_norm_slopes(
     X: Float[Array, "n d"],
-    lam: Float[Array, " n"],
+    lam: Float[Array, "n *m"],
     U: Float[Array, "d m"],
     activation: AbstractActivation,
     band: float,
@@ -33,6 +33,7 @@ def least_norm_slopes(
 ) -> Float[Array, "n m"]:
     """Slopes D (n, m) in the activation's interval for which every X^T D_i lambda has least norm.
 
+    `lam` (n,), or (n, m) where every neuron has its own (vector output: column i is Lambda v_i).
     `U` (d, m) holds directions or weights; pair (n, i) is a kink if |x_n . u_i| <= band |x_n| |u_i|. Rows of zeros
     are never kinks. Slopes of pairs that are not kinks are the activation's own. `lines`: those of X.
     """
@@ -43,7 +44,7 @@ def least_norm_slopes(
     return _slopes(X, lam, U, activation, band, jnp.zeros_like(X[0]))
 
 
-def _slopes(X, lam, U, activation: AbstractActivation, band: float, drift: Float[Array, " d"]):
+def _slopes(X, lam, U, activation: AbstractActivation, band: float, drift: Float[Array, "d *m"]):
     lower, _ = activation.slope_interval()
     Z = X @ U
     sizes = jnp.linalg.norm(X, axis=1)[:, None] * jnp.linalg.norm(U, axis=0)
@@ -54,26 +55,28 @@ def _slopes(X, lam, U, activation: AbstractActivation, band: float, drift: Float
 
 def box_entries(
     X: Float[Array, "n d"],
-    lam: Float[Array, " n"],
+    lam: Float[Array, "n *m"],
     D: Float[Array, "n m"],
     kink: Bool[Array, "n m"],
     activation: AbstractActivation,
-    drift: Float[Array, " d"],
+    drift: Float[Array, "d *m"],
 ) -> Float[Array, "n m"]:
     """delta (n, m) in [0, upper - lower] at the kinks, 0 elsewhere: argmin |v0 + sum_k delta_k lambda_k x_k|.
 
     One problem per neuron, v0 = drift + X^T D lambda. `D` (n, m) has the lower slope at the kinks.
     """
     lower, upper = activation.slope_interval()
-    rows, picks = gather(X * lam[:, None], kink, min(X.shape[0], MAX_KINKS))
-    box = bounded(rows, drift[:, None] + X.T @ (D * lam[:, None]), upper - lower)
+    rows, picks = gather(X, columns(lam), kink, min(X.shape[0], MAX_KINKS))
+    box = bounded(rows, columns(drift) + X.T @ (D * columns(lam)), upper - lower)
     return jnp.sum(box.delta[:, None, :] * picks, axis=0)
 
 
 def gather(
-    X: Float[Array, "n d"], chosen: Bool[Array, "n m"], K: int
+    X: Float[Array, "n d"], weights: Float[Array, "n m"], chosen: Bool[Array, "n m"], K: int
 ) -> tuple[Float[Array, "K d m"], Float[Array, "K n m"]]:
-    """The first K chosen rows of every neuron, padded with zeros, and their one-hot selectors."""
+    """lambda_n x_n of the first K chosen rows of every neuron, padded with zeros, and their one-hot selectors."""
     order = jnp.cumsum(chosen, axis=0)
     picks = (chosen & (order == jnp.arange(1, K + 1)[:, None, None])).astype(X.dtype)
-    return jnp.einsum("nd,knm->kdm", X, picks), picks
+    if weights.shape[1] == 1:
+        return jnp.einsum("nd,knm->kdm", X * weights, picks), picks
+    return jnp.einsum("nd,knm->kdm", X, picks * weights), picks

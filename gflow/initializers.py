@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gflow.network import TwoLayer, column_norms
+from gflow.network import TwoLayer, VectorTwoLayer, column_norms
 from gflow.problem import Problem
 
 
@@ -42,12 +42,20 @@ class AbstractInitializer(eqx.Module):
         """The network of scaled first weights and signs of a: balanced unless a law says otherwise."""
         return TwoLayer(W1, signs * column_norms(W1))
 
-    def __call__(self, key: PRNGKeyArray, problem: Problem, width: int) -> TwoLayer:
-        """A network of this width. Raises ValueError for a width that the law has no network of."""
+    def __call__(self, key: PRNGKeyArray, problem: Problem, width: int) -> TwoLayer | VectorTwoLayer:
+        """A network of this width; with K outputs the directions of the a_i are uniform on the sphere of R^K.
+
+        Raises ValueError for a width that the law has no network of, and for K outputs if it is not balanced.
+        """
         if width < 1:
             raise ValueError(f"the width must be at least 1, got {width}")
         key_w, key_a = jax.random.split(key)
         W1 = self.scale * self.hidden(key_w, problem.shape[1], width).astype(problem.X.dtype)
+        if problem.outputs is not None:
+            if not self.balanced:
+                raise ValueError(f"{type(self).__name__} is no law for vector output, which starts balanced")
+            V = jax.random.normal(key_a, (problem.outputs, width), W1.dtype)
+            return VectorTwoLayer(W1, (V * (column_norms(W1) / column_norms(V))).T)
         signs = jnp.where(jax.random.bernoulli(key_a, 0.5, (width,)), 1.0, -1.0).astype(W1.dtype)
         return self.network(key_a, W1, signs)
 
@@ -73,10 +81,12 @@ class Symmetric(AbstractInitializer):
 
     scale: float = 1e-3
 
-    def __call__(self, key: PRNGKeyArray, problem: Problem, width: int) -> TwoLayer:
+    def __call__(self, key: PRNGKeyArray, problem: Problem, width: int) -> TwoLayer | VectorTwoLayer:
         if width < 2 or width % 2:
             raise ValueError(f"symmetric pairs need an even width, got {width}")
         half = super().__call__(key, problem, width // 2)
+        if isinstance(half, VectorTwoLayer):
+            return VectorTwoLayer(jnp.concatenate([half.W1, half.W1], axis=1), jnp.concatenate([half.W2, -half.W2]))
         return TwoLayer(jnp.concatenate([half.W1, half.W1], axis=1), jnp.concatenate([half.w2, -half.w2]))
 
 

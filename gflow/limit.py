@@ -19,11 +19,12 @@ from gflow.convex.ascent import resting_place
 from gflow.convex.newton import KKTPoint
 from gflow.convex.oracle import require_float64
 from gflow.flow.solve import Flow
-from gflow.network import TwoLayer
+from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.patterns import canonical, distinct, grouped, joined, merge, pattern_key, positions
 from gflow.points import point_limit
 from gflow.problem import Problem
-from gflow.programs import BAND, Limit, Programs, judge, limit_with
+from gflow.programs import ACCEPT, BAND, MOVING, Limit, Programs, agrees, judge, limit_with
+from gflow.vector.limit import vector_limit
 
 SETTLED = 1e-2
 """Largest KKT residual of a network whose patterns are taken for those on the way to its limit, and"""
@@ -34,17 +35,8 @@ SLACK = 0.3
 LARGE = 30.0
 """smallest q_min. `settled` = 2 tries always."""
 
-ACCEPT = 1e-9
-"""A limit is exact ("polished") if KKT residual and slackness are at most this."""
-
-AGREEMENT = 10.0
-"""The flow's end must agree with the limit: |P(flow) - P(limit)| <= AGREEMENT (1 + log q_min) / q_min * P."""
-
 ROUNDED = 1e-13
 """|x_n . u_i| <= ROUNDED |x_n| is sliding, where that has to be told from a pair that is only close to it."""
-
-MOVING = 1e-6
-"""The same for a flow under way, whose neurons approach hyperplanes on which they will come to rest."""
 
 MASSES = (1e-6, 1e-2)
 """Tried in turn: neurons below this share of the largest mass are left out."""
@@ -66,7 +58,7 @@ def find_limit(problem: Problem, flow: Flow) -> Limit:
 
 def limit_of_network(
     problem: Problem,
-    network: TwoLayer,
+    network: TwoLayer | VectorTwoLayer,
     *,
     polish: bool = True,
     settled: float = SETTLED,
@@ -77,11 +69,15 @@ def limit_of_network(
     Polishing needs a loss below that of one sample at margin 0 and a KKT residual <= `settled` with slackness <= SLACK,
     or q_min >= LARGE: earlier in a flow patterns say nothing about the limit, and both residuals are small in its early
     phase too. `polish=False` judges the network as it is. `programs`: those of `problem`, to share them between many
-    networks; the limit is the same. Raises ValueError for wrong shapes, weights that are not finite, and in float32.
+    networks; the limit is the same. Vector output: see `vector_limit`. Raises ValueError for wrong shapes, weights that
+    are not finite, and in float32.
     """
+    if problem.outputs is not None:
+        return vector_limit(problem, network, polish=polish)  # pyright: ignore[reportArgumentType]
     if not problem.directional:
-        return point_limit(problem, network, polish=polish)
+        return point_limit(problem, network, polish=polish)  # pyright: ignore[reportArgumentType]
     problem.check(network)
+    assert isinstance(network, TwoLayer)
     problem.require_max_margin()
     require_float64(problem.X, network.W1)
     if not (np.all(np.isfinite(network.W1)) and np.all(np.isfinite(network.w2))):
@@ -204,13 +200,8 @@ def _outgrowing(problem: Problem, network: TwoLayer, limit: Limit, inside: np.nd
 
 
 def _accepted(limit: Limit, objective: float, q_min: float) -> bool:
-    tolerance = AGREEMENT * (1 + max(np.log(q_min), 0.0)) / q_min
-    return (
-        limit.fitted
-        and limit.kkt_residual <= ACCEPT
-        and limit.slackness <= ACCEPT
-        and abs(objective - limit.objective) <= tolerance * limit.objective
-    )
+    exact = limit.fitted and limit.kkt_residual <= ACCEPT and limit.slackness <= ACCEPT
+    return exact and agrees(limit.objective, objective, q_min)
 
 
 __all__ = ["Limit", "find_limit", "follow", "limit_of_network"]

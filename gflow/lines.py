@@ -18,6 +18,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gflow.activations import AbstractActivation
 
+
+def columns(lam: Float[Array, "n *m"]) -> Float[Array, "n m"]:
+    """Multipliers as columns: (n, 1) where all neurons have the same, (n, m) where each has its own."""
+    return lam if lam.ndim == 2 else lam[:, None]
+
+
 PARALLEL = 1e-14
 """Rows whose unit vectors differ by at most this are on one line."""
 
@@ -38,18 +44,20 @@ class Lines(eqx.Module):
         """X with only the first row of every line; the others, zeros, have no kink."""
         return jnp.where(self.first[:, None], X, 0.0)
 
-    def weight(self, lam: Float[Array, " n"]) -> Float[Array, " n"]:
-        """mu (n,), at the first rows."""
-        return jnp.zeros_like(lam).at[self.lead].add(self.ratio * lam)
+    def weight(self, lam: Float[Array, "n *m"]) -> Float[Array, "n *m"]:
+        """mu, at the first rows; one column per neuron if `lam` has."""
+        ratio = self.ratio if lam.ndim == 1 else self.ratio[:, None]
+        return jnp.zeros_like(lam).at[self.lead].add(ratio * lam)
 
     def everywhere(self, on: Bool[Array, "n m"]) -> Bool[Array, "n m"]:
         """Which samples are active, from the sides of the first rows."""
         return on[self.lead] ^ self.flip[:, None]
 
-    def drift(self, X: Float[Array, "n d"], lam: Float[Array, " n"], activation: AbstractActivation):
-        """The part of X^T D lambda (d,) that the sides do not enter."""
+    def drift(self, X: Float[Array, "n d"], lam: Float[Array, "n *m"], activation: AbstractActivation):
+        """The part of X^T D lambda, (d,) or (d, m), that the sides do not enter."""
         lower, upper = activation.slope_interval()
-        return X.T @ (lower * (lam - self.weight(lam)) + (upper - lower) * jnp.where(self.flip, lam, 0.0))
+        flip = self.flip if lam.ndim == 1 else self.flip[:, None]
+        return X.T @ (lower * (lam - self.weight(lam)) + (upper - lower) * jnp.where(flip, lam, 0.0))
 
     def slopes(self, entries: Float[Array, "n m"], activation: AbstractActivation) -> Float[Array, "n m"]:
         """D of all samples from D of the first rows: upper + lower - D on the other side."""

@@ -1,4 +1,4 @@
-"""TwoLayer(W1, w2): f(x) = sum_i a_i sigma(w_i . x), its activation patterns and its balance.
+"""TwoLayer(W1, w2): f(x) = sum_i a_i sigma(w_i . x), its activation patterns and balance; VectorTwoLayer: K outputs.
 
 Source: arXiv 2110.06488, section 2.
 """
@@ -42,6 +42,10 @@ class TwoLayer(eqx.Module):
     def width(self) -> int:
         return self.w2.shape[-1]
 
+    def at(self, index) -> TwoLayer:
+        """The networks at this index of the saved times, the last axis before the weights."""
+        return TwoLayer(self.W1[..., index, :, :], self.w2[..., index, :])
+
     def masks(self, X: Float[Array, "n d"]) -> Bool[Array, "n m"]:
         """1[x_n . w_i > 0], shape (n, m)."""
         return X @ self.W1 > 0
@@ -52,19 +56,15 @@ class TwoLayer(eqx.Module):
 
     def directions(self) -> Float[Array, "... d m"]:
         """u_i = w_i / |w_i|; a neuron with w_i = 0 has direction 0."""
-        norms = column_norms(self.W1)
-        return self.W1 / jnp.where(norms > 0, norms, 1.0)[..., None, :]
+        return _units(self.W1)
 
     def balance(self) -> Float[Array, "... m"]:
         """a_i^2 - |w_i|^2, constant along the flow."""
-        norms = column_norms(self.W1)
-        return (jnp.abs(self.w2) - norms) * (jnp.abs(self.w2) + norms)
+        return _difference_of_squares(jnp.abs(self.w2), column_norms(self.W1))
 
     def balance_drift(self, start: TwoLayer) -> Float[Array, ""]:
         """The largest change of a_i^2 - |w_i|^2 since `start`, relative to a_i^2 + |w_i|^2; over a batch, of all."""
-        size = jnp.sum(self.W1**2, axis=-2) + self.w2**2
-        change = jnp.abs(self.balance() - start.balance())
-        return jnp.max(jnp.where(size > 0, change / jnp.where(size > 0, size, 1.0), 0.0))
+        return _relative_change(self.balance() - start.balance(), jnp.sum(self.W1**2, axis=-2) + self.w2**2)
 
     def squared_norm(self) -> Float[Array, "..."]:
         """|theta|^2 = |W1|_F^2 + |w2|^2."""
@@ -81,13 +81,92 @@ class TwoLayer(eqx.Module):
 
         A network whose layers differ by 1e300 is turned into one that can be computed with.
         """
-        norms, a = column_norms(self.W1), jnp.abs(self.w2)
-        live = (norms > 0) & (a > 0)
-        log = 0.5 * (jnp.log(jnp.where(live, norms, 1.0)) + jnp.log(jnp.where(live, a, 1.0)))
-        log = log - jnp.max(jnp.where(live, log, -jnp.inf), initial=-1e300)
-        size = jnp.where(live, jnp.exp(jnp.where(live, log, 0.0)), 0.0)
+        size = _common_size(column_norms(self.W1), jnp.abs(self.w2))
         return TwoLayer(size * self.directions(), size * jnp.sign(self.w2))
 
     def scaled(self, factor: Float[Array, ""]) -> TwoLayer:
         """The network factor * theta; its outputs are multiplied by factor^2."""
         return TwoLayer(factor * self.W1, factor * self.w2)
+
+
+class VectorTwoLayer(eqx.Module):
+    """The same with K outputs: F(x) = sum_i sigma(w_i . x) a_i, a_i in R^K (theory, "Vector output").
+
+    `W1` (d, m): column i is w_i. `W2` (m, K): row i is a_i. A leading axis on both holds a batch of networks.
+    """
+
+    W1: Float[Array, "... d m"]
+    W2: Float[Array, "... m K"]
+
+    def __call__(self, X: Float[Array, "n d"], activation: AbstractActivation = ReLU()) -> Float[Array, "n K"]:
+        """F(x) for every row x of X, shape (n, K)."""
+        return activation(X @ self.W1) @ self.W2
+
+    @property
+    def width(self) -> int:
+        return self.W2.shape[-2]
+
+    def at(self, index) -> VectorTwoLayer:
+        """The networks at this index of the saved times, the last axis before the weights."""
+        return VectorTwoLayer(self.W1[..., index, :, :], self.W2[..., index, :, :])
+
+    def output_norms(self) -> Float[Array, "... m"]:
+        """|a_i|."""
+        return column_norms(jnp.swapaxes(self.W2, -1, -2))
+
+    def masses(self) -> Float[Array, "... m"]:
+        """|a_i| |w_i|."""
+        return self.output_norms() * column_norms(self.W1)
+
+    def directions(self) -> Float[Array, "... d m"]:
+        """u_i = w_i / |w_i|; a neuron with w_i = 0 has direction 0."""
+        return _units(self.W1)
+
+    def output_directions(self) -> Float[Array, "... K m"]:
+        """v_i = a_i / |a_i|, in columns."""
+        return _units(jnp.swapaxes(self.W2, -1, -2))
+
+    def balance_drift(self, start: VectorTwoLayer) -> Float[Array, ""]:
+        """The largest change of |a_i|^2 - |w_i|^2 since `start`, relative to |a_i|^2 + |w_i|^2; in a batch, of all."""
+        gap = lambda net: _difference_of_squares(net.output_norms(), column_norms(net.W1))  # noqa: E731
+        return _relative_change(gap(self) - gap(start), self.output_norms() ** 2 + column_norms(self.W1) ** 2)
+
+    def squared_norm(self) -> Float[Array, "..."]:
+        """|theta|^2 = |W1|_F^2 + |W2|_F^2."""
+        return jnp.sum(self.W1**2, axis=(-2, -1)) + jnp.sum(self.W2**2, axis=(-2, -1))
+
+    def balanced(self) -> VectorTwoLayer:
+        """|a_i| = |w_i| for every neuron, masses relative to the largest: F up to a positive factor, in range."""
+        size = _common_size(column_norms(self.W1), self.output_norms())
+        return VectorTwoLayer(size * self.directions(), (size * self.output_directions()).T)
+
+    def normalised(self) -> VectorTwoLayer:
+        """theta / max |theta_k|: P(theta), c and directions stay the same."""
+        largest = jnp.maximum(jnp.max(jnp.abs(self.W1), initial=0.0), jnp.max(jnp.abs(self.W2), initial=0.0))
+        return self.scaled(1 / jnp.where(largest > 0, largest, 1.0))
+
+    def scaled(self, factor: Float[Array, ""]) -> VectorTwoLayer:
+        """The network factor * theta; its outputs are multiplied by factor^2."""
+        return VectorTwoLayer(factor * self.W1, factor * self.W2)
+
+
+def _units(W: Float[Array, "... d m"]) -> Float[Array, "... d m"]:
+    norms = column_norms(W)
+    return W / jnp.where(norms > 0, norms, 1.0)[..., None, :]
+
+
+def _difference_of_squares(a, w):
+    """a^2 - w^2, without cancellation."""
+    return (a - w) * (a + w)
+
+
+def _relative_change(change, size):
+    return jnp.max(jnp.where(size > 0, jnp.abs(change) / jnp.where(size > 0, size, 1.0), 0.0))
+
+
+def _common_size(w: Float[Array, " m"], a: Float[Array, " m"]) -> Float[Array, " m"]:
+    """sqrt(a_i w_i) relative to the largest, 0 where either is 0: in range, whatever the two are."""
+    live = (w > 0) & (a > 0)
+    log = 0.5 * (jnp.log(jnp.where(live, w, 1.0)) + jnp.log(jnp.where(live, a, 1.0)))
+    log = log - jnp.max(jnp.where(live, log, -jnp.inf), initial=-1e300)
+    return jnp.where(live, jnp.exp(jnp.where(live, log, 0.0)), 0.0)

@@ -10,6 +10,10 @@ import numpy as np
 from gflow._types import VERDICT
 
 PLUS, MINUS, NEUTRAL = "#0072B2", "#D55E00", "#666666"
+OUTPUTS = (PLUS, MINUS, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+UNASKED = 1e29
+"""Margins as large as this belong to entries without a label."""
+
 VERDICT_COLOURS = {"GLOBAL": "#009E73", "NOT_GLOBAL": "#D55E00", "INCONCLUSIVE": "#999999", "UNFITTED": "#000000"}
 
 
@@ -24,13 +28,16 @@ def projection(X: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
 
 
 def neurons_on_circle(ax, X, y, W1, w2, title: str = "directions of live neurons"):
-    """Directions of the data and of neurons W1 (d, K), w2 (K,); a neuron's area is its share of the mass |a||w|."""
+    """Directions of the data and of neurons W1 (d, m), w2 (m,); a neuron's area is its share of the mass |a||w|.
+
+    With K outputs, y (n, K) and W2 (m, K), a neuron has the colour of the output that it raises most.
+    """
     X, y, W1, w2 = map(np.asarray, (X, y, W1, w2))
     plane, labels = projection(X)
     size = np.linalg.norm(X, axis=1, keepdims=True)
     rows = (X / np.where(size > 0, size, 1.0)) @ plane
     norms = np.linalg.norm(W1, axis=0)
-    mass = np.abs(w2) * norms
+    mass = (np.abs(w2) if w2.ndim == 1 else np.linalg.norm(w2, axis=1)) * norms
     live = mass > 1e-9 * mass.max(initial=0.0)
     tips = ((W1[:, live] / norms[live]).T) @ plane
     angle = np.linspace(0, 2 * np.pi, 400)
@@ -39,17 +46,9 @@ def neurons_on_circle(ax, X, y, W1, w2, title: str = "directions of live neurons
         for k, x in enumerate(rows):
             label = "kinks $x_n \\cdot u = 0$" if k == 0 else None
             ax.plot([-x[1], x[1]], [x[0], -x[0]], color="#dddddd", lw=0.6, zorder=0, label=label)
-    for label, colour in ((1, PLUS), (-1, MINUS)):
-        pick = rows[y == label]
-        ax.scatter(
-            pick[:, 0],
-            pick[:, 1],
-            marker="+" if label > 0 else "_",
-            color=colour,
-            s=28,
-            label=f"$x_n/|x_n|$, y = {label:+d}",
-        )
-        chosen = np.sign(w2[live]) == label
+    for name, of_neurons, marker, colour, own, chosen in _classes(y, w2[live]):
+        pick = rows[own]
+        ax.scatter(pick[:, 0], pick[:, 1], marker=marker, color=colour, s=28, label=f"$x_n/|x_n|$, {name}")
         share = mass[live][chosen] / max(mass[live].sum(), 1e-300)
         for tip in tips[chosen]:
             ax.plot([0, tip[0]], [0, tip[1]], color=colour, lw=1.0, alpha=0.7)
@@ -60,16 +59,33 @@ def neurons_on_circle(ax, X, y, W1, w2, title: str = "directions of live neurons
             facecolors="none",
             edgecolors=colour,
             lw=1.5,
-            label=f"neurons, a {'>' if label > 0 else '<'} 0",
+            label=f"neurons, {of_neurons}",
         )
     ax.set(title=title, xlabel=labels[0], ylabel=labels[1], aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
     ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return ax
 
 
+def _classes(y, w2):
+    """(name, name of its neurons, marker, colour, its samples, its neurons) of every class."""
+    if y.ndim == 1:
+        parts = ((1, "+", PLUS), (-1, "_", MINUS))
+        return [
+            (f"y = {c:+d}", f"a {'>' if c > 0 else '<'} 0", mark, colour, y == c, np.sign(w2) == c)
+            for c, mark, colour in parts
+        ]
+    samples, neurons = np.argmax(y, axis=1), np.argmax(w2, axis=1)
+    return [
+        (f"class {k}", f"largest $a_{{{k}}}$", "+x_|1234"[k % 8], OUTPUTS[k % len(OUTPUTS)], samples == k, neurons == k)
+        for k in range(y.shape[1])
+    ]
+
+
 def margins(ax, s, q):
-    """The positive margins q_n (k, n) against the scaled clock s (k,), q_min in front."""
+    """The positive margins q_n (k, n), or (k, n, K), against the scaled clock s (k,), q_min in front."""
     s, q = np.asarray(s), np.asarray(q)
+    q = q.reshape(len(s), -1)
+    q = q[:, q[0] < UNASKED]
     positive = np.where(q > 0, q, np.nan)
     ax.semilogy(s, positive, color="#bbbbbb", lw=0.7, label=["all $q_n$", *[None] * (q.shape[1] - 1)])
     smallest = q.min(axis=1)
@@ -124,7 +140,7 @@ def flow_figure(problem, flow, limit, kkt_residual, slackness):
         problem.X,
         problem.y,
         limit.network.W1,
-        limit.network.w2,
+        limit.network.W2 if problem.outputs else limit.network.w2,
         "neurons at the limit" if limit.polished else "neurons at the end",
     )
     margins(axes[1], flow.s, flow.margins)

@@ -16,24 +16,29 @@ from jaxtyping import Array, Bool, Float
 
 from gflow.activations import AbstractActivation, ReLU
 from gflow.inclusion import least_norm_slopes
-from gflow.lines import Lines, shared_lines
+from gflow.lines import Lines, columns, shared_lines
 from gflow.losses import AbstractLoss, AbstractMarginLoss, Logistic
-from gflow.network import TwoLayer
+from gflow.network import TwoLayer, VectorTwoLayer, inner
 
 LENGTHS = (1e-100, 1e100)
 """Lengths |x_n| of rows that are accepted, besides 0: squares and products of them stay in the range of float64."""
+
+UNASKED = 1e30
+"""The margin of an entry without a label: its loss and weight are 0, and q_min does not see it."""
 
 
 class Problem(eqx.Module):
     """Data, a loss and a weight decay: L(theta) + weight_decay/2 |theta|^2, L = sum_n l(q_n).
 
-    `X` (n, d) samples in rows, `y` (n,) labels -1 or +1, or real for the squared loss. Raises ValueError for anything
-    else: wrong shapes, no rows, entries that are not finite, rows shorter than 1e-100 or longer than 1e100, labels that
-    are not -1 or +1, a weight decay that is negative or not finite.
+    `X` (n, d) samples in rows, `y` (n,) labels -1 or +1, or real for the squared loss. Vector output: `y` (n, K), one
+    column per output (classes one-vs-rest), L sums over entries, and all that is (n,) below is (n, K); a label 0 leaves
+    its entry out. Raises ValueError for anything else: wrong shapes, no rows, entries that are not finite, rows
+    shorter than 1e-100 or longer than 1e100, labels that are not -1 or +1, a weight decay that is negative or not
+    finite, vector output with another loss or weight decay.
     """
 
     X: Float[Array, "n d"]
-    y: Float[Array, " n"]
+    y: Float[Array, "n *K"]
     loss: AbstractLoss
     activation: AbstractActivation
     lines: Lines | None
@@ -52,15 +57,39 @@ class Problem(eqx.Module):
         self.activation = activation
         self.lines = shared_lines(self.X)
         self.weight_decay = _decay(weight_decay, self.X.dtype)
+        if self.outputs is not None and not self.directional:
+            raise ValueError("vector output is for logistic or exponential loss without weight decay")
+
+    @property
+    def outputs(self) -> int | None:
+        """K of vector output, None for a scalar network."""
+        return self.y.shape[1] if self.y.ndim == 2 else None
+
+    def require_scalar(self) -> None:
+        """Raise ValueError for vector output."""
+        if self.outputs is not None:
+            raise ValueError(
+                "this exists for labels (n,); with labels (n, K) use solve_flow, find_limit, certify, descend and "
+                "solve_vector_max_margin"
+            )
 
     @property
     def shape(self) -> tuple[int, int]:
         """(n, d)."""
         return self.X.shape[0], self.X.shape[1]
 
-    def check(self, network: TwoLayer) -> None:
-        """Raise ValueError unless W1 is (d, m) and w2 is (m,) with the d of the data."""
+    def check(self, network: TwoLayer | VectorTwoLayer) -> None:
+        """Raise ValueError unless W1 is (d, m) and w2 is (m,), or W2 (m, K), with the d and K of the data."""
         d = self.shape[1]
+        if isinstance(network, VectorTwoLayer) or self.outputs is not None:
+            shapes = tuple(a.shape for a in jax.tree.leaves(network))
+            wanted = (d, network.width), (network.width, self.outputs)
+            if not isinstance(network, VectorTwoLayer) or self.outputs is None or shapes != wanted or not network.width:
+                raise ValueError(
+                    f"the network does not fit the data: labels (n, K) go with VectorTwoLayer(W1 ({d}, m), W2 (m, K)) "
+                    f"and labels (n,) with TwoLayer(W1, w2 (m,)); got y {self.y.shape}, weights {shapes}"
+                )
+            return
         if network.w2.ndim == 1 and network.width == 0:
             raise ValueError("the network has no neurons")
         if network.W1.ndim != 2 or network.W1.shape[0] != d or network.w2.shape != network.W1.shape[1:]:
@@ -108,12 +137,14 @@ class Problem(eqx.Module):
         """b (n,) with q = c o f - b: 0 for a loss of margins, else the labels."""
         return jnp.zeros_like(self.y) if self.of_margins else self.y
 
-    def margins(self, network: TwoLayer) -> Float[Array, " n"]:
+    def margins(self, network: TwoLayer | VectorTwoLayer) -> Float[Array, "n *K"]:
         """q (n,): margins y_n f(x_n), or residuals f(x_n) - y_n for the squared loss."""
         return self.scored(network(self.X, self.activation))
 
-    def scored(self, outputs: Float[Array, " n"]) -> Float[Array, " n"]:
+    def scored(self, outputs: Float[Array, "n *K"]) -> Float[Array, "n *K"]:
         """q (n,) of the outputs f(x_n)."""
+        if self.outputs is not None:
+            return jnp.where(self.y == 0, UNASKED, self.y * outputs)
         return self.y * outputs if self.of_margins else outputs - self.y
 
     @property
@@ -130,70 +161,86 @@ class Problem(eqx.Module):
 
         From then on the smoothed normalised margin never falls (arXiv 1906.05890, section 4).
         """
-        return self.loss_value(q) < self.loss.value(jnp.zeros_like(q[0]))
+        return self.loss_value(q) < self.loss.value(jnp.zeros((), q.dtype))
 
     def log_S(self, q: Float[Array, " n"]) -> Float[Array, ""]:
         """log S, S = sum_n -l'(q_n): the rate of the clock, ds = S dt. For a loss without margins S = 1."""
-        return logsumexp(self._tail.log_weight(q)) if self.of_margins else jnp.zeros_like(q[0])
+        return logsumexp(self._tail.log_weight(q)) if self.of_margins else jnp.zeros((), q.dtype)
 
     def weights(self, q: Float[Array, " n"]) -> Float[Array, " n"]:
         """p_n = -l'(q_n) / S, in the simplex."""
-        return jax.nn.softmax(self._tail.log_weight(q))
+        return jax.nn.softmax(self._tail.log_weight(q), axis=None)
 
     def multipliers(self, q: Float[Array, " n"]) -> Float[Array, " n"]:
         """lambda_n = p_n y_n, so that |lambda|_1 = 1; for a loss without margins lambda_n = -l'(q_n)."""
         return self.weights(q) * self.y if self.of_margins else -self.loss.slope(q)
 
-    def total_loss(self, network: TwoLayer) -> Float[Array, ""]:
+    def total_loss(self, network: TwoLayer | VectorTwoLayer) -> Float[Array, ""]:
         """L(theta) + weight_decay/2 |theta|^2."""
         loss = self.loss_value(self.margins(network))
         return loss if self.weight_decay is None else loss + 0.5 * self.weight_decay * network.squared_norm()
 
-    def objective(self, network: TwoLayer) -> Float[Array, ""]:
+    def objective(self, network: TwoLayer | VectorTwoLayer) -> Float[Array, ""]:
         """P(theta) = 1/2 |theta|^2 / q_min; infinite unless every margin is positive."""
         q_min = jnp.min(self.margins(network))
         return jnp.where(q_min > 0, 0.5 * network.squared_norm() / jnp.where(q_min > 0, q_min, 1.0), jnp.inf)
 
-    def rounding(self, network: TwoLayer) -> Float[Array, ""]:
+    def rounding(self, network: TwoLayer | VectorTwoLayer) -> Float[Array, ""]:
         """A bound on the relative rounding error of q_min and P(theta); infinite unless every margin is positive.
 
         (n_terms + 8) eps max_n sum_i |a_i| sum_j |x_nj||w_ji| / q_min: large where neurons cancel each other.
         """
-        terms = jnp.abs(self.X) @ jnp.abs(network.W1) @ jnp.abs(network.w2)
+        second = network.W2 if isinstance(network, VectorTwoLayer) else network.w2
+        terms = jnp.abs(self.X) @ jnp.abs(network.W1) @ jnp.abs(second)
         q_min, count = jnp.min(self.margins(network)), network.width + self.shape[1] + 8
         relative = count * jnp.finfo(self.X.dtype).eps * jnp.max(terms) / jnp.where(q_min > 0, q_min, 1.0)
         return jnp.where(q_min > 0, relative, jnp.inf)
 
-    def normalised_margin(self, network: TwoLayer) -> Float[Array, ""]:
+    def normalised_margin(self, network: TwoLayer | VectorTwoLayer) -> Float[Array, ""]:
         """q_min / |theta|^2; its optimum is 1/(2 P*). Zero for the zero network."""
         squared = network.squared_norm()
         return jnp.min(self.margins(network)) / jnp.where(squared > 0, squared, 1.0)
 
-    def least_norm_gradients(self, network: TwoLayer, lam: Float[Array, " n"], band: float) -> Float[Array, "d m"]:
+    def least_norm_gradients(
+        self, network: TwoLayer | VectorTwoLayer, lam: Float[Array, "n *K"], band: float
+    ) -> Float[Array, "d m"]:
         """G (d, m), column i the least-norm X^T D_i lambda: (1/S) dw_i/dt = a_i G_i, (1/S) da_i/dt = w_i . G_i.
 
-        `band`: a pair counts as a kink if |x_n . w_i| <= band |x_n||w_i|.
+        Vector output: X^T D_i Lambda v_i, v_i = a_i/|a_i|, and (1/S) dw_i/dt = |a_i| G_i. `band`: a pair counts as a
+        kink if |x_n . w_i| <= band |x_n||w_i|.
         """
-        D = least_norm_slopes(self.X, lam, network.directions(), self.activation, band, self.lines)
-        return self.X.T @ (D * lam[:, None])
+        pull = lam @ network.output_directions() if isinstance(network, VectorTwoLayer) else lam
+        D = least_norm_slopes(self.X, pull, network.directions(), self.activation, band, self.lines)
+        return self.X.T @ (D * columns(pull))
 
-    def kkt_residual(self, network: TwoLayer, lam: Float[Array, " n"], band: float = 1e-6) -> Float[Array, ""]:
+    def velocity(self, network: TwoLayer | VectorTwoLayer, G: Float[Array, "d m"], lam: Float[Array, "n *K"]):
+        """(1/S) d/dt of (W1, w2) or (W1, W2) from the G of `least_norm_gradients`; da_i = Lambda^T (X w_i)_+."""
+        if isinstance(network, VectorTwoLayer):
+            return network.output_norms() * G, self.activation(self.X @ network.W1).T @ lam
+        return network.w2 * G, inner(network.W1, G)
+
+    def kkt_residual(
+        self, network: TwoLayer | VectorTwoLayer, lam: Float[Array, "n *K"], band: float = 1e-6
+    ) -> Float[Array, ""]:
         """1 - cos(theta, v), v the least-norm element of -d°L: 0 iff theta is a KKT direction for lambda.
 
         Between 0 and 2, the same for c theta and c lambda, c > 0; 1 where v = 0 or theta = 0. `lam` (n,) are the
         multipliers (p_n y_n along a flow). Source: arXiv 1906.05890, section 4; arXiv 2110.06488, section 3.
         """
-        return self.misalignment(network, self.least_norm_gradients(network, lam, band))
+        return self.misalignment(network, self.least_norm_gradients(network, lam, band), lam)
 
-    def misalignment(self, network: TwoLayer, G: Float[Array, "d m"]) -> Float[Array, ""]:
-        """1 - cos(theta, v) for the velocity dw_i = a_i G_i, da_i = w_i . G_i; 1 where either is zero."""
+    def misalignment(
+        self, network: TwoLayer | VectorTwoLayer, G: Float[Array, "d m"], lam: Float[Array, "n *K"]
+    ) -> Float[Array, ""]:
+        """1 - cos(theta, v) for the velocity v of these G and lambda; 1 where either is zero."""
         size = jnp.sqrt(network.squared_norm())
         unit = network.scaled(1 / jnp.where(size > 0, size, 1.0))
-        dW1, dw2 = unit.w2 * G, jnp.sum(unit.W1 * G, axis=0)
+        dW1, dw2 = self.velocity(unit, G, lam)
         speed = jnp.sqrt(jnp.sum(dW1**2) + jnp.sum(dw2**2))
         safe = jnp.where(speed > 0, speed, 1.0)
         # half the squared chord instead of 1 - cos: no cancellation near 0
-        chord = jnp.sum((unit.W1 - dW1 / safe) ** 2) + jnp.sum((unit.w2 - dw2 / safe) ** 2)
+        W1, w2 = jax.tree.leaves(unit)
+        chord = jnp.sum((W1 - dW1 / safe) ** 2) + jnp.sum((w2 - dw2 / safe) ** 2)
         return jnp.where((speed > 0) & (size > 0), 0.5 * chord, 1.0)
 
     def speed(self, network: TwoLayer, G: Float[Array, "d m"], lam: Float[Array, " n"]) -> Float[Array, ""]:
@@ -235,9 +282,9 @@ class Problem(eqx.Module):
 
 
 def _check_data(X: np.ndarray, y: np.ndarray, real: bool) -> None:
-    if X.ndim != 2 or y.ndim != 1 or X.shape[0] != y.shape[0]:
-        raise ValueError(f"X must be (n, d) and y (n,); got X {X.shape} and y {y.shape}")
-    if X.shape[0] == 0 or X.shape[1] == 0:
+    if X.ndim != 2 or y.ndim not in (1, 2) or X.shape[0] != y.shape[0]:
+        raise ValueError(f"X must be (n, d) and y (n,), or (n, K) for K outputs; got X {X.shape} and y {y.shape}")
+    if X.shape[0] == 0 or X.shape[1] == 0 or y.size == 0:
         raise ValueError(f"the data are empty: X has shape {X.shape}")
     for name, array in (("X", X), ("y", y)):
         if not np.issubdtype(array.dtype, np.number) or not np.all(np.isfinite(array)):
@@ -248,8 +295,10 @@ def _check_data(X: np.ndarray, y: np.ndarray, real: bool) -> None:
     outside = np.flatnonzero((largest > 0) & ((largest < LENGTHS[0]) | (largest > LENGTHS[1])))
     if len(outside):
         raise ValueError(f"row {outside[0] + 1} of X has size {largest[outside[0]]:.3g}; rescale the data towards 1")
-    if not real and not np.all(np.isin(y, (-1, 1))):
+    if not real and not np.all(np.isin(y, (-1, 1) if y.ndim == 1 else (-1, 0, 1))):
         raise ValueError(f"labels must be -1 or +1; got {np.unique(y)[:5]}")
+    if y.ndim == 2 and not y.any():
+        raise ValueError("all labels are 0: nothing is asked of the network")
 
 
 def _decay(weight_decay, dtype) -> Float[Array, ""] | None:
@@ -267,6 +316,8 @@ def never_separable(X, y) -> list[str]:
     with different labels are the same case, since f(c x) = c f(x).
     """
     X, y = np.asarray(X, float), np.asarray(y, float)
+    if y.ndim == 2:
+        return list(dict.fromkeys(reason for column in y.T for reason in never_separable(X, column)))
     norms = np.linalg.norm(X, axis=1)
     reasons = [f"row {n + 1} is all zeros" for n in np.flatnonzero(norms == 0)]
     first: dict[bytes, int] = {}

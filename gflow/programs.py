@@ -26,6 +26,15 @@ from gflow.problem import Problem
 BAND = 1e-9
 """|x_n . u_i| <= BAND |x_n| is sliding."""
 
+MOVING = 1e-6
+"""The same for a flow under way, whose neurons approach hyperplanes on which they will come to rest."""
+
+ACCEPT = 1e-9
+"""A limit is exact ("polished") if KKT residual and slackness are at most this."""
+
+AGREEMENT = 10.0
+"""The flow's end must agree with the limit: |P(flow) - P(limit)| <= AGREEMENT (1 + log q_min) / q_min * P."""
+
 REST = 1e-9
 """A neuron rests on a border if its velocity across it is at most this share of the largest velocity."""
 
@@ -63,6 +72,11 @@ class Limit(eqx.Module):
     def fitted(self) -> bool:
         """Whether all margins are positive."""
         return bool(np.isfinite(self.objective))
+
+
+def agrees(limit: float, flow: float, q_min: float) -> bool:
+    """Whether the objective of a flow's end, there at q_min, agrees with that of its limit."""
+    return abs(flow - limit) <= AGREEMENT * (1 + max(np.log(q_min), 0.0)) / q_min * limit
 
 
 class Point(NamedTuple):

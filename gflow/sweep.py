@@ -97,6 +97,7 @@ def sweep(
     ...) go to `Stepper`. The faces of X and the convex program are computed once and shared; pass them in if you
     have them. Raises ValueError for a problem in float32, before anything runs.
     """
+    problem.require_scalar()
     require_float64(problem.X)
     indices = np.arange(inits) if isinstance(inits, int) else np.fromiter(inits, int)
     if len(indices) == 0:

@@ -207,6 +207,7 @@ def bad_files(path):
     write_csv(path / "inf.csv", np.array([[1.0, np.inf], [0.0, 1.0]]), [1, -1])
     write_csv(path / "one.csv", X3, ["a", "a", "a"])
     write_csv(path / "three.csv", X3, ["a", "b", "c"])
+    write_csv(path / "many.csv", np.arange(42.0).reshape(21, 2) + 1, [f"c{k}" for k in range(21)])
     (path / "ragged.csv").write_text("x,y,label\n1,2,1\n1,1\n")
     (path / "empty.csv").write_text("")
     (path / "header.csv").write_text("x,y,label\n")
@@ -233,7 +234,10 @@ BAD = {
     "nan": ("run nan.csv", "nan"),
     "inf": ("run inf.csv", "inf"),
     "one label": ("run one.csv", "two classes"),
-    "three labels": ("run three.csv", "3 label values"),
+    "three labels": ("sweep three.csv --inits 2 --out three.zarr", "3 label values"),
+    "too many labels": ("run many.csv", "more than 20"),
+    "unbalanced classes": ("run orthogonal-classes --init independent", "no law for vector output"),
+    "classes with decay": ("run orthogonal-classes --weight-decay 0.1", "without weight decay"),
     "ragged": ("run ragged.csv", "line 3"),
     "empty": ("run empty.csv", "no data"),
     "header only": ("run header.csv", "no data"),

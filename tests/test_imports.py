@@ -26,10 +26,16 @@ ALLOWED = {
     "flow.modes": {"activations", "box"},
     "flow.flagged": set(),
     "flow.row_space": {"flow.charts", "network", "problem"},
-    "flow.field": {"flow.charts", "flow.clocks", "flow.modes", "flow.row_space", "network", "problem"},
-    "flow.crossings": {"activations", "flow.charts", "flow.field", "flow.flagged", "flow.modes", "network"},
+    "flow.vector_chart": {"flow.charts", "network"},
+    "flow.field": {"flow.charts", "flow.clocks", "flow.modes", "flow.row_space", "lines", "network", "problem"},
+    "flow.parabola": set(),
+    "flow.crossings": {
+        "activations", "flow.charts", "flow.field", "flow.flagged", "flow.modes", "flow.parabola", "network",
+    },
     "flow.departure": {"activations", "box", "flow.modes", "network"},
-    "flow.start": {"box", "flow.crossings", "flow.departure", "flow.field", "flow.modes", "inclusion", "network"},
+    "flow.start": {
+        "box", "flow.crossings", "flow.departure", "flow.field", "flow.modes", "inclusion", "lines", "network",
+    },
     "flow.tip": {
         "activations", "flow.charts", "flow.crossings", "flow.departure", "flow.field", "flow.flagged", "flow.modes",
         "network",
@@ -45,7 +51,8 @@ ALLOWED = {
     "flow.stop": {"_types", "flow.field"},
     "flow.solve": {
         "_types", "flow.charts", "flow.chebyshev", "flow.clocks", "flow.controller", "flow.field", "flow.filippov",
-        "flow.kinks", "flow.modes", "flow.row_space", "flow.start", "flow.stop", "network", "problem",
+        "flow.kinks", "flow.modes", "flow.row_space", "flow.start", "flow.stop", "flow.vector_chart", "network",
+        "problem",
     },
     "flow.lanes": {
         "_types", "flow.charts", "flow.clocks", "flow.controller", "flow.field", "flow.filippov", "flow.row_space",
@@ -90,19 +97,32 @@ ALLOWED = {
         "convex.ascent", "convex.interior_point", "convex.oracle", "convex.reduced", "network", "patterns", "problem",
         "programs",
     },
+    "vector.kkt": set(),
+    "vector.subsampled": {"convex.threads", "vector.kkt"},
+    "vector.limit": {
+        "convex.oracle", "inclusion", "network", "problem", "programs", "vector.kkt", "vector.subsampled",
+    },
+    "vector.oracle": {"convex.faces", "convex.oracle", "convex.semidefinite"},
+    "vector.program": {
+        "_types", "convex.faces", "convex.oracle", "network", "problem", "vector.kkt", "vector.oracle",
+    },
     "limit": {
         "convex.ascent", "convex.newton", "convex.oracle", "flow.solve", "network", "patterns", "points", "problem",
-        "programs",
+        "programs", "vector.limit",
     },
     "proof": {"_types", "network"},
     "point_certificate": {
         "_types", "convex.arrangements", "convex.faces", "convex.min_norm", "convex.oracle", "convex.penalized",
         "convex.semidefinite", "network", "problem", "programs", "proof",
     },
+    "vector.certificate": {
+        "_types", "convex.faces", "convex.oracle", "network", "problem", "programs", "proof", "vector.oracle",
+        "vector.program",
+    },
     "certificate": {
         "_types", "convex.column_generation", "convex.faces", "convex.leaky", "convex.newton", "convex.optimum",
         "convex.oracle", "convex.semidefinite", "network", "patterns", "point_certificate", "problem", "programs",
-        "proof",
+        "proof", "vector.certificate", "vector.program",
     },
     "records": {
         "_types", "certificate", "convex.faces", "convex.optimum", "fates", "flow.pool", "limit", "network",
@@ -136,6 +156,7 @@ FREE = {
     "cli.tables",
     "flow",
     "convex",
+    "vector",
 }  # nothing below imports these
 CORE = {"jax", "numpy", "diffrax", "equinox", "optax", "jaxtyping", "optimistix", "lineax", "scipy"}
 

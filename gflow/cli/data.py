@@ -11,6 +11,9 @@ import numpy as np
 from gflow import datasets
 from gflow.datasets import Dataset
 
+MOST_CLASSES = 20
+"""More label values than this are no classes."""
+
 
 def load(argument: str, real: bool = False) -> tuple[Dataset, list[str]]:
     """The data set and notes for the user (how labels were mapped). Raises ValueError with what to do.
@@ -149,12 +152,16 @@ def _dataset(X, y, features, where: str, real: bool) -> tuple[Dataset, list[str]
         return Dataset(X, y.astype(float), features=features), []
     if len(values) == 1:
         raise ValueError(f"{where}: all labels are {values[0]!s}; two classes are needed (or labels given as -1/+1)")
-    if len(values) > 2:
-        shown = ", ".join(str(v) for v in values[:5])
+    names = tuple(format(v, "g") if numeric and y.dtype != bool else str(v) for v in values)
+    if len(values) > MOST_CLASSES:
         raise ValueError(
-            f"{where}: {len(values)} label values ({shown}{', ...' if len(values) > 5 else ''}); keep two classes"
+            f"{where}: {len(values)} label values ({', '.join(names[:5])}, ...), more than {MOST_CLASSES}; keep fewer "
+            "classes, or --loss squared for real-valued labels"
         )
-    low, high = (format(v, "g") if numeric and y.dtype != bool else str(v) for v in values)
+    if len(values) > 2:
+        labels = np.where(y[:, None] == values, 1.0, -1.0)
+        return Dataset(X, labels, names, features), [f"{len(values)} classes, one output each: {', '.join(names)}"]
+    low, high = names
     return (
         Dataset(X, np.where(y == values[1], 1.0, -1.0), (low, high), features),
         [f"labels: {low} -> -1, {high} -> +1"],

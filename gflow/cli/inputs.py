@@ -39,8 +39,12 @@ def read_problem(
     dtype: str,
     weight_decay: float = 0.0,
     activation: str = "relu",
+    classes: bool = False,
 ):
-    """(problem, notes): the data of a command line, and what was done to them or is to be feared of them."""
+    """(problem, notes): the data of a command line, and what was done to them or is to be feared of them.
+
+    `classes`: whether the command takes more than two, as vector output.
+    """
     import gflow
     from gflow.cli import data as reader
     from gflow.losses import TRAINED
@@ -53,16 +57,20 @@ def read_problem(
     dataset, notes = checked(reader.load, data, real=loss == "squared")
     dataset, more = checked(reader.prepare, dataset, standardize, bias)
     acts = read_activation(activation)
+    if dataset.y.ndim == 2 and not classes:
+        raise InputError(
+            f"{data} has {dataset.y.shape[1]} label values; keep two classes here (run and certify take more)"
+        )
     problem = checked(
         gflow.Problem, dataset.X, dataset.y, loss=TRAINED[loss](), activation=acts, weight_decay=weight_decay
     )
-    if not problem.directional and problem.lower_slope > 0:
-        raise InputError("a leaky ReLU is certified for a loss of margins without weight decay only")
+    if (not problem.directional or problem.outputs) and problem.lower_slope > 0:
+        raise InputError("a leaky ReLU is certified for two classes, a loss of margins and no weight decay only")
     reasons = never_separable(dataset.X, dataset.y) if problem.directional else []
     if reasons:
         shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
         more.append(f"warning: no network of this kind can separate these data: {shown}; none will be GLOBAL")
-    if problem.of_margins and len(set(problem.y.tolist())) == 1:
+    if problem.of_margins and problem.outputs is None and len(set(problem.y.tolist())) == 1:
         more.append(f"warning: all labels are {problem.y[0]:+.0f}: there is nothing to separate")
     more.append(f"data: {problem.shape[0]} samples, {problem.shape[1]} columns")
     return problem, notes + more
@@ -89,13 +97,20 @@ def check_key(seed: int, index: int) -> None:
 
 
 def read_weights(path: Path, problem):
-    """The network in an .npz with W1 (d, m) and w2 (m,) for this problem."""
+    """The network in an .npz with W1 (d, m) and w2 (m,), or W2 (m, K), for this problem."""
     import jax.numpy as jnp
     import numpy as np
 
     import gflow
     from gflow.cli import data as reader
 
+    if problem.outputs is not None:
+        arrays = checked(reader.read_npz, path, ("W1", "W2"))
+        network = gflow.VectorTwoLayer(*(jnp.asarray(arrays[name], float) for name in ("W1", "W2")))
+        checked(problem.check, network)
+        if not all(np.all(np.isfinite(a)) for a in arrays.values()):
+            raise InputError(f"{path}: the weights must be finite numbers")
+        return network
     arrays = checked(reader.read_npz, path, ("W1", "w2"))
     W1, w2 = arrays["W1"], arrays["w2"]
     if W1.ndim == 3 and w2.ndim == 2:

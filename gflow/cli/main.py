@@ -103,7 +103,7 @@ def run(
     given = [k for k in ("width", "scale", "init", "seed", "index") if _is_given(context, k)]
     if weights and given:
         raise InputError(f"--weights are the first network: leave {', '.join(f'--{k}' for k in given)} out")
-    problem, notes = read_problem(data, loss, bias, standardize, dtype, weight_decay, activation)
+    problem, notes = read_problem(data, loss, bias, standardize, dtype, weight_decay, activation, classes=True)
     if rtol is None:
         rtol = 1e-3 if until_s is None and until_t is None else 1e-4
     if not 0 < rtol < 1:
@@ -146,10 +146,8 @@ def run(
 def _write_trajectory(flow, out: Path) -> None:
     import numpy as np
 
-    network = flow.network
-    np.savez(
-        out, s=flow.s, log_t=flow.log_t, loss=flow.loss, margins=flow.margins, W1=network.W1, w2=network.w2
-    )  # fmt: skip
+    weights = {name: getattr(flow.network, name) for name in ("W1", "w2", "W2") if hasattr(flow.network, name)}
+    np.savez(out, s=flow.s, log_t=flow.log_t, loss=flow.loss, margins=flow.margins, **weights)
     say(f"wrote {out}")
 
 
@@ -223,7 +221,7 @@ def certify(
     """What is proved about a trained two-layer network."""
     from gflow.cli import output
 
-    problem, notes = read_problem(data, loss, bias, standardize, dtype, weight_decay, activation)
+    problem, notes = read_problem(data, loss, bias, standardize, dtype, weight_decay, activation, classes=True)
     network = read_weights(weights, problem)
     announce(notes)
     summary = _of_network(problem, network)
@@ -281,6 +279,8 @@ def data_(name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None) 
     """The built-in data sets, or one of them as CSV."""
     import inspect
 
+    import numpy as np
+
     from gflow import datasets
     from gflow.cli import data as reader
 
@@ -294,7 +294,8 @@ def data_(name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None) 
     dataset = checked(reader.built_in, name)
     features = dataset.features or tuple(f"x{j + 1}" for j in range(dataset.X.shape[1]))
     typer.echo(",".join([*(f.replace(",", " ") for f in features), "label"]))
-    for row, label in zip(dataset.X, dataset.y, strict=True):
+    labels = dataset.y if dataset.y.ndim == 1 else np.argmax(dataset.y, axis=1)
+    for row, label in zip(dataset.X, labels, strict=True):
         typer.echo(",".join([*map(repr, row.tolist()), f"{int(label):d}"]))
 
 

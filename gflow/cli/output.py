@@ -45,7 +45,8 @@ def limit_summary(problem, limit, certificate) -> dict:
     missing, sign = certificate.missing_neuron, None
     if missing is not None:
         lam = certificate.p * np.asarray(problem.y) if problem.directional else np.asarray(limit.lam)
-        sign = int(np.sign(lam @ np.maximum(np.asarray(problem.X) @ missing, 0.0)))
+        pull = lam.T @ np.maximum(np.asarray(problem.X) @ missing, 0.0)
+        sign = int(np.sign(pull)) if problem.outputs is None else pull / np.linalg.norm(pull)
     return {
         "verdict": certificate.verdict.name,
         "objective": certificate.objective,
@@ -138,12 +139,18 @@ def print_program(console, summary: dict) -> None:
 
 
 def neurons(limit) -> list[dict]:
-    """Live neurons, merged when equal: {sign, mass, direction, mask, sliding}, heaviest first."""
+    """Live neurons, merged when equal: {sign, mass, direction, mask, sliding}, heaviest first.
+
+    With vector output {output, ...} in place of the sign: the direction of a.
+    """
     directions, mass = np.asarray(limit.network.directions()).T, np.asarray(limit.network.masses())
-    sign = np.sign(np.asarray(limit.network.w2))
+    if hasattr(limit.network, "W2"):
+        second = [{"output": v} for v in np.asarray(limit.network.output_directions()).T]
+    else:
+        second = [{"sign": int(s)} for s in np.sign(np.asarray(limit.network.w2))]
     return [
         {
-            "sign": int(sign[k]),
+            **second[k],
             "mass": mass[k],
             "direction": directions[k],
             "mask": limit.masks[:, k].astype(int),
@@ -176,8 +183,9 @@ def print_run(console, summary: dict) -> None:
             continue
         table.add_row(key, _text(value))
     console.print(table)
+    vector = any("output" in neuron for neuron in summary["neurons"])
     merged = Table(
-        "sign",
+        "output a/|a|" if vector else "sign",
         "mass |a||w|",
         "active",
         "sliding on (from 0)",
@@ -187,8 +195,9 @@ def print_run(console, summary: dict) -> None:
     )
     for neuron in summary["neurons"][:20]:
         merged.add_row(
-            f"{neuron['sign']:+d}", f"{float(neuron['mass']):.6g}", str(int(np.sum(neuron["mask"]))),
-            ", ".join(str(int(i)) for i in neuron["sliding"]) or "-", _text(neuron["direction"]),
+            _text(neuron["output"]) if vector else f"{neuron['sign']:+d}", f"{float(neuron['mass']):.6g}",
+            str(int(np.sum(neuron["mask"]))), ", ".join(str(int(i)) for i in neuron["sliding"]) or "-",
+            _text(neuron["direction"]),
         )  # fmt: skip
     console.print(merged)
     if len(summary["neurons"]) > 20:

@@ -83,6 +83,7 @@ def solve_max_margin(
     `directions` (K, d): first columns, for instance the neurons of a limit. `rounds` of column generation at most,
     by default 100, and 25 where not all faces are known. Raises ValueError in float32.
     """
+    problem.require_scalar()
     problem.require_max_margin()
     require_float64(problem.X)
     known = faces(problem.X) if known_faces is None else known_faces

@@ -23,6 +23,7 @@ def exposed_points(problem: Problem, lam, known_faces: Faces | None = None, *, r
     `lam` (n,): any multiple of the multipliers. Raises ValueError in float32, for lam = 0, and where the faces of X are
     too many to enumerate: the maximisers are not known then.
     """
+    problem.require_scalar()
     problem.require_relu()
     require_float64(problem.X)
     known = faces(problem.X) if known_faces is None else known_faces

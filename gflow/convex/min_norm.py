@@ -75,6 +75,7 @@ def solve_min_norm(
 ) -> MinNorm:
     """P*, its multipliers and an optimal network. `rounds` of column generation at most, by default 100, and 25 where
     not all faces are known. Raises ValueError in float32, for activations other than ReLU and for losses of margins."""
+    problem.require_scalar()
     problem.require_relu()
     require_float64(problem.X)
     if problem.of_margins:

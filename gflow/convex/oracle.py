@@ -95,7 +95,7 @@ def price(X, lam, masks, cell, span, projectors, accuracy, error):
     The true function is evaluated, so no face can lie. The bound is |P_L g| plus what rounding leaves open where the
     face holds u within the accuracy to which both are known, and 0 elsewhere.
     """
-    G = _sums(masks, lam[:, None] * X)
+    G = sums(masks, lam[:, None] * X)
     size, eps = jnp.linalg.norm(X, axis=1), jnp.finfo(X.dtype).eps
     rounded = 2 * eps * _largest(X, lam)  # of the products lambda_n x_n; the sums add nothing to it
 
@@ -116,7 +116,7 @@ def price(X, lam, masks, cell, span, projectors, accuracy, error):
     return jax.lax.map(one, (cell, span), batch_size=BLOCK)
 
 
-def _sums(masks, terms):
+def sums(masks, terms):
     """masks (C, n) times terms (n, d), every sum as if rounded once.
 
     The leading bits of all terms, multiples of a power of two, are summed without rounding; the rest is at most n 2^-52

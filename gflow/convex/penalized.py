@@ -72,6 +72,7 @@ def solve_penalized(
     `known_faces`: `gflow.faces(X)`; sampled ones give the program over these masks alone. Raises ValueError in float32,
     for beta <= 0, for activations other than ReLU, and for the linear loss, which has no minimum.
     """
+    problem.require_scalar()
     problem.require_relu()
     require_float64(problem.X)
     if not 0 < beta < np.inf:

@@ -50,9 +50,25 @@ class AbstractChart(eqx.Module):
     def orientation(self, z: PyTree[Array]) -> Float[Array, " m"]:
         """o_i of the sign of a_i, such that d hidden_i/ds = o_i G_i + (a multiple of hidden_i)."""
 
+    def pull(self, z: PyTree[Array], lam: Float[Array, "n *K"]) -> Float[Array, "n *m"]:
+        """The multipliers that move hidden_i: lambda (n,), or with vector output Lambda v_i (n, m)."""
+        return lam
+
+    def across(self, z: PyTree[Array], lam: Float[Array, "n *K"]) -> Float[Array, "n m"] | None:
+        """How fast sample n turns the second-layer direction of neuron i; None where it has none."""
+        return None
+
+    def output_velocity(self, z: PyTree[Array], lam: Float[Array, "n *K"], activated: Float[Array, "n m"]):
+        """d/ds of the second-layer directions, (K, m); None where there are none. `activated`: as in `outputs`."""
+        return None
+
+    def turned(self, dz: PyTree[Array], turning: Float[Array, "K m"]) -> PyTree[Array]:
+        """dz with this velocity of the second-layer directions."""
+        return dz
+
     @abc.abstractmethod
-    def outputs(self, z: PyTree[Array], activated: Float[Array, "n m"]) -> Float[Array, " n"]:
-        """f(x_n), shape (n,), from sigma(x_n . hidden_i), shape (n, m)."""
+    def outputs(self, z: PyTree[Array], activated: Float[Array, "n m"]) -> Float[Array, "n *K"]:
+        """f(x_n), shape (n,) or (n, K), from sigma(x_n . hidden_i), shape (n, m)."""
 
     @abc.abstractmethod
     def sizes(self, z: PyTree[Array]) -> Float[Array, " m"]:
@@ -135,13 +151,13 @@ class BalancedPolar(AbstractChart):
     def decode(self, z: PyTree[Array]) -> TwoLayer:
         u, r = z
         size = jnp.where(self.alive, jnp.exp(r), 0.0)
-        return TwoLayer(size * _unit(u), self.sign * size)
+        return TwoLayer(size * unit(u), self.sign * size)
 
     def hidden(self, z: PyTree[Array]) -> Float[Array, "d m"]:
-        return _unit(z[0])
+        return unit(z[0])
 
     def with_hidden(self, z: PyTree[Array], U: Float[Array, "d m"]) -> PyTree[Array]:
-        return _unit(U), z[1]
+        return unit(U), z[1]
 
     def orientation(self, z: PyTree[Array]) -> Float[Array, " m"]:
         return self.sign
@@ -161,7 +177,7 @@ class BalancedPolar(AbstractChart):
         return jnp.zeros_like(z[0]), -jnp.ones_like(z[1])
 
     def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
-        u = _unit(z[0])
+        u = unit(z[0])
         g = self.sign * G  # sign is 0 for neurons that are exactly zero, so these stay
         radial = inner(u, g)
         return g - radial * u, radial
@@ -195,8 +211,8 @@ class Hyperbolic(AbstractChart):
     def decode(self, z: PyTree[Array]) -> TwoLayer:
         U, r = z
         size = self.unit * jnp.where(self.kind < 0, jnp.sqrt(1 + r**2), jnp.exp(self._log(r)))
-        W1 = jnp.where(self.kind > 0, self.unit * U, size * _unit(U))
-        return TwoLayer(W1, self.unit * self._per_unit(z))
+        W1 = jnp.where(self.kind > 0, self.unit * U, size * unit(U))
+        return TwoLayer(W1, self.unit * self._perunit(z))
 
     def may_vanish(self) -> Bool[Array, " m"]:
         return self.kind > 0
@@ -204,20 +220,20 @@ class Hyperbolic(AbstractChart):
     def _log(self, r):
         return jnp.where(self.kind == 0, r, 0.0)
 
-    def _per_unit(self, z: PyTree[Array]) -> Float[Array, " m"]:
+    def _perunit(self, z: PyTree[Array]) -> Float[Array, " m"]:
         """a_i / unit_i."""
         U, r = z
         above = self.sign * jnp.sqrt(1 + inner(U, U))
         return jnp.where(self.kind > 0, above, jnp.where(self.kind < 0, r, self.sign * jnp.exp(self._log(r))))
 
     def hidden(self, z: PyTree[Array]) -> Float[Array, "d m"]:
-        return jnp.where(self.kind > 0, z[0], _unit(z[0]))
+        return jnp.where(self.kind > 0, z[0], unit(z[0]))
 
     def with_hidden(self, z: PyTree[Array], U: Float[Array, "d m"]) -> PyTree[Array]:
-        return jnp.where(self.kind > 0, U, _unit(U)), z[1]
+        return jnp.where(self.kind > 0, U, unit(U)), z[1]
 
     def orientation(self, z: PyTree[Array]) -> Float[Array, " m"]:
-        per_unit, r = self._per_unit(z), z[1]
+        per_unit, r = self._perunit(z), z[1]
         return jnp.where(self.kind > 0, per_unit, jnp.where(self.kind < 0, r / jnp.sqrt(1 + r**2), self.sign))
 
     def outputs(self, z: PyTree[Array], activated: Float[Array, "n m"]) -> Float[Array, " n"]:
@@ -227,7 +243,7 @@ class Hyperbolic(AbstractChart):
         """a_i |w_i| / |hidden_i|."""
         r = z[1]
         length = jnp.where(self.kind < 0, jnp.sqrt(1 + r**2), jnp.exp(self._log(r)))
-        return self.unit**2 * self._per_unit(z) * jnp.where(self.kind > 0, 1.0, length)
+        return self.unit**2 * self._perunit(z) * jnp.where(self.kind > 0, 1.0, length)
 
     def sizes(self, z: PyTree[Array]) -> Float[Array, " m"]:
         return jnp.abs(self._weight(z))
@@ -242,14 +258,15 @@ class Hyperbolic(AbstractChart):
     def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
         U, r = z
         g = self.orientation(z) * G
-        u = _unit(U)
+        u = unit(U)
         radial = inner(u, G)
         turning = g - inner(u, g) * u
         dr = jnp.where(self.kind < 0, jnp.sqrt(1 + r**2) * radial, jnp.where(self.kind == 0, self.sign * radial, 0.0))
         return jnp.where(self.kind > 0, g, turning), dr
 
 
-def _unit(u: Float[Array, "d m"]) -> Float[Array, "d m"]:
+def unit(u: Float[Array, "d m"]) -> Float[Array, "d m"]:
+    """u_i/|u_i| for every column that is not zero."""
     # a maximum, not a choice between two values: that doubles the time of a step on a CPU
     return u / jnp.sqrt(jnp.maximum(inner(u, u), jnp.finfo(u.dtype).tiny))
 

@@ -17,6 +17,7 @@ from gflow.flow.charts import AbstractChart
 from gflow.flow.field import Field, Rates
 from gflow.flow.flagged import on_flagged
 from gflow.flow.modes import Choice, Modes, at_rows, choose, first_rows, lengths, put, slopes, tiny
+from gflow.flow.parabola import crossing, dips, excursion
 from gflow.network import inner
 
 
@@ -56,12 +57,23 @@ class Neurons(NamedTuple):
 
 class Lane(NamedTuple):
     """Weights of the hyperplanes at the step's start and end, `lam0`, `lam` (n,), or (n, m) where columns belong to
-    several networks, the `drift` at its end (see Lines), and the step's length on the clock s."""
+    several networks or every neuron has its own, the `drift` at its end (see Lines), and the step's length on the clock
+    s; `across` (n, m): how fast a sample turns a second-layer direction, None where there is none."""
 
     lam0: Float[Array, "n ..."]
     lam: Float[Array, "n ..."]
     drift: Float[Array, "d ..."]
     length: Float[Array, "..."]
+    across: Float[Array, "n m"] | None = None
+
+    def per_neuron(self) -> tuple[Lane | None, Lane | Float[Array, "..."]]:
+        """What belongs to single neurons, and what all neurons of a lane share."""
+        return (self._replace(length=None), self.length) if self.lam.ndim == 2 else (None, self)  # pyright: ignore
+
+    @classmethod
+    def whole(cls, own: Lane | None, shared) -> Lane:
+        """The two parts again."""
+        return shared if own is None else own._replace(length=shared)
 
 
 class Details(NamedTuple):
@@ -94,19 +106,22 @@ def after_step(
     of the smooth step; `log`: whether details are wanted."""
     X, activation, width = field.hyperplanes, field.problem.activation, modes.on.shape[1]
     no, lines = jnp.zeros_like(modes.on), field.problem.lines
-    own = lambda Z: Z if lines is None else jnp.where(lines.first[:, None], Z, 0.0)  # noqa: E731
-    lane = Lane(start.weight, end.weight, end.drift, h * field.clock.rate(end.log_S))
+    leading = lambda Z: Z if lines is None else jnp.where(lines.first[:, None], Z, 0.0)  # noqa: E731
+    lane = Lane(start.weight, end.weight, end.drift, h * field.clock.rate(end.log_S), field.chart.across(z1, end.lam))
+    own, shared = lane.per_neuron()
     weight = at_rows(end.weight, modes.at)
     wanted = modes.wanted(end.force, weight)
-    neurons = Neurons(own(start.Z), own(Zm), own(end.Z), field.chart, z1, end.G, error, modes, wanted, no)
+    neurons = Neurons(leading(start.Z), leading(Zm), leading(end.Z), field.chart, z1, end.G, error, modes, wanted, no)
     nothing = jnp.zeros_like(error)
     details = Details(jnp.ones_like(end.Z), no, no) if log else None
     still = jax.tree.map(jnp.zeros_like, z1)
     quiet = Settled(modes._replace(delta=wanted), still, nothing, nothing + 1, nothing, no, details)
 
     def look(flagged, altered, otherwise: Settled) -> Settled:
-        work = lambda columns, lanes, X: settle(X, activation, columns, lanes, width, log)  # noqa: E731
-        return on_flagged(work, flagged, neurons._replace(altered=altered), lane, X, otherwise)
+        def work(columns, lanes, X):
+            return settle(X, activation, columns[0], Lane.whole(columns[1], lanes), width, log)
+
+        return on_flagged(work, flagged, (neurons._replace(altered=altered), own), shared, X, otherwise)
 
     # an event may make its neuron cross another hyperplane, or keep it from crossing: such neurons are looked at again
     def again(_, carry):
@@ -349,6 +364,9 @@ def charged(neurons: Neurons, lane: Lane, choice: Choice, events: Events, change
     whole = jnp.abs(lam) * jump * row * tau
     first = jnp.where(unmended, jnp.minimum(whole, jnp.abs(Z) / safe), 0.0)
     first = first + jnp.abs(lam) * row * (jump * events.away + events.early) * lane.length
+    if lane.across is not None:
+        # on the wrong side of a hyperplane a pair also turned the neuron's second-layer direction
+        first = first + jnp.where(events.wrong, lane.across * jump * jnp.abs(Z) * 0.5 * tau, 0.0)
     # while a pair is on the wrong side it also shifts its margin, and so the multipliers that move every neuron
     shift = jnp.where(events.wrong, jnp.abs(Z) * jump * neurons.chart.sizes(neurons.z), 0.0)
     common = jnp.abs(lam) * row * shift * 0.5 * tau * jnp.sqrt(jnp.asarray(width, Z.dtype))
@@ -360,32 +378,3 @@ def repelling(X, orientation: Float[Array, " m"], modes: Modes, lam: Float[Array
     gap = jump * orientation * lam * lengths(X) ** 2
     off = orientation * (X @ G) - jnp.where(modes.on, gap, 0.0)
     return ~modes.slide & (off <= 0) & (off + gap > 0)
-
-
-def crossing(Z0: Float[Array, "n m"], Zm: Float[Array, "n m"], Z1: Float[Array, "n m"]) -> Float[Array, "n m"]:
-    """Fraction of the step at which the parabola through Z0, Zm (halfway) and Z1 is zero, clipped to 0..1."""
-    c = 2 * (Z0 - 2 * Zm + Z1)
-    b = Z1 - Z0 - c
-    # of the two roots the one where Z moves towards Z1's side, without cancellation and with one division
-    root = jnp.sign(Z1) * jnp.sqrt(jnp.maximum(b**2 - 4 * c * Z0, 0.0))
-    along = b * root > 0
-    top, bottom = jnp.where(along, -2 * Z0, root - b), jnp.where(along, b + root, 2 * c)
-    return jnp.clip(top / jnp.where(bottom == 0, 1.0, bottom), 0.0, 1.0)
-
-
-def dips(Z0, Zm, Z1):
-    """(b, c, goes): the parabola Z0 + b x + c x^2 through Z0, Zm (x = 1/2) and Z1, and whether it is negative somewhere
-    in the step although positive at both of its ends."""
-    c = 2 * (Z0 - 2 * Zm + Z1)
-    b = Z1 - Z0 - c
-    return b, c, (Z0 > 0) & (Z1 > 0) & (c > 0) & (b < 0) & (-b < 2 * c) & (b * b > 4 * c * Z0)
-
-
-def excursion(Z0, Zm, Z1, on: Bool[Array, "n m"]) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
-    """(entry, length): where in the step a pair goes over to the other side, and for how much of it, if it comes back
-    before the end; the length is 0 if it does not go."""
-    side = jnp.where(on, 1.0, -1.0)
-    b, c, goes = dips(side * Z0, side * Zm, side * Z1)
-    safe = jnp.where(goes, c, 1.0)
-    root = jnp.sqrt(jnp.where(goes, b**2 - 4 * c * side * Z0, 0.0)) / safe
-    return jnp.where(goes, -0.5 * b / safe - 0.5 * root, 1.0), jnp.where(goes, root, 0.0)

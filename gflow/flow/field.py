@@ -16,7 +16,8 @@ from gflow.flow.charts import AbstractChart
 from gflow.flow.clocks import AbstractClock, Anchor, log_integral
 from gflow.flow.modes import Modes, most_sliding, slopes
 from gflow.flow.row_space import Complement
-from gflow.network import TwoLayer, inner
+from gflow.lines import columns
+from gflow.network import TwoLayer, VectorTwoLayer, inner
 from gflow.problem import Problem
 
 NEGLIGIBLE = 1e-30
@@ -30,15 +31,16 @@ class Rates(NamedTuple):
     """What one evaluation of the field yields: pre-activations, margins, log S, multipliers, G, and dz/d time.
 
     `force` (d, m) is X^T D lambda without the sliding pairs, `G` its projection onto the hyperplanes in which a neuron
-    slides. `weight` (n,), `drift` (d,): lambda of the hyperplanes, and what does not depend on their sides (see Lines).
+    slides. `weight` (n,), `drift` (d,): lambda of the hyperplanes, and what does not depend on their sides (see Lines);
+    with vector output one column per neuron, Lambda v_i.
     """
 
     Z: Float[Array, "n m"]
-    q: Float[Array, " n"]
+    q: Float[Array, "n *K"]
     log_S: Float[Array, ""]
-    lam: Float[Array, " n"]
-    weight: Float[Array, " n"]
-    drift: Float[Array, " d"]
+    lam: Float[Array, "n *K"]
+    weight: Float[Array, "n *m"]
+    drift: Float[Array, "d *m"]
     force: Float[Array, "d m"]
     G: Float[Array, "d m"]
     dz: PyTree[Array]
@@ -76,28 +78,28 @@ class Field(eqx.Module):
         n, d = self.problem.shape
         return self.chart.through_zero and n >= d
 
-    def network(self, z: PyTree[Array]) -> TwoLayer:
+    def network(self, z: PyTree[Array]) -> TwoLayer | VectorTwoLayer:
         """The network (d, m) at chart state z."""
         network = self.chart.decode(z)
         return network if self.complement is None else self.complement.network(network)
 
-    def misalignment(self, z: PyTree[Array], G: Float[Array, "d m"]) -> Float[Array, ""]:
+    def misalignment(self, z: PyTree[Array], G: Float[Array, "d m"], lam: Float[Array, "n *K"]) -> Float[Array, ""]:
         """1 - cos(theta, velocity) for the velocity with this G."""
         whole = G if self.complement is None else self.complement.vectors(G)
-        return self.problem.misalignment(self.network(z), whole)
+        return self.problem.misalignment(self.network(z), whole, lam)
 
-    def weighted(self, lam: Float[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, " d"]]:
-        """lambda of the hyperplanes, and the drift."""
+    def weighted(self, lam: Float[Array, "n *m"]) -> tuple[Float[Array, "n *m"], Float[Array, "d *m"]]:
+        """lambda of the hyperplanes, and the drift; `lam`: what the chart's `pull` makes of the multipliers."""
         lines, X = self.problem.lines, self.problem.X
         if lines is None:
-            return lam, jnp.zeros_like(X[0])
+            return lam, jnp.zeros(X.shape[1:] + lam.shape[1:], X.dtype)
         return lines.weight(lam), lines.drift(X, lam, self.problem.activation)
 
     def preactivations(self, z: PyTree[Array]) -> Float[Array, "n m"]:
         """x_n . hidden_i, shape (n, m)."""
         return self.problem.X @ self.chart.hidden(z)
 
-    def margins(self, z: PyTree[Array]) -> Float[Array, " n"]:
+    def margins(self, z: PyTree[Array]) -> Float[Array, "n *K"]:
         """q (n,) at chart state z."""
         return self.problem.scored(self.chart.outputs(z, self.problem.activation(self.preactivations(z))))
 
@@ -113,13 +115,17 @@ class Field(eqx.Module):
         q = self.problem.scored(self.chart.outputs(z, D * Z))
         lam, log_S = self.problem.multipliers(q), self.problem.log_S(q)
         lam = jnp.where(jnp.abs(lam) < NEGLIGIBLE, 0.0, lam)
-        force = self.problem.X.T @ (D * lam[:, None])
+        pull = self.chart.pull(z, lam)
+        force = self.problem.X.T @ (D * columns(pull))
         G = force if modes is None else modes.project(force)
         ds, dz = self.clock.rate(log_S), self.chart.velocity(z, G)
+        turning = self.chart.output_velocity(z, lam, D * Z)
+        if turning is not None:
+            dz = self.chart.turned(dz, turning)
         if self.problem.weight_decay is not None:
             shrink = self.problem.weight_decay * jnp.exp(-log_S)
             dz = jax.tree.map(lambda v, u: v + shrink * u, dz, self.chart.shrinking(z))
-        return Rates(Z, q, log_S, lam, *self.weighted(lam), force, G, jax.tree.map(lambda v: ds * v, dz))
+        return Rates(Z, q, log_S, lam, *self.weighted(pull), force, G, jax.tree.map(lambda v: ds * v, dz))
 
     def velocity(self, time, state) -> tuple[PyTree[Array], Anchor]:
         """d(z, anchor)/d time with the slopes of the activation. An anchor does not move."""
@@ -136,20 +142,23 @@ class Field(eqx.Module):
         q_size = jnp.max(jnp.abs(rates.q))
         speed = residual = jnp.full_like(phi, LARGEST)
         if self.watched:
-            speed, residual = self.speed(z, rates.G, rates.lam, rates.log_S), self.misalignment(z, rates.G)
+            speed = self.speed(z, rates.G, rates.lam, rates.log_S)
+            residual = self.misalignment(z, rates.G, rates.lam)
         # finite, since dense output multiplies it by zero
         slackness = jnp.minimum(self.problem.slackness(rates.q, jnp.abs(rates.lam)), LARGEST)
         repelled = jnp.zeros_like(phi) if old is None else old.repelled
         return Anchor(time, other, phi, slope, jnp.min(rates.q), speed, q_size, residual, slackness, repelled)
 
-    def speed(self, z: PyTree[Array], G: Float[Array, "d m"], lam: Float[Array, " n"], log_S) -> Float[Array, ""]:
+    def speed(self, z: PyTree[Array], G: Float[Array, "d m"], lam: Float[Array, "n *K"], log_S) -> Float[Array, ""]:
         """How fast the flow moves: what is left of it, of a direction or a point."""
         if not self.problem.directional:
             whole = G if self.complement is None else self.complement.vectors(G)
-            return self.problem.speed(self.network(z), jnp.exp(log_S) * whole, jnp.exp(log_S) * lam)
+            network = self.network(z)
+            assert isinstance(network, TwoLayer), "vector output has directions for limits"
+            return self.problem.speed(network, jnp.exp(log_S) * whole, jnp.exp(log_S) * lam)
         return self._direction_speed(z, G, lam)
 
-    def _direction_speed(self, z: PyTree[Array], G: Float[Array, "d m"], lam: Float[Array, " n"]):
+    def _direction_speed(self, z: PyTree[Array], G: Float[Array, "d m"], lam: Float[Array, "n *K"]):
         """How fast the fastest neuron turns or grows, relative to sum_n p_n |x_n|; 0 at a stationary network.
 
         g_i = sign(a_i) G_i: it turns at |(I - u u^T) g_i| and grows at u . g_i. One that shrinks counts by what it
@@ -159,10 +168,13 @@ class Field(eqx.Module):
         size = jnp.sqrt(inner(hidden, hidden))
         radial = jnp.sign(self.chart.orientation(z)) * inner(hidden, G) / jnp.where(size > 0, size, 1.0)
         turning = jnp.sqrt(jnp.maximum(inner(G, G) - radial**2, 0.0))
+        swing = self.chart.output_velocity(z, lam, self.problem.activation(self.preactivations(z)))
+        if swing is not None:
+            turning = jnp.maximum(turning, jnp.sqrt(inner(swing, swing)))
         lengths = jnp.sqrt(jnp.sum(self.problem.X**2, axis=1))
         effect = jnp.minimum(1.0, self.chart.sizes(z) * size * jnp.max(lengths))
         # samples that are fitted carry no weight: what moves neurons is the rows of the others, however short
-        scale = jnp.sum(jnp.abs(lam) * lengths)
+        scale = jnp.sum(jnp.abs(columns(lam)) * lengths[:, None])
         fastest = jnp.max(jnp.maximum(turning, jnp.where(radial > 0, radial, -radial * effect)))
         return fastest / jnp.where(scale > 0, scale, 1.0)
 

@@ -272,7 +272,7 @@ class Clocked(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
         # the right-hand side's indicator is not the least-norm velocity of a neuron that chatters along a hyperplane
         G = args.problem.least_norm_gradients(args.chart.decode(z1), rates.lam, CHATTER)
         new = new._replace(
-            other=other, speed=args.speed(z1, G, rates.lam, rates.log_S), residual=args.misalignment(z1, G)
+            other=other, speed=args.speed(z1, G, rates.lam, rates.log_S), residual=args.misalignment(z1, G, rates.lam)
         )
         return (z1, new), (error, still._replace(other=clock_error)), dense, state, result
 

@@ -27,7 +27,8 @@ from gflow.flow.modes import Modes
 from gflow.flow.row_space import placed, row_space
 from gflow.flow.start import initial_modes, repelling_start, resting_modes
 from gflow.flow.stop import AbstractStop, KKTTarget, MarginTarget, Stationary, Unfitted
-from gflow.network import TwoLayer
+from gflow.flow.vector_chart import VectorPolar
+from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.problem import Problem
 
 DEFAULT_STOP = (MarginTarget(), KKTTarget(), Unfitted())
@@ -37,17 +38,18 @@ class Flow(eqx.Module):
     """A curve theta(s) at k saved times, the last one where the integration ended.
 
     `network`: W1 (k, d, m), w2 (k, m). `s` (k,), `log_t` (k,): scaled clock and natural log of physical time.
-    `margins` (k, n), `lam` (k, n): q and lambda = p o y. `loss` (k,): L. `result`: a RESULTS. `steps`, `rejected`: of
-    the integrator. `repelled`: how often a neuron met, within the step's error, a hyperplane that pushes away on both
-    sides; beyond it the flow is not unique. `kinks`: the log of events if one was asked for. If `result` names a
-    failure the last row is where it stopped; nothing is invented beyond it.
+    `margins` (k, n), `lam` (k, n): q and lambda = p o y. With vector output W2 (k, m, K), margins and lam (k, n, K).
+    `loss` (k,): L. `result`: a RESULTS. `steps`, `rejected`: of the integrator. `repelled`: how often a neuron met,
+    within the step's error, a hyperplane that pushes away on both sides; beyond it the flow is not unique. `kinks`: the
+    log of events if one was asked for. If `result` names a failure the last row is where it stopped; nothing is
+    invented beyond it.
     """
 
-    network: TwoLayer
+    network: TwoLayer | VectorTwoLayer
     s: Float[Array, " k"]
     log_t: Float[Array, " k"]
-    margins: Float[Array, "k n"]
-    lam: Float[Array, "k n"]
+    margins: Float[Array, "k n *K"]
+    lam: Float[Array, "k n *K"]
     loss: Float[Array, " k"]
     result: RESULTS
     steps: Int[Array, ""]
@@ -56,20 +58,19 @@ class Flow(eqx.Module):
     kinks: Kinks | None
 
     @property
-    def final(self) -> TwoLayer:
+    def final(self) -> TwoLayer | VectorTwoLayer:
         """The network where the integration ended."""
-        return TwoLayer(self.network.W1[..., -1, :, :], self.network.w2[..., -1, :])
+        return self.network.at(-1)
 
     @property
     def balance_drift(self) -> Float[Array, ""]:
         """max over saved times and neurons of the change of a_i^2 - |w_i|^2, relative to a_i^2 + |w_i|^2."""
-        first = TwoLayer(self.network.W1[..., :1, :, :], self.network.w2[..., :1, :])
-        return self.network.balance_drift(first)
+        return self.network.balance_drift(self.network.at(slice(0, 1)))  # pyright: ignore[reportArgumentType]
 
 
 def solve_flow(
     problem: Problem,
-    network: TwoLayer,
+    network: TwoLayer | VectorTwoLayer,
     *,
     until_s: float | None = None,
     until_t: float | None = None,
@@ -112,9 +113,11 @@ def solve_flow(
     if type(solver) is Filippov:
         solver = dataclasses.replace(solver, log=kinks)
     stop, controller = numeric(tuple(stop), problem.X.dtype), tolerances(controller, problem.X.dtype)
-    within, made, z0, complement = placed(
-        problem, row_space(problem), chart or chart_for(network, problem.weight_decay is not None), network
-    )
+    if isinstance(network, VectorTwoLayer):
+        within, (made, z0), complement = problem, (chart or VectorPolar).encode(network), None  # pyright: ignore
+    else:
+        chart = chart or chart_for(network, problem.weight_decay is not None)
+        within, made, z0, complement = placed(problem, row_space(problem), chart, network)
     field = Field(within, made, clock, complement=complement, watched=bool(stop))
     log_S0, state0, modes = start_of(field, z0)
     field = dataclasses.replace(field, modes=modes) if type(solver) is Filippov else field
@@ -151,7 +154,7 @@ def default_solver(*, horizon: bool) -> Filippov:
 def start_of(field: Field, z0):
     """log S, the state (z, anchor) and the modes at the start."""
     modes = initial_modes(field, z0)
-    anchor = _anchor(field, jnp.zeros_like(field.problem.y[0]), z0, modes)
+    anchor = _anchor(field, jnp.zeros((), field.problem.y.dtype), z0, modes)
     anchor = anchor._replace(repelled=anchor.repelled + repelling_start(field, z0, modes))
     return field.problem.log_S(field.margins(z0)), (z0, anchor), modes
 

@@ -15,6 +15,7 @@ from gflow.flow.departure import at_rest
 from gflow.flow.field import Field
 from gflow.flow.modes import Modes, at_rows, first_rows, lengths, rows_at, slopes
 from gflow.inclusion import box_entries
+from gflow.lines import columns
 from gflow.network import inner
 
 
@@ -22,9 +23,9 @@ def initial_modes(field: Field, z: PyTree[Array]) -> Modes:
     """Modes at a state: the sign of the pre-activation; the least-norm choice for pairs exactly on a kink."""
     X = field.hyperplanes
     Z = X @ field.chart.hidden(z)
-    lam, drift = field.weighted(field.problem.multipliers(field.margins(z)))
+    lam, drift = field.weighted(field.chart.pull(z, field.problem.multipliers(field.margins(z))))
     kink = _on_kink(field, z, Z)
-    hostile = jnp.sign(field.chart.orientation(z)) * lam[:, None] < 0
+    hostile = jnp.sign(field.chart.orientation(z)) * columns(lam) < 0
     lower, upper = field.problem.activation.slope_interval()
     jump = upper - lower
     on = (Z > 0) & ~kink
@@ -35,8 +36,8 @@ def initial_modes(field: Field, z: PyTree[Array]) -> Modes:
     # more sliding rows than independent hyperplanes: the first ones do
     slide = slide & (jnp.cumsum(slide, axis=0) <= field.room)
     # nor does it leave a side on which nothing moves it
-    G = drift[:, None] + X.T @ ((slopes(field.problem.activation, on, X.dtype) + delta) * lam[:, None])
-    away = jnp.abs(X @ G) > rounding(X.dtype) * lengths(X) * jnp.sum(jnp.abs(lam) * lengths(X)[:, 0])
+    G = columns(drift) + X.T @ ((slopes(field.problem.activation, on, X.dtype) + delta) * columns(lam))
+    away = jnp.abs(X @ G) > rounding(X.dtype) * lengths(X) * jnp.sum(jnp.abs(columns(lam)) * lengths(X), axis=0)
     side = jnp.where(hostile, delta >= 0.5 * jump, (delta < 0.5 * jump) & (away | (delta > 0)))
     return _modes(field, z, on | (kink & ~slide & side), slide, delta)
 
@@ -44,9 +45,9 @@ def initial_modes(field: Field, z: PyTree[Array]) -> Modes:
 def resting_modes(field: Field, z: PyTree[Array]) -> Modes:
     """Modes at a state that the flow has reached: hostile pairs on their kink slide there. No box problem is solved."""
     Z, weight = field.hyperplanes @ field.chart.hidden(z), field.problem.y
-    if field.problem.lines is not None or not field.problem.of_margins:
-        weight, _ = field.weighted(field.problem.multipliers(field.margins(z)))
-    hostile = jnp.sign(field.chart.orientation(z)) * weight[:, None] < 0
+    if field.problem.lines is not None or not field.problem.of_margins or field.problem.outputs is not None:
+        weight, _ = field.weighted(field.chart.pull(z, field.problem.multipliers(field.margins(z))))
+    hostile = jnp.sign(field.chart.orientation(z)) * columns(weight) < 0
     slide = _on_kink(field, z, Z) & hostile
     return _modes(field, z, (Z > 0) & ~slide, slide, jnp.zeros_like(Z))
 
@@ -59,9 +60,9 @@ def repelling_start(field: Field, z: PyTree[Array], modes: Modes) -> Float[Array
     orientation = jnp.where(orientation == 0, inner(hidden, rates.G), orientation)
     lower, upper = field.problem.activation.slope_interval()
     X = field.hyperplanes
-    pushes = repelling(X, orientation, modes, rates.weight[:, None], upper - lower, rates.G)
+    pushes = repelling(X, orientation, modes, columns(rates.weight), upper - lower, rates.G)
     kink = _on_kink(field, z, X @ hidden) | (_at_tip(field, hidden) & (lengths(X) > 0))
-    friendly = jnp.any(kink & (orientation * rates.weight[:, None] > 0), axis=0)
+    friendly = jnp.any(kink & (orientation * columns(rates.weight) > 0), axis=0)
     alone = jnp.sum(kink, axis=0) == 1
     return jnp.sum(pushes & kink & alone) + jnp.sum(friendly & ~alone)
 

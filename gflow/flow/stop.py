@@ -51,7 +51,7 @@ class KKTTarget(AbstractStop):
     def reached(self, field: Field, state) -> Bool[Array, ""]:
         _, anchor = state
         value, q_min = field.problem.loss.value, anchor.q_min
-        separated = (q_min > 0) & (field.problem.shape[0] * value(q_min) < value(jnp.zeros_like(q_min)))
+        separated = (q_min > 0) & (field.problem.y.size * value(q_min) < value(jnp.zeros_like(q_min)))
         return separated & (anchor.residual <= self.target) & (anchor.slackness <= self.slackness)
 
     @property
