@@ -16,6 +16,7 @@ from gflow.convex.arrangements import Arrangement, arrangement
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.exposed import distance_from_exposed_face, exposed_points
 from gflow.convex.faces import Faces, faces
+from gflow.convex.gated import Gated, solve_gated
 from gflow.convex.min_norm import MinNorm, solve_min_norm
 from gflow.convex.penalized import Penalized, solve_penalized
 from gflow.descend import Descent, descend
@@ -56,6 +57,7 @@ __all__ = [
     "Faces",
     "Filippov",
     "Flow",
+    "Gated",
     "Gaussian",
     "Hyperbolic",
     "Independent",
@@ -96,6 +98,7 @@ __all__ = [
     "limit_of_network",
     "result_name",
     "solve_flow",
+    "solve_gated",
     "solve_max_margin",
     "solve_min_norm",
     "solve_penalized",

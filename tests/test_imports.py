@@ -78,6 +78,7 @@ ALLOWED = {
     },
     "convex.exposed": {"convex.candidates", "convex.faces", "convex.oracle", "network", "problem"},
     "convex.interior_point": {"losses"},
+    "convex.gated": {"_types", "convex.oracle", "convex.threads", "losses", "problem"},
     "convex.min_norm": {
         "_types", "convex.arrangements", "convex.candidates", "convex.faces", "convex.master", "convex.newton",
         "convex.oracle", "convex.polish", "convex.semidefinite", "convex.threads", "network", "problem",

@@ -245,6 +245,8 @@ def solve(
     json: Json = False,
 ) -> None:
     """The convex program itself, max-margin, least norm or with weight decay: its optimum, proved from both sides."""
+    import numpy as np
+
     import gflow
     from gflow.cli import output
 
@@ -254,15 +256,23 @@ def solve(
         raise InputError(f"--rtol must be between 0 and 1, got {rtol}")
     if beta is not None and not 0 < beta < float("inf"):
         raise InputError(f"--beta must be a positive number, got {beta}")
+    gated = activation == "gated-relu"
+    if gated and beta is None:
+        raise InputError("--activation gated-relu is about weight decay: give --beta too")
     if beta is None and loss == "exponential":
         raise InputError(
             "--loss exponential is about weight decay: give --beta too (the max-margin program has no loss)"
         )
-    problem, notes = read_problem(data, loss, bias, standardize, "float64", activation=activation)
+    problem, notes = read_problem(data, loss, bias, standardize, "float64", activation="relu" if gated else activation)
     if beta is not None:
         checked(problem.require_relu)
     announce(notes)
     known = gflow.faces(problem.X) if masks == "all" else gflow.faces(problem.X, samples=int(masks), sampled=True)
+    if gated:
+        gates = np.unique(known.masks[known.cell[known.span == 0]], axis=0)
+        say(f"gated ReLU with {len(gates)} gates, {'all' if known.complete else 'sampled'}")
+        solved = checked(gflow.solve_gated, problem, beta, gates, rtol=rtol)
+        return output.emit(output.gated_summary(known, gates, solved), json, output.print_program)
     if not known.complete:
         say("not all masks are enumerated: the lower bound comes from a semidefinite program, and a gap may be left")
     if beta is None and loss == "squared":

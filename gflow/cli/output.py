@@ -102,6 +102,26 @@ def program_summary(known, solved) -> dict:
     }
 
 
+def gated_summary(known, gates, solved) -> dict:
+    """The keys of `solve` for gated ReLU; a neuron's `mask` is its gate."""
+    mass = np.linalg.norm(solved.V, axis=1)
+    live = np.flatnonzero(mass > 1e-9 * mass.max(initial=0.0))
+    return {
+        "primal": solved.primal,
+        "dual": solved.dual,
+        "gap": solved.gap,
+        "lower_bound": solved.dual,
+        "masks": len(gates),
+        "complete": known.complete,
+        "result": result_name(solved.result),
+        "alpha": solved.alpha,
+        "neurons": [
+            {"sign": 1, "mass": mass[j], "direction": solved.V[j] / mass[j], "mask": gates[j].astype(int)}
+            for j in live[np.argsort(-mass[live], kind="stable")]
+        ],
+    }
+
+
 def print_program(console, summary: dict) -> None:
     """P* between its bounds, and the neurons of an optimal network."""
     from rich.table import Table
