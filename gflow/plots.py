@@ -108,6 +108,22 @@ def residuals(ax, s, kkt_residual, slackness):
     return ax
 
 
+def decay_path(ax, beta, margin, optimum: float, label: str = "", colour: str = PLUS):
+    """1 - (normalised margin of the optimum with weight decay beta) / (largest one, 1/(2 P*)), against beta (k,).
+
+    It falls to 0 with beta: penalised optima approach the max-margin direction.
+    """
+    distance = 1 - np.asarray(margin) / optimum
+    ax.loglog(np.asarray(beta), np.where(distance > 0, distance, np.nan), "o-", color=colour, ms=4, label=label)
+    ax.set(
+        title="weight decay to max-margin", xlabel="weight decay $\\beta$",
+        ylabel="$1 - 2P^*\\, q_{min}/|\\theta|^2$",
+    )  # fmt: skip
+    if label:
+        ax.legend(frameon=False)
+    return ax
+
+
 def certificate_histogram(ax, certificate, verdict):
     """Histogram of log10 c over the fitted initialisations, stacked by verdict."""
     certificate, verdict = np.asarray(certificate), np.asarray(verdict)

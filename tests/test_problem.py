@@ -1,5 +1,7 @@
 """Problem, losses, network, initial laws: against plain loops and closed forms."""
 
+import inspect
+
 import helpers
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gflow
-from gflow import activations, initializers, losses
+from gflow import activations, datasets, initializers, losses
 from gflow.problem import never_separable
 
 ALL_LOSSES = [getattr(losses, name)() for name in losses.__all__]
@@ -226,3 +228,19 @@ def test_least_norm_velocity_against_a_general_minimiser(rng):
             got = np.linalg.norm(X.T @ (D[:, i] * lam))
             worst = max(worst, got - expected)
     assert worst < 1e-7  # the general minimiser's own accuracy
+
+
+@pytest.mark.parametrize("name", datasets.__all__)
+def test_data_sets_are_what_a_problem_takes(name):
+    make = getattr(datasets, name)
+    data, again = make(), make()
+    np.testing.assert_array_equal(data.X, again.X)
+    problem = gflow.Problem(data.X, data.y)
+    n = len(data.X)
+    assert data.X.shape == problem.shape and data.y.shape in ((n,), (n, len(data.labels)))
+    if data.y.ndim == 2:
+        np.testing.assert_array_equal(np.sum(data.y == 1, axis=1), 1)
+    else:
+        assert set(data.y.tolist()) == {-1.0, 1.0}
+    if "seed" in inspect.signature(make).parameters:
+        assert not np.array_equal(make(seed=1).X, data.X)

@@ -16,6 +16,9 @@ from gflow.convex.faces import Faces
 from gflow.convex.oracle import ASCENT_STEPS, BLOCK, arrays_of, dual_maximum, sums
 from gflow.convex.semidefinite import bound_of_dual
 
+ASCENTS = 512
+"""Sampled cells that ascents start from, with both signs."""
+
 
 class VectorBound(eqx.Module):
     """`lower` <= B(Lambda) <= `upper`; `u` (d,) attains `lower`. `U` (C, d), `values` (C,): candidates, best first."""
@@ -41,7 +44,7 @@ def vector_maximum(X, Lam: Float[np.ndarray, "n K"], known: Faces, *, candidates
         values, over, U = _priced(X, Lam, *arrays_of(known))
         upper = float(jnp.maximum(jnp.max(over), jnp.max(values) * (1 + 1e-15)) + _largest(X, Lam) * known.error)
     else:
-        values, U = _ascended(X, Lam, jnp.asarray(known.masks))
+        values, U = _ascended(X, Lam, jnp.asarray(known.masks[:ASCENTS]))
         upper = _in_any_dimension(X, Lam, known)
     values, U = np.asarray(values).ravel(), np.asarray(U).reshape(-1, X.shape[1])
     order = np.argsort(-values, kind="stable")[:candidates]

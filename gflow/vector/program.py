@@ -25,11 +25,11 @@ from gflow.vector.kkt import grouped, solve_kkt
 from gflow.vector.oracle import VectorBound, vector_maximum
 
 ROUNDS = 80
+SAMPLED_ROUNDS = 12
+"""The same where not all faces are known."""
+
 POLISH = 1e-2
 """Gap from which Newton's method is tried."""
-
-STALL = 12
-"""Rounds without progress, where not all faces are known, after which it ends."""
 
 
 class VectorMaxMargin(eqx.Module):
@@ -56,7 +56,7 @@ def solve_vector_max_margin(
     *,
     network: VectorTwoLayer | None = None,
     rtol: float = 1e-9,
-    rounds: int = ROUNDS,
+    rounds: int | None = None,
 ) -> VectorMaxMargin:
     """P* of a problem with labels (n, K), its multipliers and an optimal network. `network`: first columns.
 
@@ -68,19 +68,18 @@ def solve_vector_max_margin(
     problem.require_relu()
     require_float64(problem.X)
     known = faces(problem.X) if known_faces is None else known_faces
+    rounds = (ROUNDS if known.complete else SAMPLED_ROUNDS) if rounds is None else rounds
     X, Y = np.asarray(problem.X), np.asarray(problem.y)
     nothing = np.zeros_like(Y)
     if np.any(Y[np.all(X == 0, axis=1)] != 0):  # F(0) = 0
         return VectorMaxMargin(np.inf, np.inf, nothing, None, RESULTS.infeasible, known.complete, 0)  # pyright: ignore
     U, V = _first(X, Y, network)
-    primal, dual, best, alpha, since, k = np.inf, 0.0, None, nothing, 0, 0
+    primal, dual, best, alpha, k = np.inf, 0.0, None, nothing, 0
     while k < rounds:
         k += 1
         sizes, weights, slack = _master(X, Y, U, V)
         bound = vector_maximum(X, Y * weights, known)
         lower = weights.sum() / bound.upper
-        if lower > dual * (1 + 1e-4):
-            since = 0
         if lower > dual:
             dual, alpha = lower, weights / bound.upper
         if slack <= 1e-9:
@@ -91,8 +90,7 @@ def solve_vector_max_margin(
                 if end is not None:
                     primal, best = min((primal, best), end[:2], key=lambda pair: pair[0])
                     dual, alpha = max((dual, alpha), end[2:], key=lambda pair: pair[0])
-        since += 1
-        if 1 - dual / primal <= rtol or (not known.complete and since > STALL):
+        if 1 - dual / primal <= rtol:
             break
         U, V = _more(X, Y * weights, U, V, bound)
     gap = 1 - dual / primal if np.isfinite(primal) else 1.0
