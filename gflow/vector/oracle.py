@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from gflow.convex.faces import Faces
-from gflow.convex.oracle import ASCENT_STEPS, BLOCK, arrays_of, dual_maximum, sums
+from gflow.convex.oracle import ASCENT_STEPS, BLOCK, arrays_of, gram_bound, sums
 from gflow.convex.semidefinite import bound_of_dual
 
 ASCENTS = 512
@@ -45,18 +45,16 @@ def vector_maximum(X, Lam: Float[np.ndarray, "n K"], known: Faces, *, candidates
         upper = float(jnp.maximum(jnp.max(over), jnp.max(values) * (1 + 1e-15)) + _largest(X, Lam) * known.error)
     else:
         values, U = _ascended(X, Lam, jnp.asarray(known.masks[:ASCENTS]))
-        upper = _in_any_dimension(X, Lam, known)
+        upper = _in_any_dimension(X, Lam)
     values, U = np.asarray(values).ravel(), np.asarray(U).reshape(-1, X.shape[1])
     order = np.argsort(-values, kind="stable")[:candidates]
     values, U = values[order], U[order]
     return VectorBound(float(values[0]), max(upper, float(values[0])), U[0], U, values, known.complete)
 
 
-def _in_any_dimension(X, Lam, known: Faces) -> float:
+def _in_any_dimension(X, Lam) -> float:
     columns = [lam for lam in np.asarray(Lam).T if lam.any()]
-    single = [
-        min(float(dual_maximum(X, jnp.asarray(lam), known).upper), bound_of_dual(np.asarray(X), lam)) for lam in columns
-    ]
+    single = [min(float(gram_bound(X, jnp.asarray(lam))), bound_of_dual(np.asarray(X), lam)) for lam in columns]
     gram = jnp.sum(jnp.maximum((X @ X.T) * (Lam @ Lam.T), 0.0))
     return (1 + 1e-14) * min(float(np.linalg.norm(single)), float(jnp.sqrt(gram)))
 
