@@ -21,7 +21,7 @@ from gflow.convex.min_norm import MinNorm, solve_min_norm
 from gflow.convex.penalized import Penalized, solve_penalized
 from gflow.descend import Descent, descend
 from gflow.fates import FATE, fates
-from gflow.flow.charts import BalancedPolar, Cartesian, Hyperbolic
+from gflow.flow.charts import BalancedPolar, Cartesian, FrozenOutput, Hyperbolic
 from gflow.flow.chebyshev import Chebyshev
 from gflow.flow.clocks import PhysicalClock, ScaledClock
 from gflow.flow.filippov import Filippov
@@ -57,6 +57,7 @@ __all__ = [
     "Faces",
     "Filippov",
     "Flow",
+    "FrozenOutput",
     "Gated",
     "Gaussian",
     "Hyperbolic",

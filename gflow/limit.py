@@ -49,10 +49,13 @@ OUTGROWN = 1e-6
 
 
 def find_limit(problem: Problem, flow: Flow) -> Limit:
-    """The limit of one (unbatched) flow: a direction, or a point (`point_limit`). Raises ValueError in float32.
+    """The limit of one (unbatched) flow: a direction, or a point (`point_limit`). Raises ValueError in float32, and
+    for a flow whose second layer was frozen.
 
     A flow that failed or stopped early gives the merged network of its last saved time, `polished` False.
     """
+    if flow.frozen:
+        raise ValueError("a flow with a frozen second layer has another limit; certify(problem, flow.final) judges it")
     return limit_of_network(problem, flow.final)
 
 

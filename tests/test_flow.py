@@ -223,3 +223,20 @@ def test_linear_loss_is_the_early_phase():
     flow = gflow.solve_flow(problem, network, until_s=2.0, controller=TIGHT)
     np.testing.assert_allclose(flow.network.W1[:, 0, 0], np.exp(np.asarray(flow.s)), rtol=1e-9)
     np.testing.assert_allclose(flow.margins[:, 0], np.exp(2 * np.asarray(flow.s)), rtol=1e-9)
+
+
+def test_frozen_second_layer_against_small_steps():
+    data = datasets.gaussian(n=10, d=5)
+    problem = gflow.Problem(data.X, data.y)
+    start = gflow.Gaussian(0.3)(gflow.key_of(0, 3), problem, 12)
+    flow = gflow.solve_flow(problem, start, until_s=6.0, saves=2, chart=gflow.FrozenOutput)
+    W, a, h = np.asarray(start.W1), np.asarray(start.w2), 2e-4
+    for _ in range(round(6.0 / h)):
+        Z = data.X @ W
+        weight = 1 / (1 + np.exp(data.y * (np.maximum(Z, 0) @ a)))
+        W = W + h * a * (data.X.T @ ((Z > 0) * (weight / weight.sum() * data.y)[:, None]))
+    np.testing.assert_array_equal(flow.final.w2, a)
+    np.testing.assert_allclose(flow.final.W1, W, atol=2e-3)
+    assert flow.frozen
+    with pytest.raises(ValueError, match="frozen"):
+        gflow.find_limit(problem, flow)

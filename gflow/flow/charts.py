@@ -129,6 +129,48 @@ class Cartesian(AbstractChart):
         return w2 * G, inner(W1, G)
 
 
+class FrozenOutput(AbstractChart):
+    """z = (W1,), dw_i/ds = a_i G_i: the second layer stays as it is, and what is conserved otherwise is not.
+
+    P(theta), limits and certificates are about networks whose layers both move; here W1/|W1| goes to a KKT point of
+    min 1/2 |W1|^2 s.t. q_n >= 1.
+    """
+
+    w2: Float[Array, " m"]
+
+    @classmethod
+    def encode(cls, network: TwoLayer) -> tuple[FrozenOutput, PyTree[Array]]:
+        return cls(network.w2), (network.W1,)
+
+    def error_unit(self, z: PyTree[Array]) -> Float[Array, " m"]:
+        size = jnp.max(jnp.abs(z[0]), axis=0)
+        return jnp.where(size > 0, size, 1.0)
+
+    def decode(self, z: PyTree[Array]) -> TwoLayer:
+        return TwoLayer(z[0], self.w2)
+
+    def hidden(self, z: PyTree[Array]) -> Float[Array, "d m"]:
+        return z[0]
+
+    def with_hidden(self, z: PyTree[Array], U: Float[Array, "d m"]) -> PyTree[Array]:
+        return (U,)
+
+    def orientation(self, z: PyTree[Array]) -> Float[Array, " m"]:
+        return self.w2
+
+    def outputs(self, z: PyTree[Array], activated: Float[Array, "n m"]) -> Float[Array, " n"]:
+        return activated @ self.w2
+
+    def sizes(self, z: PyTree[Array]) -> Float[Array, " m"]:
+        return jnp.abs(self.w2)
+
+    def shrinking(self, z: PyTree[Array]) -> PyTree[Array]:
+        return (-z[0],)
+
+    def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
+        return (self.w2 * G,)
+
+
 class BalancedPolar(AbstractChart):
     """z = (u, r), w_i = e^{r_i} u_i, a_i = sign_i e^{r_i}: du/ds = (I - u u^T) g_i, dr/ds = u . g_i, g_i = sign_i G_i.
 

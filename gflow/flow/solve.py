@@ -16,7 +16,7 @@ import optimistix as optx
 from jaxtyping import Array, Float, Int
 
 from gflow._types import RESULTS
-from gflow.flow.charts import AbstractChart, chart_for
+from gflow.flow.charts import AbstractChart, FrozenOutput, chart_for
 from gflow.flow.chebyshev import Chebyshev
 from gflow.flow.clocks import AbstractClock, ScaledClock
 from gflow.flow.controller import KinkController
@@ -56,6 +56,8 @@ class Flow(eqx.Module):
     rejected: Int[Array, ""]
     repelled: Int[Array, ""]
     kinks: Kinks | None
+    frozen: bool = eqx.field(static=True, default=False)
+    """Whether the second layer was held fixed: such a flow has no limit that `find_limit` knows."""
 
     @property
     def final(self) -> TwoLayer | VectorTwoLayer:
@@ -92,6 +94,7 @@ def solve_flow(
     do not shrink as margins grow. `chart` is chosen from the network: BalancedPolar if it is balanced, else Hyperbolic,
     or Cartesian where weights decay; inside vmap name it. Data of a rank below min(n, d) is integrated in the
     coordinates of its row space, there in Hyperbolic for BalancedPolar; unless X is traced, when no rank is known.
+    FrozenOutput holds the second layer fixed, up to a horizon or to MarginTarget or Unfitted, its default criteria.
     `saves = 1` keeps the end only; more than one costs a second integration, equally spaced on the time variable.
     `kinks`: size of the log of crossings and slides (0: none; Filippov only).
 
@@ -100,6 +103,8 @@ def solve_flow(
     check_arguments(problem, network, until_s, until_t, saves)
     if stop is None:
         stop = () if until_s is not None or until_t is not None else default_stop(problem)
+        if chart is FrozenOutput:
+            stop = tuple(criterion for criterion in stop if isinstance(criterion, MarginTarget | Unfitted))
     if solver is None:
         solver = default_solver(horizon=until_s is not None or until_t is not None)
     if not stop and until_s is None and until_t is None:
@@ -206,6 +211,7 @@ def flow_of(field: Field, times, states, log_S0, result, stats, log) -> Flow:
         rejected=stats["num_rejected_steps"],
         repelled=anchors.repelled[-1].astype(int),
         kinks=log,
+        frozen=isinstance(field.chart, FrozenOutput),
     )
 
 
