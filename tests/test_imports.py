@@ -139,7 +139,10 @@ ALLOWED = {
         "problem", "store",
     },
     "cluster": {"activations", "initializers", "problem", "records", "sweep"},
-    "plots": {"_types"},
+    "plots.style": set(),
+    "plots.flows": {"plots.style"},
+    "plots.geometry": {"plots.style"},
+    "plots.sweeps": {"_types", "plots.flows", "plots.style"},
 }  # fmt: skip
 FREE = {
     "",
@@ -158,6 +161,7 @@ FREE = {
     "flow",
     "convex",
     "vector",
+    "plots",
 }  # nothing below imports these
 CORE = {"jax", "numpy", "diffrax", "equinox", "optax", "jaxtyping", "optimistix", "lineax", "scipy"}
 

@@ -1,0 +1,113 @@
+"""Figures of a store: certificates, limits and phase diagrams."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gflow._types import VERDICT
+from gflow.plots.flows import neurons_on_circle
+from gflow.plots.style import NEUTRAL, VERDICT_COLOURS, panels
+
+
+def certificate_histogram(ax, certificate, verdict):
+    """Histogram of log10 c over the fitted initialisations, stacked by verdict."""
+    certificate, verdict = np.asarray(certificate), np.asarray(verdict)
+    fitted = np.isfinite(certificate)
+    if fitted.any():
+        log_c = np.log10(np.maximum(certificate, 1.0))
+        span = (0.0, max(float(log_c[fitted].max()) * 1.05, 0.01))
+        names = [v for v in VERDICT if np.any(fitted & (verdict == v))]
+        ax.hist(
+            [log_c[fitted & (verdict == v)] for v in names], bins=40, range=span, stacked=True,
+            color=[VERDICT_COLOURS[v.name] for v in names], label=[f"{v.name} ({np.sum(verdict == v)})" for v in names],
+        )  # fmt: skip
+    else:
+        ax.text(0.5, 0.5, "no initialisation fits the data", ha="center", va="center", transform=ax.transAxes)
+        ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[0], yticks=[])
+    unfitted = int(np.sum(verdict == VERDICT.UNFITTED))
+    if unfitted:
+        ax.plot([], [], "s", color=VERDICT_COLOURS["UNFITTED"], label=f"UNFITTED ({unfitted}), not shown")
+    ax.set(title="certificates", xlabel="$\\log_{10} c$  (0: proved global)", ylabel="initialisations")
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def sweep_figure(dataset, limits: list[dict]):
+    """Histogram of certificates and the neurons of the (at most three) most frequent limits. Returns the Figure."""
+    shown = [x for x in limits if np.isfinite(x["objective"])][:3]
+    figure, axes = panels(1 + len(shown))
+    done = dataset["verdict"].values >= 0
+    certificate_histogram(axes[0], dataset["certificate"].values[done], dataset["verdict"].values[done])
+    for ax, limit in zip(axes[1:], shown, strict=True):
+        row = dataset.isel(init=limit["example"])
+        K = int(row["neurons"])
+        title = f"{limit['count']} x P = {limit['objective']:.6g}, {limit['verdict']}"
+        neurons_on_circle(
+            ax, dataset["X"].values, dataset["y"].values, row["W1"].values[:K].T, row["w2"].values[:K], title
+        )
+    return figure
+
+
+AXIS_LABELS = {"width": "width $m$", "scale": "scale of the initialisation", "data_seed": "seed of the data"}
+
+
+def phase_diagram(summary: dict):
+    """Fractions of initialisations over the grid of a sweep, with 95 % Wilson intervals. Returns the Figure.
+
+    `summary`: `axes` (name -> values) and `cells` as `gflow report --json` prints them. One axis with more than one
+    value: GLOBAL and fitted as curves; more: GLOBAL over the two longest, the other axes at their first value.
+    """
+    axes = {name: values for name, values in summary["axes"].items() if len(values) > 1}
+    names = sorted(axes, key=lambda name: -len(axes[name]))[:2] or list(summary["axes"])[:1]
+    held = {name: values[0] for name, values in summary["axes"].items() if name not in names}
+    cells = [cell for cell in summary["cells"] if all(cell[k] == v for k, v in held.items())]
+    figure, (ax,) = panels(1)
+    if len(names) == 1:
+        _curves(ax, summary["axes"][names[0]], names[0], cells)
+    else:
+        across, up = sorted(names, key=lambda name: name != "width")
+        _map(figure, ax, (across, summary["axes"][across]), (up, summary["axes"][up]), cells)
+    note = ", ".join(f"{AXIS_LABELS.get(k, k)} {v}" for k, v in held.items())
+    ax.set_title("where initialisations end" + (f" ({note})" if note else ""), fontsize=10)
+    return figure
+
+
+def _curves(ax, values, name: str, cells: list[dict]) -> None:
+    numbers = not isinstance(values[0], str)
+    at = np.asarray(values if numbers else range(len(values)), float)
+    # the fitted ones behind, as large open squares: where all that fit are GLOBAL both are seen
+    for key, colour, style in (
+        ("fitted", NEUTRAL, {"marker": "s", "ms": 8, "mfc": "none"}),
+        ("global", VERDICT_COLOURS["GLOBAL"], {"marker": "o", "ms": 4}),
+    ):
+        middle, low, high = (np.array([c[key][k] for c in cells], float) for k in ("fraction", "low", "high"))
+        label = f"{'GLOBAL' if key == 'global' else key}, 95 % interval"
+        # at a fraction of 0 or 1 rounding may put it outside its interval by 1e-17
+        error = np.maximum([middle - low, high - middle], 0.0)
+        ax.errorbar(at, middle, error, color=colour, lw=1, capsize=2, label=label, **style)
+    if name == "scale" and min(at) > 0:
+        ax.set_xscale("log")
+    if not numbers:
+        ax.set_xticks(at, values)
+    ax.set(xlabel=AXIS_LABELS.get(name, name), ylabel="fraction of initialisations", ylim=(-0.03, 1.03))
+    ax.legend(frameon=False, fontsize=8)
+
+
+def _map(figure, ax, across, up, cells: list[dict]) -> None:
+    (x_name, xs), (y_name, ys) = across, up
+    shown = np.full((len(ys), len(xs)), np.nan)
+    for cell in cells:
+        at = ys.index(cell[y_name]), xs.index(cell[x_name])
+        if cell["global"]["fraction"] is None:
+            continue
+        shown[at] = cell["global"]["fraction"]
+        half = 0.5 * (cell["global"]["high"] - cell["global"]["low"])
+        colour = "white" if shown[at] < 0.6 else "black"
+        if len(xs) * len(ys) <= 64:
+            ax.text(at[1], at[0], f"{shown[at]:.2f}\n±{half:.2f}", ha="center", va="center", color=colour, fontsize=7)
+    image = ax.imshow(shown, origin="lower", aspect="auto", cmap="viridis", vmin=0, vmax=1)
+    ax.set_xticks(range(len(xs)), [f"{v:g}" if not isinstance(v, str) else v for v in xs])
+    ax.set_yticks(range(len(ys)), [f"{v:g}" if not isinstance(v, str) else v for v in ys])
+    ax.set(xlabel=AXIS_LABELS.get(x_name, x_name), ylabel=AXIS_LABELS.get(y_name, y_name))
+    figure.colorbar(image, ax=ax, label="fraction GLOBAL (± half of a 95 % interval)")
