@@ -58,12 +58,17 @@ def certify(
     not given and the network is not proved GLOBAL, `search` solves it, looking for a better network. Raises ValueError
     in float32 or for weights that are not finite.
     """
+    if not isinstance(limit, Limit | TwoLayer | VectorTwoLayer):
+        raise ValueError(f"certify takes a Limit or a network, got {type(limit).__name__}: pass its .final")
     given = limit if isinstance(limit, Limit) else None
     network = limit.network if isinstance(limit, Limit) else limit
     if given is None:
         problem.check(network)
     if problem.outputs is not None:
-        assert optimum is None or isinstance(optimum, VectorMaxMargin), "the program of another problem"
+        if optimum is not None and not isinstance(optimum, VectorMaxMargin):
+            raise ValueError(
+                "`optimum` is of another problem: with labels (n, K) it comes from solve_vector_max_margin"
+            )
         return certify_vector(problem, limit, known_faces, optimum, search)  # pyright: ignore[reportArgumentType]
     if not problem.directional:
         return certify_point(problem, limit, known_faces, optimum, search)  # pyright: ignore[reportArgumentType]

@@ -54,6 +54,8 @@ def find_limit(problem: Problem, flow: Flow) -> Limit:
 
     A flow that failed or stopped early gives the merged network of its last saved time, `polished` False.
     """
+    if not isinstance(flow, Flow):
+        raise ValueError(f"find_limit takes a Flow, got {type(flow).__name__}: of a network use limit_of_network")
     if flow.frozen:
         raise ValueError("a flow with a frozen second layer has another limit; certify(problem, flow.final) judges it")
     return limit_of_network(problem, flow.final)

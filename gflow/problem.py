@@ -296,7 +296,9 @@ def _check_data(X: np.ndarray, y: np.ndarray, real: bool) -> None:
     if len(outside):
         raise ValueError(f"row {outside[0] + 1} of X has size {largest[outside[0]]:.3g}; rescale the data towards 1")
     if not real and not np.all(np.isin(y, (-1, 1) if y.ndim == 1 else (-1, 0, 1))):
-        raise ValueError(f"labels must be -1 or +1; got {np.unique(y)[:5]}")
+        raise ValueError(
+            f"labels must be -1 or +1, got {np.unique(y)[:5]}; classes 0..K-1 go in as gflow.datasets.one_vs_rest(y)"
+        )
     if y.ndim == 2 and not y.any():
         raise ValueError("all labels are 0: nothing is asked of the network")
 
@@ -319,9 +321,9 @@ def never_separable(X, y) -> list[str]:
     if y.ndim == 2:
         return list(dict.fromkeys(reason for column in y.T for reason in never_separable(X, column)))
     norms = np.linalg.norm(X, axis=1)
-    reasons = [f"row {n + 1} is all zeros" for n in np.flatnonzero(norms == 0)]
+    reasons = [f"row {n + 1} is all zeros" for n in np.flatnonzero((norms == 0) & (y != 0))]
     first: dict[bytes, int] = {}
-    for n in np.flatnonzero(norms > 0):
+    for n in np.flatnonzero((norms > 0) & (y != 0)):  # a label 0 leaves its entry out
         # 0.0 + turns -0.0 into 0.0; 12 digits, so that rounding in x / |x| does not hide a multiple
         key = (0.0 + np.round(X[n] / norms[n], 12)).tobytes()
         k = first.setdefault(key, int(n))

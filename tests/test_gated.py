@@ -60,3 +60,11 @@ def test_command(capsys):
     assert gated["result"] == "successful" and gated["complete"] and gated["masks"] == 16
     assert main(["solve", "gaussian:n=8,d=2", "--activation", "gated-relu"]) == 2
     assert "give --beta" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("beta", [1e-290, 1e-200, 1e-30, 1e8])
+def test_the_dual_never_exceeds_the_optimum(beta):
+    X = np.array([[1, 0.2], [-0.3, 1], [-1, -0.5], [0.4, -1]])
+    masks = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 0, 1], [0, 1, 1, 0]], bool)
+    solved = gflow.solve_gated(gflow.Problem(X, [1.0, -1.0, 1.0, -1.0]), beta, masks)
+    assert solved.dual <= solved.primal * (1 + 1e-12)

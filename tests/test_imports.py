@@ -100,12 +100,15 @@ ALLOWED = {
     },
     "vector.kkt": set(),
     "vector.subsampled": {"convex.threads", "vector.kkt"},
+    "vector.local": {"vector.kkt", "vector.subsampled"},
     "vector.limit": {
-        "convex.oracle", "inclusion", "network", "problem", "programs", "vector.kkt", "vector.subsampled",
+        "convex.oracle", "inclusion", "network", "problem", "programs", "vector.kkt", "vector.local",
+        "vector.subsampled",
     },
     "vector.oracle": {"convex.faces", "convex.oracle", "convex.semidefinite"},
     "vector.program": {
-        "_types", "convex.faces", "convex.oracle", "network", "problem", "vector.kkt", "vector.oracle",
+        "_types", "convex.column_generation", "convex.faces", "convex.oracle", "network", "problem", "vector.kkt",
+        "vector.oracle",
     },
     "limit": {
         "convex.ascent", "convex.newton", "convex.oracle", "flow.solve", "network", "patterns", "points", "problem",

@@ -246,3 +246,16 @@ def test_commands_take_classes(tmp_path, capsys):
     assert given["verdict"] == "NOT_GLOBAL" and 1 < given["certificate"] < 1.1
     assert given["kkt_point"]["verdict"] == "GLOBAL"
     assert given["kkt_point"]["objective"] == pytest.approx(run["objective"], rel=1e-9)
+
+
+def test_programs_at_any_scale_and_without_a_solution():
+    X, Y = gaussian_classes(6, 2, 3, seed=5)
+    known = gflow.solve_vector_max_margin(gflow.Problem(X, Y))
+    for scale in (1e-8, 1e10):
+        solved = gflow.solve_vector_max_margin(gflow.Problem(scale * X, Y))
+        assert solved.gap <= 1e-9
+        assert scale * solved.primal == pytest.approx(known.primal, rel=1e-8)
+    # one row with two labels; a row of zeros
+    for X, Y in (([[1.0, 0.0], [1.0, 0.0]], [[1, 1], [-1, 1]]), ([[0.0, 0.0], [1.0, 0.0]], [[1, 1], [-1, 1]])):
+        solved = gflow.solve_vector_max_margin(gflow.Problem(X, Y), rounds=3)
+        assert solved.result == gflow.RESULTS.infeasible and solved.network is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import zipfile
 from pathlib import Path
 
 from gflow.cli.progress import say
@@ -28,7 +29,10 @@ def read_activation(text: str):
     try:
         return activation_named(text)
     except ValueError:
-        raise InputError(f"--activation must be relu or leaky-relu:ALPHA with 0 <= ALPHA < 1; got {text!r}") from None
+        raise InputError(
+            f"--activation must be relu or leaky-relu:ALPHA with 0 <= ALPHA < 1 (for solve --beta also gated-relu); "
+            f"got {text!r}"
+        ) from None
 
 
 def read_problem(
@@ -57,6 +61,8 @@ def read_problem(
     dataset, notes = checked(reader.load, data, real=loss == "squared")
     dataset, more = checked(reader.prepare, dataset, standardize, bias)
     acts = read_activation(activation)
+    if dataset.y.ndim == 2 and loss == "squared":
+        raise InputError(f"{data}: --loss squared takes numbers as labels, these are {dataset.y.shape[1]} classes")
     if dataset.y.ndim == 2 and not classes:
         raise InputError(
             f"{data} has {dataset.y.shape[1]} label values; keep two classes here (run and certify take more)"
@@ -104,6 +110,10 @@ def read_weights(path: Path, problem):
     import gflow
     from gflow.cli import data as reader
 
+    held = np.load(path).files if path.suffix == ".npz" and path.is_file() and zipfile.is_zipfile(path) else []
+    if "W1" in held and ("W2" in held) != ("w2" in held) and ("W2" in held) != (problem.outputs is not None):
+        kind = "2 classes: w2 (m,)" if problem.outputs is None else f"{problem.outputs} classes: W2 (m, K)"
+        raise InputError(f"{path} holds {', '.join(held)}, but the data have {kind}")
     if problem.outputs is not None:
         arrays = checked(reader.read_npz, path, ("W1", "W2"))
         network = gflow.VectorTwoLayer(*(jnp.asarray(arrays[name], float) for name in ("W1", "W2")))

@@ -158,7 +158,13 @@ def _draw(problem, flow, limit, plot: Path) -> None:
 
     # the kink band of a moving flow is wider than that of a solved limit
     residual = jax.jit(jax.vmap(lambda net, lam: problem.kkt_residual(net, lam, 1e-6)))(flow.network, flow.lam)
-    slackness = jax.vmap(lambda q: problem.slackness(q, problem.weights(q)))(flow.margins)
+    if problem.directional:
+        slackness = jax.vmap(lambda q: problem.slackness(q, problem.weights(q)))(flow.margins)
+    else:
+        slackness = None
+        residual = jax.jit(
+            jax.vmap(lambda net, lam: problem.speed(net, problem.least_norm_gradients(net, lam, 1e-6), lam))
+        )(flow.network, flow.lam)
     plots.save(plots.flow_figure(problem, flow, limit, residual, slackness), plot)
     say(f"wrote {plot}")
 

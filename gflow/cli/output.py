@@ -191,6 +191,8 @@ def print_run(console, summary: dict) -> None:
     explain = EXPLAIN[verdict + case if verdict == "INCONCLUSIVE" else verdict]
     if point:
         explain = explain.replace("the max-margin problem", "this problem")
+    if point and verdict == "NOT_GLOBAL" and not math.isfinite(summary["certificate"]):
+        explain = "proved: this network does not interpolate the labels, and one that does is known"
     console.print(f"[bold]{verdict}[/bold]  {explain}")
     if not limit and verdict != "UNFITTED":
         console.print(

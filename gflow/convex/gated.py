@@ -62,7 +62,10 @@ def solve_gated(problem: Problem, beta: float, masks: Bool[np.ndarray, "G n"], *
         raise ValueError(f"the weight decay beta must be a positive number, got {beta}")
     if isinstance(problem.loss, Linear):
         raise ValueError("the linear loss has no minimum: use Logistic, Exponential or Squared")
-    masks = np.asarray(masks, bool)
+    masks = np.asarray(masks)
+    if masks.dtype != bool and not np.all(np.isin(masks, (0, 1))):
+        raise ValueError("masks must be boolean: 1[g_j . x_n > 0]")
+    masks = masks.astype(bool)
     if masks.ndim != 2 or masks.shape[1] != problem.shape[0]:
         raise ValueError(f"masks must be (G, n) with n = {problem.shape[0]}, got {masks.shape}")
     X = np.asarray(problem.X)
@@ -95,7 +98,9 @@ def _bracket(problem: Problem, beta: float, masks, V):
     q = jnp.asarray(c * _outputs(X, masks, V) - b)
     primal = float(problem.loss_value(q)) + beta * float(np.linalg.norm(V, axis=1).sum())
     alpha = -np.asarray(problem.loss.slope(q))
-    pull = np.linalg.norm((masks * (c * alpha)) @ X, axis=1)
+    G = (masks * (c * alpha)) @ X
+    largest = np.abs(G).max(initial=0.0)  # squares of 1e-200 are 0
+    pull = largest * np.linalg.norm(G / (largest if largest > 0 else 1.0), axis=1)
     scale = min(1.0, beta / pull.max(initial=1e-300))
     feasible = jnp.asarray(scale * alpha)
     dual = float(b @ feasible - jnp.sum(problem.loss.conjugate(feasible)))

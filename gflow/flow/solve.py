@@ -119,6 +119,8 @@ def solve_flow(
         solver = dataclasses.replace(solver, log=kinks)
     stop, controller = numeric(tuple(stop), problem.X.dtype), tolerances(controller, problem.X.dtype)
     if isinstance(network, VectorTwoLayer):
+        if chart not in (None, VectorPolar):
+            raise ValueError(f"vector output has the chart VectorPolar alone; leave {chart.__name__} out")
         within, (made, z0), complement = problem, (chart or VectorPolar).encode(network), None  # pyright: ignore
     else:
         chart = chart or chart_for(network, problem.weight_decay is not None)

@@ -58,6 +58,19 @@ def neurons_on_circle(ax, X, y, W1, w2, title: str = "directions of live neurons
 
 def _classes(y, w2):
     """(name, name of its neurons, marker, colour, its samples, its neurons) of every class."""
+    if y.ndim == 1 and not np.all(np.isin(y, (-1, 1))):
+        parts = ((1, "+", PLUS), (-1, "_", MINUS))
+        return [
+            (
+                f"y {'>' if c > 0 else '<'} 0",
+                f"a {'>' if c > 0 else '<'} 0",
+                mark,
+                colour,
+                np.sign(y) == c,
+                np.sign(w2) == c,
+            )
+            for c, mark, colour in parts
+        ]
     if y.ndim == 1:
         parts = ((1, "+", PLUS), (-1, "_", MINUS))
         return [
@@ -85,8 +98,22 @@ def margins(ax, s, q):
     return ax
 
 
+def losses(ax, s, loss):
+    """The loss L (k,) of a flow that goes to a point, against s: physical time where the loss has no margins."""
+    loss = np.asarray(loss)
+    ax.semilogy(np.asarray(s), np.where(loss > 0, loss, np.nan), color=PLUS)
+    ax.set(title="loss", xlabel="scaled clock $s$", ylabel="$L$")
+    return ax
+
+
 def residuals(ax, s, kkt_residual, slackness):
-    """KKT residual 1 - cos and complementary slackness against the scaled clock s."""
+    """KKT residual 1 - cos and complementary slackness against the scaled clock s; of a flow to a point, whose
+    `slackness` is None, the speed of its fastest neuron."""
+    if slackness is None:
+        values = np.asarray(kkt_residual)
+        ax.semilogy(np.asarray(s), np.where(values > 0, values, np.nan), color=PLUS)
+        ax.set(title="what still moves", xlabel="scaled clock $s$", ylabel="relative speed of the fastest neuron")
+        return ax
     for values, colour, label in ((kkt_residual, PLUS, "$1 - \\cos(\\theta, v)$"), (slackness, MINUS, "slackness")):
         values = np.asarray(values)
         ax.semilogy(
@@ -115,7 +142,10 @@ def decay_path(ax, beta, margin, optimum: float, label: str = "", colour: str = 
 
 
 def flow_figure(problem, flow, limit, kkt_residual, slackness):
-    """Neurons of the limit, margins and residuals of one flow, side by side. Returns the Figure."""
+    """Neurons of the limit, margins and residuals of one flow, side by side. Returns the Figure.
+
+    `slackness` None: a flow to a point, with its loss in place of margins, and `kkt_residual` its speed.
+    """
     figure, axes = panels(3)
     neurons_on_circle(
         axes[0],
@@ -125,6 +155,9 @@ def flow_figure(problem, flow, limit, kkt_residual, slackness):
         limit.network.W2 if problem.outputs else limit.network.w2,
         "neurons at the limit" if limit.polished else "neurons at the end",
     )
-    margins(axes[1], flow.s, flow.margins)
+    if slackness is None:
+        losses(axes[1], flow.s, flow.loss)
+    else:
+        margins(axes[1], flow.s, flow.margins)
     residuals(axes[2], flow.s, kkt_residual, slackness)
     return figure

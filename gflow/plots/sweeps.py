@@ -90,6 +90,8 @@ def _curves(ax, values, name: str, cells: list[dict]) -> None:
         ax.set_xscale("log")
     if not numbers:
         ax.set_xticks(at, values)
+    elif name in ("width", "data_seed"):
+        ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel=AXIS_LABELS.get(name, name), ylabel="fraction of initialisations", ylim=(-0.03, 1.03))
     ax.legend(frameon=False, fontsize=8)
 

@@ -8,6 +8,7 @@ Source: theory, "What the flow converges to" and "Vector output".
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import jax
@@ -20,6 +21,7 @@ from gflow.network import VectorTwoLayer
 from gflow.problem import Problem
 from gflow.programs import ACCEPT, BAND, MOVING, Limit, agrees
 from gflow.vector.kkt import Neurons, Patterns, grouped, solve_kkt
+from gflow.vector.local import local_minimum
 from gflow.vector.subsampled import Optimum, Path, distinct, onward, released, solve_subsampled
 
 SHARES = (1e-6, 1e-3)
@@ -30,6 +32,9 @@ SUPPORT = (1e-6, 1e-4, 1e-8)
 
 CHANGES = 30
 """Changes of patterns that are followed."""
+
+DESCENTS = 8
+"""The same of local minima within cones."""
 
 ASCENT_STEPS = 2000
 """Steps after which a neuron that was left out has come to rest."""
@@ -71,27 +76,50 @@ def _polished(problem: Problem, unit: VectorTwoLayer, q_min: float) -> Limit | N
     The optimum over its patterns either is a KKT point, or has neurons behind borders of their cones, which the flow
     would cross; so do the patterns, and the next program is solved.
     """
-    X, Y, objective = np.asarray(problem.X), np.asarray(problem.y), float(problem.objective(unit))
+    X, objective = np.asarray(problem.X), float(problem.objective(unit))
     for share in SHARES:
         neurons, patterns = grouped(X, np.asarray(unit.W1), np.asarray(unit.W2).T, BAND, share)
-        path = Path(neurons.W / np.linalg.norm(neurons.W, axis=0), patterns)
-        for changes in range(CHANGES):
-            path = distinct(path)
-            optimum = solve_subsampled(X, Y, path.patterns)
-            if optimum is None or not len(optimum.origin):
-                break
-            Lam = Y * optimum.alpha
-            path, met = onward(X, Lam, optimum, path)
-            if met:
-                continue
-            path, left = released(optimum, path, _slopes(problem, optimum.neurons, Lam))
-            if left:
-                continue
-            limit = _solved(problem, optimum, path.patterns)
-            if limit is None or not agrees(limit.objective, objective, q_min):
-                break
-            return None if _outgrown(problem, unit, limit, share) else replace(limit, changes=changes)
+        for leads in (_by_programs, _by_descent):
+            for changes, limit in leads(problem, neurons, patterns):
+                if limit is not None and agrees(limit.objective, objective, q_min):
+                    return None if _outgrown(problem, unit, limit, share) else replace(limit, changes=changes)
     return None
+
+
+def _by_programs(problem: Problem, neurons: Neurons, patterns: Patterns) -> Iterator[tuple[int, Limit | None]]:
+    """(changes of patterns, KKT point or None) by the convex program over the patterns at hand, without cones."""
+    X, Y = np.asarray(problem.X), np.asarray(problem.y)
+    path = Path(neurons.W / np.linalg.norm(neurons.W, axis=0), patterns)
+    for changes in range(CHANGES):
+        path = distinct(path)
+        optimum = solve_subsampled(X, Y, path.patterns)
+        if optimum is None or not len(optimum.origin):
+            return
+        Lam = Y * optimum.alpha
+        path, met = onward(X, Lam, optimum, path)
+        if not met:
+            path, met = released(optimum, path, _slopes(problem, optimum.neurons, Lam))
+        if not met:
+            yield changes, _solved(problem, optimum, path.patterns)
+            return
+
+
+def _by_descent(problem: Problem, neurons: Neurons, patterns: Patterns) -> Iterator[tuple[int, Limit | None]]:
+    """The same by the local minimum within the cones near the neurons themselves: always a prediction."""
+    X, Y = np.asarray(problem.X), np.asarray(problem.y)
+    q_min = float(jnp.min(problem.margins(VectorTwoLayer(jnp.asarray(neurons.W), jnp.asarray(neurons.A.T)))))
+    if q_min <= 0:
+        return
+    neurons = Neurons(neurons.W / np.sqrt(q_min), neurons.A / np.sqrt(q_min))
+    for changes in range(DESCENTS):
+        found = local_minimum(X, Y, neurons, patterns)
+        if found is None:
+            return
+        optimum, path = found
+        slopes = _slopes(problem, optimum.neurons, Y * optimum.alpha)
+        path, _ = released(optimum, path, slopes)
+        yield changes + 1, _solved(problem, optimum, path.patterns)
+        neurons, patterns = optimum.neurons, path.patterns
 
 
 def _slopes(problem: Problem, neurons: Neurons, Lam: np.ndarray) -> np.ndarray:

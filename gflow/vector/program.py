@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gflow._types import RESULTS, result_of_gap
+from gflow.convex.column_generation import solve_max_margin
 from gflow.convex.faces import Faces, faces
 from gflow.convex.oracle import require_float64
 from gflow.network import VectorTwoLayer
@@ -73,6 +74,16 @@ def solve_vector_max_margin(
     nothing = np.zeros_like(Y)
     if np.any(Y[np.all(X == 0, axis=1)] != 0):  # F(0) = 0
         return VectorMaxMargin(np.inf, np.inf, nothing, None, RESULTS.infeasible, known.complete, 0)  # pyright: ignore
+    lengths = np.linalg.norm(X, axis=1)
+    middle = float(np.exp(np.mean(np.log(lengths[lengths > 0]))))
+    if not 1e-2 <= middle <= 1e2:  # the linear programs have absolute tolerances; P* scales like 1/|x|
+        scaled = eqx.tree_at(lambda p: p.X, problem, problem.X / middle)
+        solved = solve_vector_max_margin(scaled, known, network=network, rtol=rtol, rounds=rounds)
+        best = None if solved.network is None else solved.network.scaled(jnp.asarray(middle**-0.5))
+        bounds = (solved.primal / middle, solved.dual / middle, solved.alpha / middle, best)
+        return VectorMaxMargin(*bounds, solved.result, solved.complete, solved.rounds)
+    if network is not None:
+        problem.check(network)
     U, V = _first(X, Y, network)
     primal, dual, best, alpha, k = np.inf, 0.0, None, nothing, 0
     while k < rounds:
@@ -95,7 +106,21 @@ def solve_vector_max_margin(
         U, V = _more(X, Y * weights, U, V, bound)
     gap = 1 - dual / primal if np.isfinite(primal) else 1.0
     result = result_of_gap(gap, rtol)
+    if best is None and _infeasible(problem, known):
+        dual, result = np.inf, RESULTS.infeasible
     return VectorMaxMargin(primal, dual, alpha, best, result, known.complete, k)
+
+
+def _infeasible(problem: Problem, known: Faces) -> bool:
+    """Whether an output alone cannot be fitted, at any width: outputs share neurons, but need not."""
+    for labels in np.asarray(problem.y).T:
+        asked = labels != 0
+        if not asked.any():
+            continue
+        single = Problem(np.asarray(problem.X)[asked], labels[asked], problem.loss)
+        if solve_max_margin(single, known if asked.all() else None).result == RESULTS.infeasible:
+            return True
+    return False
 
 
 def _first(X, Y, network: VectorTwoLayer | None):
