@@ -20,6 +20,9 @@ VARIABLES = 400
 BORDER = 1e-6
 """|x_n . u| below this share of |x_n| at the minimum is on the border of the cone."""
 
+NEAR = 1e-4
+"""Margins are met, and tight, up to this: Newton's method says whether the point is one."""
+
 GONE = 1e-7
 """Neurons below this share of the largest mass have vanished at the minimum."""
 
@@ -65,9 +68,9 @@ def local_minimum(X, Y, neurons: Neurons, patterns: Patterns) -> tuple[Optimum, 
     x = np.concatenate([neurons.W.T.ravel(), neurons.A.T.ravel()])
     found = minimize(
         lambda x: 0.5 * x @ x, x, jac=lambda x: x, constraints=constraints, method="SLSQP",
-        options={"maxiter": 300, "ftol": 1e-13},
+        options={"maxiter": 300, "ftol": 1e-11},
     )  # fmt: skip
-    if not np.all(np.isfinite(found.x)) or margins(found.x).min() < -1e-6:
+    if not np.all(np.isfinite(found.x)) or margins(found.x).min() < -NEAR:
         return None
     W, A = split(found.x)
     mass = np.linalg.norm(W, axis=1) * np.linalg.norm(A, axis=1)
@@ -75,7 +78,7 @@ def local_minimum(X, Y, neurons: Neurons, patterns: Patterns) -> tuple[Optimum, 
     W, A, patterns = W[live].T, A[live].T, Patterns(patterns.active[:, live], patterns.sliding[:, live])
     U = W / np.linalg.norm(W, axis=0)
     border = (np.abs(X @ U) <= BORDER * row[:, None]) & (row > 0)[:, None]
-    alpha = _multipliers(X, Y, W, A, patterns.active & ~border, border, margins(found.x) <= 1e-6, rows, cols)
+    alpha = _multipliers(X, Y, W, A, patterns.active & ~border, border, margins(found.x) <= NEAR, rows, cols)
     hostile = (Y * alpha) @ A < 0
     on = np.where(border & ~patterns.sliding & ~hostile, ~patterns.active, patterns.active)
     slide = border & (patterns.sliding | hostile)
