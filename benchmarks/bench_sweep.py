@@ -31,7 +31,7 @@ import gflow
 from gflow import datasets
 from gflow.sweep import STEPS
 
-GFLOW = [sys.executable, "-c", "import sys; from gflow.cli import main; sys.exit(main())"]
+GFLOW = [sys.executable, "-c", "from gflow.cli import program; program()"]
 
 
 def refill(report: Report, inits: int = 512, lanes: int = 512) -> None:

@@ -22,7 +22,7 @@ def shell(tmp_path, xla_cache):
 
     def call(*arguments):
         environment = os.environ | {"XDG_CACHE_HOME": xla_cache, "JAX_PLATFORMS": "cpu"}
-        command = [sys.executable, "-c", "import sys; from gflow.cli import main; sys.exit(main())"]
+        command = [sys.executable, "-c", "from gflow.cli import program; program()"]
         command += map(str, arguments)
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 

@@ -25,7 +25,7 @@ def start(xla_cache, tmp_path_factory):
 
     def call(out, *more, **options):
         environment = os.environ | {"XDG_CACHE_HOME": xla_cache, "JAX_PLATFORMS": "cpu"}
-        program = [sys.executable, "-c", "import sys; from gflow.cli import main; sys.exit(main())"]
+        program = [sys.executable, "-c", "from gflow.cli import program; program()"]
         arguments = [*program, *COMMAND, "--out", out, *more]
         return subprocess.Popen(arguments, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, **options)
 

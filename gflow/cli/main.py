@@ -363,5 +363,16 @@ def _configure() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+def program() -> None:
+    """`gflow` as a process of its own: main, and its status as that of the process."""
+    status = main()
+    if status == INTERRUPTED:
+        # XLA may be in the midst of a compilation, and tearing the interpreter down around it ends in a crash
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()
