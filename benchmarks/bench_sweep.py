@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 
 jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+jax.config.update("jax_num_cpu_devices", (os.cpu_count() or 1) + 1)
 
 import diffrax
 import jax.numpy as jnp

@@ -64,6 +64,17 @@ class Draw(eqx.Module):
         return cast(self.law(key_of(self.seed, index), self.problem, self.width), self.dtype)
 
 
+def lane_devices() -> list:
+    """The local devices, for lanes; of several CPU devices all but the first, where limits and certificates are found.
+
+    XLA has a thread for every core or CPU device, whichever are more, and a compiled call needs one: with as many
+    devices under way as there are threads, the host would wait for the end of a turn with every small call. So make one
+    device more than there are cores: jax.config.update("jax_num_cpu_devices", cores + 1).
+    """
+    devices = jax.local_devices()
+    return devices[1:] if devices[0].platform == "cpu" and len(devices) > 1 else devices
+
+
 def cast(tree, dtype: str):
     """The same with its real numbers in `dtype`."""
     real = lambda a: eqx.is_array(a) and jnp.issubdtype(a.dtype, jnp.floating)  # noqa: E731
@@ -91,7 +102,7 @@ def sweep(
     """Run initialisations 0..inits-1 (or the given ones) and yield Records of `rows` of them, in the order in which
     they are complete; rows k rows ... (k + 1) rows of the given order come together.
 
-    Every one of `devices` (all local ones) has at most `chunks` of `chunk` (see `chunk_for`) lanes, and half as many
+    Every one of `devices` (`lane_devices()`) has at most `chunks` of `chunk` (see `chunk_for`) lanes, and half as many
     whenever these do not fit into its memory. `watch(busy, lanes)` is called at every turn. `dtype`: of the flows,
     float64 or float32; limits and certificates are float64. `controller` and `flow_options` (solver, stop, max_steps,
     ...) go to `Stepper`. The faces of X and the convex program are computed once and shared; pass them in if you
@@ -105,11 +116,12 @@ def sweep(
     draw = Draw(numeric(law, problem.X.dtype), problem, jnp.asarray(seed), width, dtype)
     flow_options.setdefault("chart", _chart(problem, law))
     refill = Refill(Stepper(cast(problem, dtype), controller=controller, **flow_options), draw)
-    devices = jax.local_devices() if devices is None else devices
+    devices = lane_devices() if devices is None else devices
     witness = Witness(problem, known_faces, optimum)
     pending: dict[int, dict[int, dict]] = {}
     # rows are held until those around them are there: a row of records is complete or absent
     chunk = chunk_for(devices[0], problem, width) if chunk is None else chunk
+    devices = devices[: math.ceil(len(indices) / chunk)]  # every one of them compiles for itself
     options = {"devices": devices, "chunk": chunk, "chunks": chunks, "steps": STEPS, "watch": watch}
     for where, ends in _fitting(refill, indices, **options):
         for k, row in zip(where, witness.rows(indices[where], ends), strict=True):

@@ -12,6 +12,7 @@ from gflow.cli import tables
 from gflow.cli.inputs import InputError
 from gflow.cli.spec import read_spec
 from gflow.records import distinct_limits, wilson
+from gflow.summary import verdict_counts
 
 
 def test_flags_and_files_mean_the_same(tmp_path):
@@ -89,6 +90,6 @@ def test_flows_under_way_are_one_line_of_the_table():
     from rich.console import Console
 
     text = io.StringIO()
-    summary = {"axes": {}, "limits": found, "done": 4, "inits": 4, "verdicts": tables.verdict_counts([G, N, N, G])}
+    summary = {"axes": {}, "limits": found, "done": 4, "inits": 4, "verdicts": verdict_counts([G, N, N, G])}
     tables.print_sweep(Console(file=text, width=120), summary)
     assert "3 and more, under way" in text.getvalue()

@@ -65,6 +65,12 @@ def chunks(path):
     return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file() and p.name != "zarr.json"}
 
 
+def test_every_core_is_a_device(whole):
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    attributes = json.loads((whole / "zarr.json").read_text())["attributes"]
+    assert attributes["device"].startswith(f"{cores} x")
+
+
 def test_kill_and_resume_leave_the_same_bytes(start, whole):
     process = start("killed.zarr")
     for line in process.stderr:

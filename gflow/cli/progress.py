@@ -25,11 +25,11 @@ class Progress:
         from rich import progress as rich
         from rich.console import Console
 
-        from gflow.cli import tables
+        from gflow.summary import verdict_counts
 
         done = int((verdict >= 0).sum())
         self.total, self.done, self.start, self.fresh = total, done, time.perf_counter(), 0
-        self.counts = tables.verdict_counts(verdict)
+        self.counts = verdict_counts(verdict)
         self.bar, self.said = None, time.perf_counter()
         self.text, self.lanes = "", ""
         if sys.stderr.isatty():
@@ -69,10 +69,10 @@ class Progress:
         say("; ".join([f"flows: {self.done} of {self.total} done", *filter(None, more)]))
 
     def advance(self, records) -> None:
-        from gflow.cli import tables
+        from gflow.summary import verdict_counts
 
         self.done, self.fresh = self.done + len(records), self.fresh + len(records)
-        for name, count in tables.verdict_counts(records.verdict).items():
+        for name, count in verdict_counts(records.verdict).items():
             self.counts[name] += count
         rate = self.fresh / (time.perf_counter() - self.start)
         text = f"{rate:.1f} flows/s  " + ", ".join(f"{k} {v}" for k, v in self.counts.items() if v)

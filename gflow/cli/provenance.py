@@ -13,10 +13,12 @@ def provenance(seed: int, dtype: str) -> dict:
 
     import jax
 
+    from gflow.sweep import lane_devices
+
     packages = ("gflow", "jax", "jaxlib", "diffrax", "equinox", "numpy", "zarr", "xarray")
     return {
         "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
-        "device": f"{len(jax.local_devices())} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
+        "device": f"{len(lane_devices())} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
         "dtype": dtype,
         "command": shlex.join(["gflow", *sys.argv[1:]]),
         "seed": seed,

@@ -52,13 +52,14 @@ def sweep(
 
     from gflow import store
     from gflow.cli import output, spec, tables
+    from gflow.summary import sweep_summary
 
     flags = {"inits": inits, "width": width, "scale": scale, "law": law, "loss": loss, "data_seed": data_seed}
     flags |= {"seed": seed, "bias": bias or None, "standardize": standardize or None, "dtype": dtype}
     flags |= {"weight_decay": weight_decay, "activation": activation}
+    use = _devices(devices)  # before anything makes an array: from then on JAX has the devices that it has
     chosen = checked(spec.read_spec, data, flags)
     _check_out(out, resume)
-    use = _devices(devices)
     started = time.perf_counter()
     problems, notes = chosen.problems()
     X, y = _arrays(problems, chosen)
@@ -82,22 +83,35 @@ def sweep(
                 started = now
                 progress.advance(records)
     dataset = store.open_store(out)
-    summary = tables.sweep_summary(dataset, out)
+    summary = sweep_summary(dataset, out)
     say(f"wrote {out} and {_picture(dataset, summary, out)}")
     output.emit(summary, json, tables.print_sweep)
 
 
 def report(
     store_path: Annotated[str, typer.Argument(metavar="STORE")],
+    out: Annotated[
+        Path | None, typer.Option(help="write a page, index.html, into this folder in place of the figure")
+    ] = None,
+    flows: Annotated[int | None, typer.Option(help="with --out: how many flows to integrate and draw [4]")] = None,
     json: Json = False,
 ) -> None:
-    """Table and figure of a finished or running sweep; of a grid its phase diagram."""
+    """Table and figure of a finished or running sweep, of a grid its phase diagram; or a page with all of it."""
     from gflow import store
-    from gflow.cli import output, tables
+    from gflow.cli import output, reports, tables
+    from gflow.summary import sweep_summary
 
+    if flows is not None and (out is None or flows < 0):
+        raise InputError("--flows is about the page: give --out too" if out is None else f"--flows {flows}: 0 or more")
+    if out is not None:
+        reports.check_page(out, store_path)
     dataset = checked(store.open_store, store_path)
-    summary = tables.sweep_summary(dataset, store_path)
-    say(f"wrote {_picture(dataset, summary, store_path)}")
+    summary = sweep_summary(dataset, store_path)
+    if out is None:
+        wrote = _picture(dataset, summary, store_path)
+    else:
+        wrote = reports.write_page(dataset, summary, store_path, out, reports.FLOWS if flows is None else flows)
+    say(f"wrote {wrote}")
     output.emit(summary, json, tables.print_sweep)
 
 
@@ -183,13 +197,15 @@ def _check_out(out: str, resume: bool) -> None:
 
 
 def _devices(wanted: int | None):
-    """The local devices to use; every core of a CPU is made one."""
+    """The local devices to use; every core of a CPU is made one, and one more finds the limits."""
     import jax
+
+    from gflow.sweep import lane_devices
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # somebody who calls this from Python has devices already
-        jax.config.update("jax_num_cpu_devices", cores)
-    present = jax.local_devices()
+        jax.config.update("jax_num_cpu_devices", cores + 1)
+    present = lane_devices()
     if wanted is not None and not 1 <= wanted <= len(present):
         raise InputError(f"--devices must be between 1 and {len(present)}, got {wanted}")
     return present[:wanted]

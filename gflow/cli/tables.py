@@ -4,56 +4,8 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
-from gflow._types import VERDICT
-from gflow.records import distinct_limits, wilson
-
 SHOWN = 20
 """Lines of a table; --json has all of them."""
-
-
-def sweep_summary(dataset, path) -> dict:
-    """`seconds`: wall clock of all runs that filled the store, compilation included. `axes`, `cells`: of a grid, with
-    the fractions of initialisations that are GLOBAL and that are fitted, and their 95 % Wilson intervals."""
-    verdict = dataset["verdict"].values
-    done = verdict >= 0
-    axes = [str(name) for name in dataset["verdict"].dims[:-1]]
-    seconds = dataset.attrs.get("seconds")
-    return {
-        "inits": int(verdict.size),
-        "done": int(done.sum()),
-        "verdicts": verdict_counts(verdict),
-        "limits": _limits(dataset, done, axes),
-        "axes": {name: dataset[name].values.tolist() for name in axes},
-        "cells": [_cell(dataset, axes, at) for at in np.ndindex(verdict.shape[:-1])] if axes else [],
-        "seconds": seconds,
-        "flows_per_second": int(done.sum()) / seconds if seconds else None,
-        "store": str(path),
-    }
-
-
-def _limits(dataset, done, axes: list[str]) -> list[dict]:
-    columns = [dataset[name].values[done] for name in ("objective", "certificate", "verdict", "polished")]
-    limits, rows = distinct_limits(*columns), np.argwhere(done)
-    for limit in limits:
-        *cell, index = rows[limit["example"]]
-        limit["example"] = int(index)
-        limit |= {name: dataset[name].values[k].item() for name, k in zip(axes, cell, strict=True)}
-    return limits
-
-
-def _cell(dataset, axes: list[str], at: tuple[int, ...]) -> dict:
-    where = dict(zip(axes, at, strict=True))
-    verdict, objective = (dataset[name].isel(where).values for name in ("verdict", "objective"))
-    done = verdict >= 0
-    count = int(done.sum())
-    return {name: dataset[name].values[k].item() for name, k in where.items()} | {
-        "done": count,
-        "verdicts": verdict_counts(verdict),
-        "global": wilson(int(np.sum(verdict == VERDICT.GLOBAL)), count),
-        "fitted": wilson(int(np.sum(np.isfinite(objective[done]))), count),
-    }
 
 
 def print_sweep(console, summary: dict) -> None:
@@ -98,11 +50,6 @@ def print_verified(console, found: dict) -> None:
     console.print(f"{found['checked']} rows recomputed from their weights, {len(found['wrong'])} disagree")
     if found["damaged"] and not found.get("repaired"):
         console.print("verify --repair marks damaged rows as pending; the sweep's own command computes them again")
-
-
-def verdict_counts(verdict) -> dict[str, int]:
-    """How many rows have each verdict."""
-    return {v.name: int(np.sum(np.asarray(verdict) == v)) for v in VERDICT}
 
 
 def _fraction(interval: dict) -> tuple[str, str]:

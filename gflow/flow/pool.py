@@ -11,6 +11,7 @@ many devices they lie, or when a lane was filled. Source: theory, "Cost".
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import equinox as eqx
@@ -107,11 +108,20 @@ def harvests(
     """Run the flows of `indices`; yield those that have ended, a turn at a time, as (positions in `indices` (h,), End
     with leaves (h, ...) on the host).
 
-    Every device has a pool and a program of its own, so that it runs what a single one would. The next turn is under
-    way while the caller works on a harvest. `watch(busy, lanes)` is called once a turn: how many of the lanes were
-    under way when it began.
+    Every device has a pool, a program and a thread of its own: on CPUs a compiled call returns when it has ended, and
+    only calls from several threads run at once. The next turn is under way while the caller works on a harvest.
+    `watch(busy, lanes)` is called once a turn: how many of the lanes were under way when it began.
     """
-    pools = [refill.empty(chunks, chunk, device) for device in devices]
+    threads = ThreadPoolExecutor(len(devices), "gflow device")
+    try:
+        yield from _harvests(threads, refill, indices, devices, chunk, chunks, steps, watch)
+    finally:  # an interrupt must not wait for what is being compiled
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _harvests(threads, refill: Refill, indices: np.ndarray, devices, chunk: int, chunks: int, steps: int, watch):
+    empty = [threads.submit(refill.empty, chunks, chunk, device) for device in devices]
+    pools = [pool.result() for pool in empty]
     held, next_, harvest = np.full((len(pools), chunks, chunk), IDLE), 0, None
     while next_ < len(indices) or np.any(held >= 0):
         fresh = np.full_like(held, IDLE)
@@ -121,9 +131,10 @@ def harvests(
         next_ += len(free[0])
         if watch is not None:
             watch(int(np.sum(held >= 0)), held.size)
-        turns = [refill.turn(pool, new, steps) for pool, new in zip(pools, fresh, strict=True)]
+        under_way = [threads.submit(_ended, refill, pool, new, steps) for pool, new in zip(pools, fresh, strict=True)]
         if harvest is not None:
             yield harvest
+        turns = [turn.result() for turn in under_way]
         pools = [pool for pool, _ in turns]
         over = np.stack([~np.asarray(pool.lanes.running) for pool in pools]) & (held >= 0)
         ends = jax.tree.map(lambda *leaves: np.stack([np.asarray(a) for a in leaves]), *(end for _, end in turns))
@@ -131,6 +142,10 @@ def harvests(
         held[over] = IDLE
     if harvest is not None:
         yield harvest
+
+
+def _ended(refill: Refill, pool: Pool, fresh: np.ndarray, steps: int) -> tuple[Pool, End]:
+    return jax.block_until_ready(refill.turn(pool, fresh, steps))
 
 
 def _chosen(taken, new, old):
