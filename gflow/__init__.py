@@ -11,6 +11,7 @@ Certificates need float64: jax.config.update("jax_enable_x64", True). Source: ar
 
 from gflow._types import RESULTS, VERDICT, result_name
 from gflow.activations import LeakyReLU, ReLU
+from gflow.along import Along, along
 from gflow.certificate import certify
 from gflow.convex.arrangements import Arrangement, arrangement
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
@@ -36,6 +37,7 @@ from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.problem import Problem
 from gflow.proof import Certificate
 from gflow.records import Records
+from gflow.summary import sweep_summary
 from gflow.sweep import sweep
 from gflow.vector.program import VectorMaxMargin, solve_vector_max_margin
 
@@ -46,6 +48,7 @@ __all__ = [
     "KINK",
     "RESULTS",
     "VERDICT",
+    "Along",
     "Arrangement",
     "BalancedPolar",
     "Cartesian",
@@ -87,6 +90,7 @@ __all__ = [
     "Unfitted",
     "VectorMaxMargin",
     "VectorTwoLayer",
+    "along",
     "arrangement",
     "certify",
     "descend",
@@ -105,4 +109,5 @@ __all__ = [
     "solve_penalized",
     "solve_vector_max_margin",
     "sweep",
+    "sweep_summary",
 ]

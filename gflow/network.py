@@ -84,6 +84,10 @@ class TwoLayer(eqx.Module):
         size = _common_size(column_norms(self.W1), jnp.abs(self.w2))
         return TwoLayer(size * self.directions(), size * jnp.sign(self.w2))
 
+    def with_neuron(self, w: Float[Array, " d"], a) -> TwoLayer:
+        """This network and one more neuron a (w . x)_+, for instance the one that a certificate misses."""
+        return TwoLayer(jnp.column_stack([self.W1, jnp.asarray(w)]), jnp.append(self.w2, a))
+
     def scaled(self, factor: Float[Array, ""]) -> TwoLayer:
         """The network factor * theta; its outputs are multiplied by factor^2."""
         return TwoLayer(factor * self.W1, factor * self.w2)

@@ -139,7 +139,7 @@ def run(
     if out:
         _write_trajectory(flow, out)
     if plot:
-        _draw(problem, flow, limit, plot)
+        _draw(problem, flow, limit, known, plot)
     output.emit(summary, json, output.print_run)
 
 
@@ -151,21 +151,11 @@ def _write_trajectory(flow, out: Path) -> None:
     say(f"wrote {out}")
 
 
-def _draw(problem, flow, limit, plot: Path) -> None:
-    import jax
-
+def _draw(problem, flow, limit, known, plot: Path) -> None:
+    import gflow
     from gflow import plots
 
-    # the kink band of a moving flow is wider than that of a solved limit
-    residual = jax.jit(jax.vmap(lambda net, lam: problem.kkt_residual(net, lam, 1e-6)))(flow.network, flow.lam)
-    if problem.directional:
-        slackness = jax.vmap(lambda q: problem.slackness(q, problem.weights(q)))(flow.margins)
-    else:
-        slackness = None
-        residual = jax.jit(
-            jax.vmap(lambda net, lam: problem.speed(net, problem.least_norm_gradients(net, lam, 1e-6), lam))
-        )(flow.network, flow.lam)
-    plots.save(plots.flow_figure(problem, flow, limit, residual, slackness), plot)
+    plots.save(plots.flow_figure(problem, flow, limit, gflow.along(problem, flow, known)), plot)
     say(f"wrote {plot}")
 
 

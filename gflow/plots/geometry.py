@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gflow.plots.style import MINUS, NEUTRAL, PLUS
-
-LIVE = 1e-9
-"""Neurons below this share of the largest mass are not drawn."""
+from gflow.plots.directions import LIVE
+from gflow.plots.style import MINUS, NEUTRAL, PLUS, S_LABEL
 
 
 def dual_function(ax, X, lam, W1, w2, scale: float = 1.0, label: str = "", colour: str = PLUS):
@@ -132,7 +130,7 @@ def alignment(ax, s, W1, w2, U, signs, label: str = "mean over mass", colour: st
     mass = np.abs(w2) * norms
     away = np.sum(mass * (1 - cos), axis=1) / np.sum(mass, axis=1)
     ax.semilogy(s, np.maximum(away, 1e-17), color=colour, label=label)
-    ax.set(title="alignment", xlabel="scaled clock $s$", ylabel=r"$1-\cos$ to the limit's nearest neuron")
+    ax.set(title="alignment", xlabel=S_LABEL, ylabel=r"$1-\cos$ to the limit's nearest neuron")
     ax.legend(frameon=False)
     return ax
 
@@ -152,7 +150,7 @@ def kink_times(ax, s, sample, kind, neuron):
         if own.any():
             ax.scatter(s[own], sample[own], marker=marker, s=22, color=colour, label=f"{name} ({own.sum()})", lw=1.0)
     ax.set(
-        title=f"kinks of {len(np.unique(neuron[there]))} neurons", xlabel="scaled clock $s$",
+        title=f"kinks of {len(np.unique(neuron[there]))} neurons", xlabel=S_LABEL,
         ylabel=r"sample $n$ (hyperplane $x_n \cdot w = 0$)",
     )  # fmt: skip
     ax.yaxis.get_major_locator().set_params(integer=True)

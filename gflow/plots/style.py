@@ -12,7 +12,15 @@ OUTPUTS = (PLUS, MINUS, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "
 UNASKED = 1e29
 """Margins as large as this belong to entries without a label."""
 
+S_LABEL, T_LABEL = "scaled clock $s$", r"$\log_{10} t$ of physical time"
+
 VERDICT_COLOURS = {"GLOBAL": "#009E73", "NOT_GLOBAL": "#D55E00", "INCONCLUSIVE": "#999999", "UNFITTED": "#000000"}
+
+
+def log10_t(log_t) -> np.ndarray:
+    """log10 of physical time from its natural logarithm; t itself may be e^10000. The start, t = 0, is NaN."""
+    log_t = np.asarray(log_t, float)
+    return np.where(np.isfinite(log_t), log_t, np.nan) / np.log(10)
 
 
 def save(figure, path) -> None:

@@ -5,20 +5,51 @@ from __future__ import annotations
 import numpy as np
 
 from gflow._types import VERDICT
-from gflow.plots.flows import neurons_on_circle
+from gflow.plots.directions import neurons_on_circle
 from gflow.plots.style import NEUTRAL, VERDICT_COLOURS, panels
+
+BINS = 40
+"""Bars of a histogram."""
+
+WIDE = 30.0
+"""Objectives whose ratio exceeds this are drawn on a logarithmic axis."""
 
 
 def certificate_histogram(ax, certificate, verdict):
     """Histogram of log10 c over the fitted initialisations, stacked by verdict."""
     certificate, verdict = np.asarray(certificate), np.asarray(verdict)
     fitted = np.isfinite(certificate)
+    log_c = np.log10(np.maximum(certificate, 1.0))
+    highest = float(log_c[fitted].max(initial=0.0))
+    _stacked(ax, log_c, fitted, verdict, np.linspace(0.0, max(highest * 1.05, 0.01), BINS + 1))
+    ax.set(title="certificates", xlabel="$\\log_{10} c$  (0: proved global)", ylabel="initialisations")
+    return ax
+
+
+def objective_histogram(ax, objective, verdict):
+    """Histogram of the objectives P of the limits over the fitted initialisations, stacked by verdict.
+
+    The axis is logarithmic where the objectives span more than WIDE: those of flows under way may be far out.
+    """
+    objective, verdict = np.asarray(objective), np.asarray(verdict)
+    fitted = np.isfinite(objective)
+    low, high = (float(f(objective[fitted])) if fitted.any() else 0.0 for f in (np.min, np.max))
+    wide = low > 0 and high > WIDE * low
+    # some room on both sides, also where all limits are one
+    room = max(0.03 * (high - low), 0.01 * abs(high), 1e-300)
+    bins = np.linspace(low - room, high + room, BINS + 1)
+    _stacked(ax, objective, fitted, verdict, np.geomspace(0.9 * low, 1.1 * high, BINS + 1) if wide else bins)
+    if wide:
+        ax.set_xscale("log")
+    ax.set(title="objectives", xlabel="objective $P$ of the limit", ylabel="initialisations")
+    return ax
+
+
+def _stacked(ax, values, fitted, verdict, bins) -> None:
     if fitted.any():
-        log_c = np.log10(np.maximum(certificate, 1.0))
-        span = (0.0, max(float(log_c[fitted].max()) * 1.05, 0.01))
         names = [v for v in VERDICT if np.any(fitted & (verdict == v))]
         ax.hist(
-            [log_c[fitted & (verdict == v)] for v in names], bins=40, range=span, stacked=True,
+            [values[fitted & (verdict == v)] for v in names], bins=bins, stacked=True,
             color=[VERDICT_COLOURS[v.name] for v in names], label=[f"{v.name} ({np.sum(verdict == v)})" for v in names],
         )  # fmt: skip
     else:
@@ -27,10 +58,8 @@ def certificate_histogram(ax, certificate, verdict):
     unfitted = int(np.sum(verdict == VERDICT.UNFITTED))
     if unfitted:
         ax.plot([], [], "s", color=VERDICT_COLOURS["UNFITTED"], label=f"UNFITTED ({unfitted}), not shown")
-    ax.set(title="certificates", xlabel="$\\log_{10} c$  (0: proved global)", ylabel="initialisations")
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False, fontsize=8)
-    return ax
 
 
 def sweep_figure(dataset, limits: list[dict]):
@@ -58,19 +87,26 @@ def phase_diagram(summary: dict):
     `summary`: `axes` (name -> values) and `cells` as `gflow report --json` prints them. One axis with more than one
     value: GLOBAL and fitted as curves; more: GLOBAL over the two longest, the other axes at their first value.
     """
-    axes = {name: values for name, values in summary["axes"].items() if len(values) > 1}
-    names = sorted(axes, key=lambda name: -len(axes[name]))[:2] or list(summary["axes"])[:1]
-    held = {name: values[0] for name, values in summary["axes"].items() if name not in names}
-    cells = [cell for cell in summary["cells"] if all(cell[k] == v for k, v in held.items())]
+    names, held, cells = shown_cells(summary)
     figure, (ax,) = panels(1)
     if len(names) == 1:
         _curves(ax, summary["axes"][names[0]], names[0], cells)
     else:
-        across, up = sorted(names, key=lambda name: name != "width")
+        across, up = names
         _map(figure, ax, (across, summary["axes"][across]), (up, summary["axes"][up]), cells)
     note = ", ".join(f"{AXIS_LABELS.get(k, k)} {v}" for k, v in held.items())
     ax.set_title("where initialisations end" + (f" ({note})" if note else ""), fontsize=10)
     return figure
+
+
+def shown_cells(summary: dict) -> tuple[list[str], dict, list[dict]]:
+    """What a phase diagram shows: the names of its one or two axes, the others and the value at which they are held,
+    and the cells there."""
+    axes = {name: values for name, values in summary["axes"].items() if len(values) > 1}
+    names = sorted(axes, key=lambda name: -len(axes[name]))[:2] or list(summary["axes"])[:1]
+    names.sort(key=lambda name: name != "width")
+    held = {name: values[0] for name, values in summary["axes"].items() if name not in names}
+    return names, held, [cell for cell in summary["cells"] if all(cell[k] == v for k, v in held.items())]
 
 
 def _curves(ax, values, name: str, cells: list[dict]) -> None:
@@ -105,7 +141,7 @@ def _map(figure, ax, across, up, cells: list[dict]) -> None:
             continue
         shown[at] = cell["global"]["fraction"]
         half = 0.5 * (cell["global"]["high"] - cell["global"]["low"])
-        colour = "white" if shown[at] < 0.6 else "black"
+        colour = "white" if shown[at] < 0.45 else "#111111"  # not black, which a page may invert
         if len(xs) * len(ys) <= 64:
             ax.text(at[1], at[0], f"{shown[at]:.2f}\n±{half:.2f}", ha="center", va="center", color=colour, fontsize=7)
     image = ax.imshow(shown, origin="lower", aspect="auto", cmap="viridis", vmin=0, vmax=1)
