@@ -81,7 +81,7 @@ def _recomputed(dataset, verdict, sample: int, seed: int) -> tuple[int, list[dic
         row = dataset.isel(where)
         which = where.get("data_seed", 0), where.get("loss", 0)
         if which not in known:
-            problem = _problem(row, json.loads(dataset.attrs["spec"]), which[1])
+            problem = problem_of(row, json.loads(dataset.attrs["spec"]), which[1])
             listed = faces(problem.X)
             known[which] = problem, listed, solve_optimum(problem, listed)
         what = _differs(row, *known[which])
@@ -90,7 +90,7 @@ def _recomputed(dataset, verdict, sample: int, seed: int) -> tuple[int, list[dic
     return len(chosen), wrong
 
 
-def _problem(row, spec: dict, loss: int) -> Problem:
+def problem_of(row, spec: dict, loss: int) -> Problem:
     """The problem of a row, whose loss has this place on its axis."""
     named = spec.get("loss", "logistic")
     loss_type = TRAINED[named[loss] if isinstance(named, list) else named]

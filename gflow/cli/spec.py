@@ -70,7 +70,7 @@ class Spec:
     def _read(self, seed, loss: str):
         v = self.values
         return read_problem(
-            _seeded(v["data"], seed), loss, v["bias"], v["standardize"], "float64", v["weight_decay"], v["activation"]
+            seeded(v["data"], seed), loss, v["bias"], v["standardize"], "float64", v["weight_decay"], v["activation"]
         )
 
 
@@ -147,7 +147,7 @@ def _check(spec: Spec) -> None:
         spec._read(seed, loss)
 
 
-def _seeded(data: str, seed: int | None) -> str:
+def seeded(data: str, seed: int | None) -> str:
     """The data set with this seed; seed None leaves it as it is."""
     if seed is None:
         return data

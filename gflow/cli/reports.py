@@ -1,0 +1,101 @@
+"""`gflow report STORE --out DIR`: the page of a sweep, with flows integrated again."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+from pathlib import Path
+
+from gflow.cli.commands import run_command, sweep_command
+from gflow.cli.inputs import InputError, check_file, check_folder, checked
+from gflow.cli.named import initial_law
+from gflow.cli.progress import say
+from gflow.cli.spec import AXES, DEFAULTS
+
+FLOWS = 4
+"""Most flows that are drawn unless another number is asked for."""
+
+
+def check_page(folder: Path, path: str) -> None:
+    """Refuse, before anything is computed, a folder into which no page can be written."""
+    from gflow import store
+
+    place = store.local(path)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; --out takes the folder of the page")
+    if place is not None and folder.resolve().is_relative_to(place.resolve()):
+        raise InputError(f"{folder} is in the store {path}; choose another --out")
+    if folder.is_dir():
+        check_file(folder / "index.html", (".html",))
+    else:
+        check_folder(folder)
+
+
+def write_page(dataset, summary: dict, path: str, folder: Path, count: int) -> Path:
+    """Write the page of this store, with at most `count` flows; the file that was written."""
+    from gflow.report.overview import overview
+    from gflow.report.page import render
+
+    values = _values(dataset)
+    limits = [{**limit, "command": run_command(values, limit, limit["example"])} for limit in summary["limits"]]
+    summary = {**summary, "limits": limits}
+    chosen = [limit for limit in limits if math.isfinite(limit["objective"])][:count]
+    command, toml = sweep_command(values, path)
+    text = render(
+        dataset,
+        summary,
+        values,
+        overview=overview(dataset, summary),
+        flows=_flows(dataset, chosen, values),
+        commands={"sweep": command, "toml": toml, "verify": shlex.join(["gflow", "verify", path])},
+    )
+    folder.mkdir(exist_ok=True)
+    page = folder / "index.html"
+    beside = folder / f".index.html.{os.getpid()}"
+    try:  # a page is whole or absent
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(page)
+    finally:
+        beside.unlink(missing_ok=True)
+    return page
+
+
+def _values(dataset) -> dict:
+    """What the sweep was asked for, as `read_spec` understands it."""
+    spec = checked(json.loads, str(dataset.attrs.get("spec")))
+    if not isinstance(spec, dict):
+        raise InputError("the store does not say what was swept: its attribute spec is no JSON object")
+    own = {"data": "unknown", "seed": dataset.attrs.get("seed", 0), "dtype": dataset.attrs.get("dtype", "float64")}
+    axes = {name: dataset[name].values.tolist() for name in dataset["verdict"].dims[:-1]}
+    return {**DEFAULTS, **own, **spec, **axes, "inits": dataset.sizes["init"]}
+
+
+def _flows(dataset, chosen: list[dict], values: dict) -> list[dict]:
+    """The figures of one flow for each of these limits."""
+    import gflow
+    from gflow.convex.optimum import solve_optimum
+    from gflow.report import flows
+    from gflow.verification import problem_of
+
+    drawn, known = [], {}
+    for k, limit in enumerate(chosen):
+        cell = {name: limit[name] for name in AXES if name in limit}
+        where = {name: values[name].index(value) for name, value in cell.items()}
+        there = ", ".join([f"{name} {value}" for name, value in cell.items()] + [f"--index {limit['example']}"])
+        compiles = "" if k else " (compilation takes half a minute)"
+        say(f"integrating flow {k + 1} of {len(chosen)}: {there}{compiles}")
+        which = where.get("data_seed", 0), where.get("loss", 0)
+        if which not in known:
+            problem = checked(problem_of, dataset.isel(where), values, which[1])
+            listed = gflow.faces(problem.X)
+            if not listed.complete:
+                say("too many masks to enumerate: bounding P* takes up to a minute")
+            known[which] = problem, listed, solve_optimum(problem, listed)
+        problem, *solved = known[which]
+        one = {**values, **cell}
+        law = initial_law(one["law"], one["scale"])
+        ended = checked(flows.integrated, problem, law, one["width"], (one["seed"], limit["example"]), *solved)
+        drawn.append({**limit, "figures": flows.figures(ended, f"flow{k}"), "found": ended})
+    return drawn
