@@ -1,7 +1,11 @@
-"""The figures of docs/assets, `python docs/figures.py` (two minutes on 2 cores): the geometry of the dual, on flows."""
+"""The figures of docs/assets, drawn from flows: `python docs/figures.py [NAME ...]`, all of them in five minutes.
+
+(decay_path.png comes from `python benchmarks/bench_models.py decay_path`.)
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import jax
@@ -88,6 +92,123 @@ def along_a_flow() -> None:
     save(figure, "along_a_flow")
 
 
+def sphere() -> None:
+    """Neurons of a limit among the great circles of the data, d = 3."""
+    data = datasets.gaussian(n=8, d=3, seed=1)
+    _, _, limit = flow_of(data.X, data.y, 30)
+    figure = plt.figure(figsize=(6, 4.6), layout="constrained")
+    ax = figure.add_subplot(projection="3d")
+    plots.neurons_on_sphere(ax, data.X, data.y, limit.network.W1, limit.network.w2, "neurons of the limit, d = 3")
+    save(figure, "sphere")
+
+
+def two_clocks() -> None:
+    """Margins, certificate, KKT residual and balance of one flow: above against s, below against log t."""
+    data = datasets.orthogonal_separable(n=20, d=2)
+    problem, flow, _ = flow_of(data.X, data.y, 50)
+    along = gflow.along(problem, flow)
+    figure, axes = plt.subplots(2, 4, figsize=(18, 7.5), layout="constrained")
+    for row, time, label in ((0, flow.s, plots.S_LABEL), (1, plots.log10_t(flow.log_t), plots.T_LABEL)):
+        plots.margins(axes[row, 0], time, flow.margins, label)
+        plots.certificates(axes[row, 1], time, along.certificate, label)
+        plots.residuals(axes[row, 2], time, along.kkt_residual, along.slackness, label)
+        plots.balance_drift(axes[row, 3], time, along.balance_drift, label)
+    save(figure, "two_clocks")
+
+
+def early_phase(level: float = 0.05) -> None:
+    """Directions align after a time that does not depend on a small scale; the loss leaves after one that does."""
+    data = datasets.gaussian(n=10, d=5)
+    problem = gflow.Problem(data.X, data.y)
+    scales, aligned, departed = (1e-1, 1e-2, 1e-4, 1e-6, 1e-8, 1e-12, 1e-16), [], []
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for scale in scales:
+        network = gflow.Gaussian(scale)(gflow.key_of(0, 0), problem, 50)
+        flow = gflow.solve_flow(problem, network, until_s=EARLY, saves=1200)
+        away = np.asarray(gflow.along(problem, flow).misalignment)
+        aligned.append(float(flow.s[np.argmax(away <= level)]) if np.any(away <= level) else np.nan)
+        departed.append(float(flow.s[np.argmax(np.asarray(flow.loss) < 0.99 * float(flow.loss[0]))]))
+        if scale in (1e-1, 1e-4, 1e-8):
+            colour = dict(zip((1e-1, 1e-4, 1e-8), OKABE_ITO, strict=False))[scale]
+            plots.misalignment(axes[0], flow.s, away, f"scale {scale:.0e}", colour)
+    plots.early_alignment(axes[1], scales, aligned, departed, level)
+    save(figure, "early_phase")
+
+
+def optimisers() -> None:
+    """P/P* - 1 against the smallest margin: the flow, its exact limit, SGD, Adam and normalised SGD."""
+    import optax
+
+    data = datasets.gaussian(n=10, d=5)
+    problem, flow, limit = flow_of(data.X, data.y, 50, 1e-2)
+    optimum = gflow.solve_max_margin(problem).primal
+    start = flow.network.at(0)
+    runs = {
+        "flow": flow,
+        "SGD, rate 0.1": gflow.descend(problem, start, optax.sgd(0.1), 100_000, saves=300),
+        "Adam, rate 1e-3": gflow.descend(problem, start, optax.adam(1e-3), 100_000, saves=300),
+        "normalised SGD, rate 0.01": gflow.descend(problem, start, optax.sgd(0.01), 20_000, saves=300, normalised=True),
+    }
+    curves = {
+        name: (run.margins.min(axis=1), jax.vmap(problem.objective)(run.network) / optimum)
+        for name, run in runs.items()
+    }
+    figure, ax = plt.subplots(figsize=(6, 4.2), layout="constrained")
+    plots.optimizers(ax, curves)
+    ax.axhline(limit.objective / optimum - 1, color=plots.NEUTRAL, lw=0.8, ls=":")
+    ax.set(xlim=(1e-3, 1e6), title="flow and optimisers (dotted: limit of the flow)")
+    save(figure, "optimisers")
+
+
+def animation() -> None:
+    """Neurons on the circle, the dual constraint beside them, over one flow."""
+    data = datasets.orthogonal_separable(n=6)
+    problem, flow, _ = flow_of(data.X, data.y, 30)
+    B = np.asarray(gflow.convex.oracle.dual_maxima(problem.X, flow.lam, gflow.faces(data.X)).upper)
+    film = plots.circle_and_dual(data.X, data.y, flow.s, flow.network.W1, flow.network.w2, flow.lam, 1 / B)
+    film.save(ASSETS / "flow.gif", writer="pillow", dpi=70)
+    print("wrote flow.gif")
+
+
+def sweeps() -> None:
+    """Objectives and certificates of a sweep with many limits."""
+    import tempfile
+
+    from gflow import store
+    from gflow.cli.main import main
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, arguments in (
+            ("many_limits", ["gaussian:n=10,d=5,seed=0", "--width", "20", "--inits", "1000"]),
+            (
+                "phase_diagram",
+                ["orthogonal-separable:n=20,d=2", "--width", "2,3,5,8", "--data-seed", "0..4", "--inits", "64"],
+            ),
+        ):
+            assert main(["sweep", *arguments, "--out", f"{folder}/{name}.zarr"]) == 0
+            dataset = store.open_store(f"{folder}/{name}.zarr")
+            summary = gflow.sweep_summary(dataset)
+            if summary["axes"]:
+                figure = plots.phase_diagram(summary)
+            else:
+                figure, axes = plots.panels(2)
+                verdict = dataset["verdict"].values
+                plots.objective_histogram(axes[0], dataset["objective"].values, verdict)
+                plots.certificate_histogram(axes[1], dataset["certificate"].values, verdict)
+            save(figure, name)
+
+
+EARLY = 40.0
+"""Clock s at which the early phase is over for every scale drawn."""
+
+FIGURES = (
+    dual_circle, ellipsoids, along_a_flow, sphere, two_clocks, early_phase, optimisers, animation, sweeps,
+)  # fmt: skip
+
 if __name__ == "__main__":
-    for draw in (dual_circle, ellipsoids, along_a_flow):
-        draw()
+    names = {draw.__name__: draw for draw in FIGURES}
+    unknown = [name for name in sys.argv[1:] if name not in names]
+    if unknown:
+        sys.exit(f"no figure {', '.join(unknown)}; the figures are {', '.join(names)}")
+    for name in sys.argv[1:] or names:
+        names[name]()
