@@ -138,7 +138,7 @@ def orthogonal(report: Report, seeds: int = 2, inits: int = 16) -> None:
 
 def gaussian(report: Report, d: int = 5, seeds: int = 10, inits: int = 16) -> None:
     """Fraction of fitted flows that end at a limit that is not global, against n/d; 95 % Wilson intervals."""
-    for n in (3, 5, 10, 20):
+    for n in (3, 5, 8, 10, 15, 20):
         start, worse, fitted, open_, ratio = time.perf_counter(), 0, 0, 0, []
         for seed in range(seeds):
             data = datasets.gaussian(n=n, d=d, seed=seed)
