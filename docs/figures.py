@@ -127,7 +127,8 @@ def early_phase(level: float = 0.05) -> None:
         flow = gflow.solve_flow(problem, network, until_s=EARLY, saves=1200)
         away = np.asarray(gflow.along(problem, flow).misalignment)
         aligned.append(float(flow.s[np.argmax(away <= level)]) if np.any(away <= level) else np.nan)
-        departed.append(float(flow.s[np.argmax(np.asarray(flow.loss) < 0.99 * float(flow.loss[0]))]))
+        left = np.asarray(flow.loss) < 0.99 * float(flow.loss[0])
+        departed.append(float(flow.s[np.argmax(left)]) if np.any(left) else np.nan)
         if scale in (1e-1, 1e-4, 1e-8):
             colour = dict(zip((1e-1, 1e-4, 1e-8), OKABE_ITO, strict=False))[scale]
             plots.misalignment(axes[0], flow.s, away, f"scale {scale:.0e}", colour)
@@ -198,7 +199,7 @@ def sweeps() -> None:
             save(figure, name)
 
 
-EARLY = 40.0
+EARLY = 55.0
 """Clock s at which the early phase is over for every scale drawn."""
 
 FIGURES = (
