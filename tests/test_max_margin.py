@@ -176,3 +176,30 @@ def test_a_limit_in_thirty_dimensions_is_exact_and_global():
     certificate = gflow.certify(problem, limit)
     assert limit.polished and limit.objective < 0.95 * float(problem.objective(network)) and not certificate.exact
     assert certificate.verdict == gflow.VERDICT.GLOBAL
+
+
+def test_steep_constraints_are_told_apart():
+    """Two rows 1e-9 apart in angle: columns at their borders differ by 1e-9, and values there by 1e-9 sum alpha."""
+    from gflow.convex.candidates import equal
+
+    angle = np.array([0.3, 0.3 + 1e-9, 0.3 + 2e-16])
+    U = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    np.testing.assert_array_equal(equal(U, U), [[True, False, True], [False, True, False], [True, False, True]])
+
+
+def test_masses_are_repaired():
+    """Margins of the support vectors are 1 up to rounding, whatever HiGHS's tolerance left."""
+    from gflow.convex.master import Master, Solution
+
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((8, 3)), np.sign(rng.standard_normal(8))
+    master = Master(X, y, 1e6)
+    U = rng.standard_normal((200, 3))
+    U /= np.linalg.norm(U, axis=1, keepdims=True)
+    master.add(np.vstack([U, U]), np.repeat([1.0, -1.0], len(U)))
+    solved = master.solve()
+    assert solved is not None and solved.slack == 0
+    short = Solution(solved.mass * (1 - 1e-7), solved.alpha, 0.0)
+    entries = y[:, None] * np.maximum(X @ master.U.T, 0.0) * master.sign
+    assert np.min(entries @ short.mass) < 1 - 5e-8
+    assert np.min(entries @ master.repaired(short)) > 1 - 1e-12

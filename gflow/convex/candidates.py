@@ -13,6 +13,9 @@ from gflow.convex.faces import Faces
 from gflow.convex.leaky import multipliers, rows
 from gflow.convex.polish import LOOSE, Tight
 
+SAME = 1e-15
+"""Entries of unit vectors that differ by no more are equal."""
+
 ASCENTS = 40
 """Ascents that slide start from so many of the newest columns and from as many other directions, with both signs."""
 
@@ -48,8 +51,20 @@ def slid(X, lam, U, level: float, lower: float = 0.0) -> Tight:
     return best_ascended(rows(X, lower), multipliers(lam, lower), values, np.stack([u for _, u in ends]), level)
 
 
+def equal(U: np.ndarray, V: np.ndarray) -> np.ndarray:
+    """Which unit vectors U (K, d) and V (L, d) are the same up to rounding, (K, L).
+
+    Not by their cosine: that is 1 to the last bit up to an angle of 1e-8, over which a steep dual constraint (sum alpha
+    = 1e5 and more) changes by 1e-3.
+    """
+    same = U @ V.T >= 1 - 1e-13
+    k, l = np.nonzero(same)  # noqa: E741
+    same[k, l] = np.max(np.abs(U[k] - V[l]), axis=1) <= SAME if len(k) else False
+    return same
+
+
 def _distinct(X: np.ndarray, lam: np.ndarray, U: np.ndarray, value: np.ndarray) -> Tight:
     """Without repetitions, at most 4n."""
-    earlier = np.tril(U @ U.T >= 1 - 1e-14, -1).any(axis=1)
+    earlier = np.tril(equal(U, U), -1).any(axis=1)
     U, value = U[~earlier][: 4 * len(X)], value[~earlier][: 4 * len(X)]
     return Tight(U, np.sign(np.maximum(U @ X.T, 0.0) @ lam), value)

@@ -16,7 +16,7 @@ import numpy as np
 
 from gflow._types import REDUCED, RESULTS, result_of_gap
 from gflow.convex.arrangements import unit_rows
-from gflow.convex.candidates import best_ascended, best_directions, slid
+from gflow.convex.candidates import best_ascended, best_directions, equal, slid
 from gflow.convex.faces import Faces, faces
 from gflow.convex.leaky import activated, multipliers, opposite, rows
 from gflow.convex.master import Master, Solution
@@ -135,7 +135,8 @@ class State:
         return 1 - self.dual / self.primal if np.isfinite(self.primal) else np.inf
 
 
-class ColumnGeneration(eqx.Module):
+@dataclasses.dataclass(frozen=True)
+class ColumnGeneration:
     """The method: `rtol` relative gap at which it ends, `polish` the gap from which Newton's method is tried."""
 
     rtol: float = 1e-9
@@ -166,7 +167,7 @@ class ColumnGeneration(eqx.Module):
             state.stalled = True
             return
         if solved.slack <= 1e-9 * max(1.0, solved.mass.sum()):
-            self._network(state, master.U.T, master.sign * solved.mass)
+            self._network(state, master.U.T, master.sign * master.repaired(solved))
         state.weight, added = solved.alpha, 0
         upper, tight = self._price(state, solved.alpha)
         # without all faces the proved gap says little: how far the multipliers violate what was found does
@@ -235,7 +236,7 @@ class ColumnGeneration(eqx.Module):
         """The dual bound of these multipliers is kept if it is the best; also the tight and violated directions."""
         problem, total = state.problem, alpha.sum()
         p = alpha / total if total > 0 else np.full(len(alpha), 1 / len(alpha))
-        lam, level = multipliers(jnp.asarray(p) * problem.y, state.lower), 1 / max(total, 1e-300)
+        lam, level = multipliers(p * np.asarray(problem.y), state.lower), 1 / max(total, 1e-300)
         X = rows(problem.X, state.lower)
         if state.known.complete:
             values, over = price(X, lam, *state.faces)
@@ -277,7 +278,7 @@ class ColumnGeneration(eqx.Module):
         violated = tight.value > 1 + 1e-12
         U, sign = tight.U[violated], tight.sign[violated]
         if len(U):
-            known = np.any((U @ master.U.T >= 1 - 1e-15) & (sign[:, None] == master.sign), axis=1)
+            known = np.any(equal(U, master.U) & (sign[:, None] == master.sign), axis=1)
             U, sign = U[~known], sign[~known]
         if len(U):
             master.add(U, sign)

@@ -15,7 +15,7 @@ import numpy as np
 
 from gflow._types import REDUCED, RESULTS, result_of_gap
 from gflow.convex.arrangements import unit_rows
-from gflow.convex.candidates import best_ascended, best_directions, slid
+from gflow.convex.candidates import best_ascended, best_directions, equal, slid
 from gflow.convex.faces import Faces, faces
 from gflow.convex.master import Interpolation
 from gflow.convex.newton import Patterns, complement
@@ -208,7 +208,7 @@ class _Interpolating:
         violated = tight.value > 1 + 1e-12
         U, sign = tight.U[violated], tight.sign[violated]
         if len(U):
-            known = np.any((U @ self.master.U.T >= 1 - 1e-15) & (sign[:, None] == self.master.sign), axis=1)
+            known = np.any(equal(U, self.master.U) & (sign[:, None] == self.master.sign), axis=1)
             U, sign = U[~known], sign[~known]
         if len(U):
             self.master.add(U, sign)

@@ -19,8 +19,8 @@ from gflow.convex.threads import one_thread
 ITERATIONS = 30
 RELATIVE = 1e-15
 
-CLOSE = 1e-9
-"""Largest residual of a solution."""
+CLOSE = 1e-6
+"""Largest residual of a solution: where multipliers are large or not unique rounding leaves no less than 1e-8."""
 
 LONGEST = 1.0
 """Longest step, relative to the largest multiplier and the largest mass."""
@@ -121,21 +121,27 @@ def _solve(blocks: list[np.ndarray], mass: np.ndarray, alpha: np.ndarray) -> tup
     """
     if len(blocks) == 0 or len(alpha) == 0:
         return None
-    squares, before = [B @ B.T for B in blocks], np.inf
+    B = np.concatenate(blocks, axis=1)  # every block's columns, side by side
+    widths = np.array([block.shape[1] for block in blocks])
+    if widths.min() == 0:
+        return None
+    first, best, before = np.concatenate([[0], np.cumsum(widths)[:-1]]), None, np.inf
     for _ in range(ITERATIONS):
-        g = [B.T @ alpha for B in blocks]
-        size = np.array([np.linalg.norm(v) for v in g])
+        g = alpha @ B
+        size = np.sqrt(np.add.reduceat(g * g, first))
         if not (np.all(np.isfinite(size)) and size.min() > 0):
             return None
-        G = np.stack([B @ (v / r) for B, v, r in zip(blocks, g, size, strict=True)], axis=1)
+        G = np.add.reduceat(B * (g / np.repeat(size, widths)), first, axis=1)
         residual = np.concatenate([G @ mass - 1.0, size - 1.0])
         left = np.max(np.abs(residual))
-        if left <= RELATIVE or (left <= CLOSE and left >= 0.5 * before):  # as exact as rounding lets it be
+        if left <= RELATIVE:
             return mass, alpha
-        before = left
+        if left <= CLOSE and left >= 0.5 * before:  # as exact as rounding lets it be
+            return best if left > before else (mass, alpha)
+        best, before = (mass, alpha), left
         weight = mass / size
         J = np.zeros((len(residual), len(residual)))
-        J[: len(alpha), : len(alpha)] = sum(w * S for w, S in zip(weight, squares, strict=True)) - (G * weight) @ G.T
+        J[: len(alpha), : len(alpha)] = (B * np.repeat(weight, widths)) @ B.T - (G * weight) @ G.T
         J[: len(alpha), len(alpha) :], J[len(alpha) :, : len(alpha)] = G, G.T
         unit = np.concatenate([np.full(len(alpha), np.max(np.abs(alpha))), np.full(len(mass), np.max(np.abs(mass)))])
         unit = np.where(unit > 0, unit, 1.0)
