@@ -57,10 +57,8 @@ def newton(
     if prune:
         live &= np.any(start.V != 0, axis=0)
     mass, alpha = np.linalg.norm(start.V, axis=0), start.alpha
-    blocks = [
-        (y * s * D)[:, None] * (X @ complement(X[slide]))
-        for s, D, slide in zip(patterns.sign, slopes.T, patterns.sliding.T, strict=True)
-    ]
+    bases = [complement(X[slide]) for slide in patterns.sliding.T]
+    blocks = [(y * s * D)[:, None] * (X @ Q) for s, D, Q in zip(patterns.sign, slopes.T, bases, strict=True)]
     for _ in range(2 * (len(y) + len(live))):
         found = _solve([blocks[k][support] for k in np.flatnonzero(live)], mass[live], alpha[support])
         if found is None:
@@ -69,18 +67,15 @@ def newton(
         mass[live], alpha[support] = found
         V = np.zeros(start.V.shape)
         for k in np.flatnonzero(live):
-            Q = complement(X[patterns.sliding[:, k]])
             g = blocks[k].T @ alpha
-            V[:, k] = Q @ (mass[k] * g / np.linalg.norm(g))
+            V[:, k] = bases[k] @ (mass[k] * g / np.linalg.norm(g))
         margins = y * np.sum(patterns.sign * slopes * (X @ V), axis=1)
         negative = support & (alpha < -1e-12 * max(alpha.max(), 1e-300))
         violated = ~support & (margins < 1 - 1e-11)
         gone = live & (mass < -1e-12 * max(mass.max(), 1e-300))
         if not negative.any() and not violated.any() and not gone.any():
             live &= mass > 0
-            return (
-                KKTPoint(_feasible(V * live, patterns, slopes, X, y, support), alpha) if prune or live.all() else None
-            )
+            return KKTPoint(_feasible(V * live, blocks, bases, support), alpha) if prune or live.all() else None
         if gone.any():
             if not prune:
                 return None
@@ -96,21 +91,17 @@ def slopes_of(mask: np.ndarray, lower: float) -> np.ndarray:
     return mask if lower == 0 else np.where(mask, 1.0, lower)
 
 
-def _feasible(V, patterns: Patterns, slopes, X, y, support) -> np.ndarray:
+def _feasible(V, blocks, bases, support) -> np.ndarray:
     """V with the least change after which the support vectors have margin 1, up to rounding of 1 and not of alpha."""
     from scipy.linalg import lstsq
 
     live = np.flatnonzero(V.any(axis=0))
-    bases = [complement(X[patterns.sliding[:, k]]) for k in live]
-    blocks = [
-        (y * patterns.sign[k] * slopes[:, k])[support, None] * (X[support] @ Q)
-        for k, Q in zip(live, bases, strict=True)
-    ]
-    missing = 1.0 - (y * np.sum(patterns.sign * slopes * (X @ V), axis=1))[support]
-    step, *_ = lstsq(np.concatenate(blocks, axis=1), missing, lapack_driver="gelsy", check_finite=False)  # pyright: ignore
-    V = V.copy()
-    for k, Q, z in zip(live, bases, np.split(step, np.cumsum([Q.shape[1] for Q in bases])[:-1]), strict=True):
-        V[:, k] += Q @ z
+    B = np.concatenate([blocks[k][support] for k in live], axis=1)
+    missing = 1.0 - B @ np.concatenate([bases[k].T @ V[:, k] for k in live])
+    step, *_ = lstsq(B, missing, lapack_driver="gelsy", check_finite=False)  # pyright: ignore
+    V, ends = V.copy(), np.cumsum([bases[k].shape[1] for k in live])
+    for k, z in zip(live, np.split(step, ends[:-1]), strict=True):
+        V[:, k] += bases[k] @ z
     return V
 
 
