@@ -1,0 +1,145 @@
+"""How cost and memory grow: `python benchmarks/speed_scaling.py [size] [memory] [lanes] [devices]`.
+
+A step of a lane against the floor n d m: every size is doubled four times; exponents are fitted to the last three
+doublings. Memory is what the compiled call of `advance` needs, from the compiler, per lane. Flows per second over the
+number of lanes and of host devices are those of lanes alone, and of `gflow.sweep`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+from harness import Report, seconds
+
+jax.config.update("jax_enable_x64", True)
+
+import diffrax
+import jax.numpy as jnp
+
+import gflow
+from gflow import datasets
+from gflow.flow.lanes import advance, start
+
+BASE = {"n": 20, "d": 5, "m": 25}
+DOUBLINGS = 4
+LANES = 64
+
+
+def batch(n: int, d: int, m: int, lanes: int):
+    """A stepper and its lanes, first weights of scale 1e-2."""
+    data = datasets.gaussian(n, d)
+    problem = gflow.Problem(data.X, data.y)
+    law = gflow.Gaussian(1e-2)
+    networks = jax.vmap(lambda i: law(gflow.key_of(0, i), problem, m))(jnp.arange(lanes))
+    stepper = gflow.Stepper(problem, controller=diffrax.PIDController(rtol=1e-3, atol=1e-3))
+    return stepper, start(stepper, networks)
+
+
+def step_cost(n: int, d: int, m: int, lanes: int = LANES, count: int = 64, repeats: int = 3) -> dict:
+    """Microseconds per attempted step and lane, from the first step on."""
+    stepper, first = batch(n, d, m, lanes)
+    made = int(jnp.sum(advance(stepper, first, jnp.asarray(count)).steps))
+    timed = seconds(lambda: advance(stepper, first, jnp.asarray(count)).steps, repeats)
+    return {
+        "n": n, "d": d, "m": m, "us_per_step": timed["median_s"] / made * 1e6,
+        "spread_us": [timed["min_s"] / made * 1e6, timed["max_s"] / made * 1e6],
+    }  # fmt: skip
+
+
+def memory(n: int, d: int, m: int, lanes: int = LANES) -> dict:
+    """What one lane occupies while it is stepped, in arrays of n x m."""
+    stepper, first = batch(n, d, m, lanes)
+    used = advance.lower(stepper, first, jnp.asarray(1)).compile().compiled.memory_analysis()
+    total = used.temp_size_in_bytes + used.argument_size_in_bytes + used.output_size_in_bytes
+    return {"n": n, "d": d, "m": m, "arrays_of_n_m": total / lanes / (n * m * stepper.problem.X.dtype.itemsize)}
+
+
+def exponent(sizes, cost) -> float:
+    """Slope of log cost over log size, of the last three doublings."""
+    return float(np.polyfit(np.log(sizes[-4:]), np.log(cost[-4:]), 1)[0])
+
+
+def size(report: Report, base: dict = BASE, doublings: int = DOUBLINGS, **options) -> None:
+    """n, d and m doubled one at a time, and all together with n d m up to 1e5 and beyond."""
+    for axis in base:
+        rows = [step_cost(**base | {axis: base[axis] * 2**k}, **options) for k in range(doublings + 1)]
+        found = exponent([row[axis] for row in rows], [row["us_per_step"] for row in rows])
+        report.line(
+            f"a step of a lane as {axis} is doubled, gaussian data", target=f"~ {axis}^1 where n d m >= 1e5",
+            measured=found, met=found <= 1.0, us_per_step=[row["us_per_step"] for row in rows], rows=rows,
+        )  # fmt: skip
+    rows = [step_cost(base["n"] * 2**k, base["d"] * 2**k, base["m"] * 2**k, **options) for k in range(1, 4)]
+    floor = [row["n"] * row["d"] * row["m"] for row in rows]
+    found = exponent(floor, [row["us_per_step"] for row in rows])
+    report.line(
+        "a step of a lane as n, d and m are doubled together", target="~ (n d m)^1", measured=found, met=found <= 1.0,
+        n_d_m=floor, us_per_step=[row["us_per_step"] for row in rows], rows=rows,
+    )  # fmt: skip
+
+
+def memories(report: Report, shapes=((20, 2, 50), (10, 5, 50), (80, 10, 100), (200, 50, 200)), **options) -> None:
+    """Bytes per lane of a few shapes."""
+    for n, d, m in shapes:
+        found = memory(n, d, m, **options)["arrays_of_n_m"]
+        report.line(
+            f"memory of a lane, ({n},{d}), m = {m}", target="< 40 arrays of n x m", measured=found, met=found < 40,
+        )  # fmt: skip
+
+
+def lanes(report: Report, counts=(256, 1024, 4096, 16_384, 102_400), steps: int = 16) -> None:
+    """Steps per second as lanes are added, gaussian (10,5), m = 50."""
+    for count in counts:
+        stepper, first = batch(10, 5, 50, count)
+        timed = seconds(lambda: advance(stepper, first, jnp.asarray(steps)).steps, 3)  # noqa: B023
+        report.line(
+            f"{count} lanes, gaussian (10,5), m = 50", measured=count * steps / timed["median_s"], unit="steps/s",
+            us_per_step=timed["median_s"] / count / steps * 1e6, **timed,
+        )  # fmt: skip
+
+
+ALONE = """
+import json, sys, time, jax
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]) + 1)
+import gflow
+from gflow import datasets
+data = datasets.gaussian(10, 5)
+problem, inits = gflow.Problem(data.X, data.y), int(sys.argv[2])
+out = {}
+for run in ("with_compilation_s", "seconds"):
+    start = time.perf_counter()
+    rows = gflow.Records.joined(gflow.sweep(problem, gflow.Gaussian(1e-3), 50, inits))
+    out[run] = time.perf_counter() - start
+print(json.dumps(out | {"sum_of_objectives": float(rows.objective[rows.polished].sum())}))
+"""
+
+
+def devices(report: Report, counts=(1, 2, 4, 8), inits: int = 2000) -> None:
+    """`gflow.sweep` over forced host devices: a process each, and the same objectives to the last bit."""
+    found = {}
+    for count in counts:
+        begin = time.perf_counter()
+        run = subprocess.run(
+            [sys.executable, "-c", ALONE, str(count), str(inits)], capture_output=True, text=True, check=True,
+            env=os.environ,
+        )  # fmt: skip
+        found[count] = json.loads(run.stdout.splitlines()[-1])
+        report.line(
+            f"{count} host devices, sweep of {inits}, gaussian (10,5), m = 50, {os.cpu_count()} cores",
+            measured=inits / found[count]["seconds"], unit="certified flows/s", whole_s=time.perf_counter() - begin,
+            **found[count],
+        )  # fmt: skip
+    sums = {row["sum_of_objectives"] for row in found.values()}
+    report.line("the same objectives on every number of devices", target=1, measured=len(sums), met=len(sums) == 1)
+
+
+PARTS = {"size": size, "memory": memories, "lanes": lanes, "devices": devices}
+
+if __name__ == "__main__":
+    chosen = Report("speed_scaling", keep=True)
+    for part in sys.argv[1:] or PARTS:
+        PARTS[part](chosen)
