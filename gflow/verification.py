@@ -1,6 +1,6 @@
 """verify(path): is a store whole, and do certificates recomputed from its weights say what it says?
 
-Nothing of the sweep is used but the arrays in the store. Source: theory, "Certificate of a limit".
+Nothing of the sweep is used but the arrays in the store. Source: docs/mathematics.md, "The certificate".
 """
 
 from __future__ import annotations

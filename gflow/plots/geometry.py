@@ -1,6 +1,7 @@
-"""The theory seen: the dual constraint around the circle, the rectified ellipsoid, alignment, kinks along a flow.
+"""The geometry of flows: the dual constraint around the circle, the rectified ellipsoid, alignment, kinks along a flow.
 
-Source: arXiv 2110.06488, section 4; Ergen & Pilanci, arXiv 2002.11219, section 2; theory, "Geometry".
+Source: arXiv 2110.06488, section 4; Ergen & Pilanci, arXiv 2002.11219, section 2; docs/mathematics.md, "Rectified
+ellipsoid and extreme points".
 """
 
 from __future__ import annotations
