@@ -93,9 +93,14 @@ def _recomputed(dataset, verdict, sample: int, seed: int) -> tuple[int, list[dic
 def problem_of(row, spec: dict, loss: int) -> Problem:
     """The problem of a row, whose loss has this place on its axis."""
     named = spec.get("loss", "logistic")
-    loss_type = TRAINED[named[loss] if isinstance(named, list) else named]
+    name = named[loss] if isinstance(named, list) else named
+    if name not in TRAINED:
+        raise ValueError(
+            f"the store says loss {name!r}, and this gflow knows {', '.join(TRAINED)}: read it with the version that "
+            "wrote it (report without --out needs no loss)"
+        )
     activation = activation_named(spec.get("activation", "relu"))
-    return Problem(row["X"].values, row["y"].values, loss_type(), activation, spec.get("weight_decay", 0.0))
+    return Problem(row["X"].values, row["y"].values, TRAINED[name](), activation, spec.get("weight_decay", 0.0))
 
 
 def _differs(row, problem: Problem, listed, optimum) -> dict | None:
