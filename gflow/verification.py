@@ -20,7 +20,7 @@ from gflow.limit import limit_of_network
 from gflow.losses import TRAINED
 from gflow.network import TwoLayer
 from gflow.problem import Problem
-from gflow.store import LONG_NAMES, PENDING, fingerprint, open_store, place_of, rows_of
+from gflow.store import LONG_NAMES, PENDING, fingerprint, open_store, place_of, rows_of, stored
 
 AGREE = 1e-6
 """Recomputed objectives and certificates may differ by this, relatively."""
@@ -54,7 +54,8 @@ def _damaged(path) -> list[str]:
     import zarr
 
     group, bad = zarr.open_group(place_of(path), mode="r"), []
-    for name in ("X", "y", *LONG_NAMES):
+    *axes, _ = group["verdict"].metadata.dimension_names  # pyright: ignore
+    for name in ("X", "y", *(stored(name, axes) for name in LONG_NAMES)):
         array: zarr.Array = group[name]  # pyright: ignore[reportAssignmentType]
         counts = [range(-(-size // chunk)) for size, chunk in zip(array.shape, array.chunks, strict=True)]
         for which in itertools.product(*counts):

@@ -163,6 +163,19 @@ def grid(tmp_path_factory, records):
 
 
 @NAMED
+def test_a_grid_over_losses_keeps_the_loss_of_its_limits(tmp_path, records):
+    path, axes = tmp_path / "losses.zarr", {"loss": ["logistic", "exponential"]}
+    store.create(path, cases.A_X, cases.A_y, {"data": "case A", **axes}, inits=10, width=6, axes=axes, attributes={})
+    found = dataclasses.replace(records, loss=np.arange(10.0))
+    store.append(path, found, {"loss": 1})
+    rows = store.open_store(path)
+    assert rows["loss"].values.tolist() == axes["loss"]
+    np.testing.assert_array_equal(rows["loss_of_limit"].sel(loss="exponential"), np.arange(10.0))
+    status, out, err = report(path, "--json")
+    assert status == 0 and [cell["loss"] for cell in json.loads(out)["cells"]] == axes["loss"], err
+
+
+@NAMED
 def test_a_grid_has_its_cells_and_its_diagram(grid):
     text, summary = grid[0].read_text(encoding="utf-8"), grid[1]
     reader = Reader(text)
