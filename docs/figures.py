@@ -1,4 +1,4 @@
-"""The figures of docs/assets: `python docs/figures.py [NAME ...]`, all of them in some ten minutes.
+"""The figures of docs/assets: `python docs/figures.py [NAME ...]`, all of them in a quarter of an hour.
 
 They are drawn from flows and programs that are solved here, not_global from benchmarks/results/bench_paper.jsonl.
 """
@@ -202,10 +202,10 @@ def many_limits() -> None:
 
 
 def phase_diagram() -> None:
-    """How often flows end at the optimum, over the width and the scale of the first weights."""
+    """How often a flow is proved to end at the optimum, over the width and the scale of the first weights."""
     grid = ("--width", "2,3,5,8,12", "--scale", "1e-3,1,10", "--inits", "64")
     figure = plots.phase_diagram(gflow.sweep_summary(swept("orthogonal-separable:n=20,d=2,seed=0", *grid)))
-    figure.axes[0].set_title("orthogonally separable (20,2): how often the limit is the optimum", fontsize=10)
+    figure.axes[0].set_title("orthogonally separable (20,2), 64 starts a cell", fontsize=10)
     save(figure, "phase_diagram")
 
 
