@@ -3,12 +3,11 @@
 Parts: case_d (squared loss, closed form), cvxpy (penalised optima against CVXPY on 100 random problems), least_norm
 (gaps of the least-norm program), optimizers (flow, SGD, momentum, normalised SGD and Adam on one data set), speed
 (`descend` against a hand-written optax loop), vector (K outputs: one output against the scalar code, orthogonally
-separable classes), decay_path (a figure), real (flow and Adam on real data, two and three classes).
+separable classes), decay_path (optima as it goes to 0), real (flow and Adam on real data, two and three classes).
 """
 
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -174,31 +173,21 @@ def vector(report: Report, seeds: int = 20) -> None:
 
 
 def decay_path(report: Report) -> None:
-    """Penalised optima as the weight decay goes to 0: their normalised margin against the largest one."""
-    import matplotlib
+    """Penalised optima as the weight decay goes to 0: their normalised margin against the largest one.
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    from gflow import plots
-
+    `python docs/figures.py decay_path` draws it.
+    """
     sets = {"orthogonally separable (20,2)": datasets.orthogonal_separable(), "gaussian (10,5)": datasets.gaussian()}
-    figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-    for (name, data), colour in zip(sets.items(), (plots.PLUS, plots.MINUS), strict=True):
+    for name, data in sets.items():
         problem, known = gflow.Problem(data.X, data.y), gflow.faces(data.X)
         best = gflow.solve_max_margin(problem, known)
-        betas = 10.0 ** -np.arange(0, 13)
-        solved = [gflow.solve_penalized(problem, float(beta), known) for beta in betas]
+        solved = [gflow.solve_penalized(problem, float(beta), known) for beta in 10.0 ** -np.arange(0, 13)]
         margins = [float(problem.normalised_margin(s.network)) for s in solved]
         distance = 1 - np.array(margins) * 2 * best.primal
-        plots.decay_path(ax, betas, margins, 1 / (2 * best.primal), name, colour)
         report.line(
             f"path beta -> 0, logistic loss, {name}: 1 - margin / largest margin at 1e-2, 1e-6, 1e-12", target=None,
             measured=distance[[2, 6, 12]].tolist(), gaps=[float(s.gap) for s in solved],
         )  # fmt: skip
-    out = Path(__file__).parent.parent / "docs" / "assets"
-    out.mkdir(exist_ok=True)
-    figure.savefig(out / "decay_path.png", dpi=150)
 
 
 def real(report: Report, steps: int = 20_000) -> None:

@@ -1,8 +1,8 @@
-"""The claims of the abstract of arXiv 2110.06488, tested on flows: `python benchmarks/bench_paper.py [PART ...]`.
+"""Claims of the abstract of arXiv 2110.06488, tested on flows: `python benchmarks/bench_paper.py [PART[:N,..] ...]`.
 
 Parts: duality (limits by primal-dual correspondence), sufficient (dual feasibility against the optimum), orthogonal
 (random orthogonally separable draws), gaussian (how often the condition fails as n/d varies). docs/paper.md has the
-figures.
+figures. orthogonal:50 and gaussian:15,20 run these numbers of samples alone.
 """
 
 import sys
@@ -114,9 +114,9 @@ def alive(problem, index: int, width: int) -> bool:
 SHAPES = ((20, 2), (200, 2), (50, 10), (200, 50))
 
 
-def orthogonal(report: Report, seeds: int = 2, inits: int = 16) -> None:
+def orthogonal(report: Report, only: tuple[int, ...] = (), seeds: int = 2, inits: int = 16) -> None:
     """Fraction GLOBAL among runs with a live neuron for each class; what becomes of the others."""
-    for n, d in SHAPES:
+    for n, d in (shape for shape in SHAPES if not only or shape[0] in only):
         for width in (2, 20):
             start, counts = time.perf_counter(), {"alive": 0, "alive_global": 0, "fitted": 0, "fitted_global": 0}
             for seed in range(seeds):
@@ -136,9 +136,11 @@ def orthogonal(report: Report, seeds: int = 2, inits: int = 16) -> None:
             )  # fmt: skip
 
 
-def gaussian(report: Report, d: int = 5, seeds: int = 10, inits: int = 16) -> None:
+def gaussian(
+    report: Report, only: tuple[int, ...] = (3, 5, 8, 10, 15, 20), d: int = 5, seeds: int = 10, inits: int = 16
+) -> None:
     """Fraction of fitted flows that end at a limit that is not global, against n/d; 95 % Wilson intervals."""
-    for n in (3, 5, 8, 10, 15, 20):
+    for n in only:
         start, worse, fitted, open_, ratio = time.perf_counter(), 0, 0, 0, []
         for seed in range(seeds):
             data = datasets.gaussian(n=n, d=d, seed=seed)
@@ -158,10 +160,13 @@ def gaussian(report: Report, d: int = 5, seeds: int = 10, inits: int = 16) -> No
 PARTS = {part.__name__: part for part in (duality, sufficient, orthogonal, gaussian)}
 
 if __name__ == "__main__":
-    chosen = sys.argv[1:] or list(PARTS)
-    unknown = [name for name in chosen if name not in PARTS]
+    chosen = [argument.partition(":") for argument in sys.argv[1:] or PARTS]
+    unknown = [name for name, *_ in chosen if name not in PARTS]
     if unknown:
         sys.exit(f"no part {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
     report = Report("bench_paper", keep=bool(sys.argv[1:]))
-    for name in chosen:
-        PARTS[name](report)
+    for name, _, only in chosen:
+        if only:
+            PARTS[name](report, only=tuple(int(n) for n in only.split(",")))
+        else:
+            PARTS[name](report)

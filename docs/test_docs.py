@@ -108,6 +108,18 @@ def test_every_public_name_is_in_the_reference():
     assert sorted(named) == sorted([*map(where, gflow.__all__), "gflow.datasets", "gflow.plots"])
 
 
+def test_names_of_headings_that_docstrings_cite():
+    """What the source cites of the mathematics is a heading there, and nothing that only its authors have."""
+    headings = set(re.findall(r"^#+ (.+)$", (DOCS / "mathematics.md").read_text(encoding="utf-8"), re.MULTILINE))
+    cited = set()
+    for file in (ROOT / "gflow").rglob("*.py"):
+        text = " ".join(file.read_text(encoding="utf-8").split())
+        assert not re.search(r"theory[,:] \"", text, re.IGNORECASE), file
+        for names in re.findall(r'docs/mathematics\.md, ("[^"]+"(?: and "[^"]+")*)', text):
+            cited |= set(re.findall(r'"([^"]+)"', names))
+    assert len(cited) > 5 and cited <= headings, cited - headings
+
+
 def test_site(tmp_path):
     """It builds without a warning, describes every public name, and loads nothing from elsewhere."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]

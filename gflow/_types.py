@@ -1,7 +1,7 @@
 """How a solve ended (RESULTS) and what is proved about its end (VERDICT), and the letters of array shapes.
 
 Shape letters, the same in every docstring: n samples, d inputs, m neurons, k saved times, P masks.
-Units: s is the scaled clock (ds = S dt, theory: "clock"), t is physical time; log_t is natural.
+Units: s is the scaled clock (ds = S dt), t is physical time; log_t is natural.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """along(problem, flow) -> Along: what is known of a flow at each of its saved times, beyond what the flow holds.
 
-Source: arXiv 2110.06488, sections 3 and 4; theory, "What the flow converges to" and "Certificate of a limit".
+Source: arXiv 2110.06488, sections 3 and 4; docs/mathematics.md, "The max-margin problem and its KKT points" and "The
+certificate".
 """
 
 from __future__ import annotations

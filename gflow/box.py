@@ -2,7 +2,8 @@
 
     min |v0 + sum_k delta_k row_k|^2  over  0 <= delta_k <= upper
 
-is what the kinks of one neuron ask of its velocity (arXiv 2110.06488, section 2; theory, "Network, loss, flow").
+is what the kinks of one neuron ask of its velocity (arXiv 2110.06488, section 2; docs/mathematics.md, "The flow is a
+differential inclusion").
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 For every p in the simplex, lambda = Y p and B(p) = max_{|u|<=1} |lambda^T (X u)_+|, P* >= 1/B(p), so that
 c = P(theta) B(p) >= 1 and (P(theta) - P*)/P(theta) <= 1 - 1/c. Everything is recomputed in float64 from the returned
-arrays. Source: arXiv 2110.06488, sections 4 and 5; theory, "Certificate of a limit".
+arrays. Source: arXiv 2110.06488, sections 4 and 5; docs/mathematics.md, "The certificate".
 """
 
 from __future__ import annotations

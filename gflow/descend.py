@@ -2,8 +2,8 @@
 
     theta <- theta + update(-d L(theta)),   sigma'(0) the lower slope,
 
-full-batch or by minibatches, on L or on log L, whose steps do not shrink with the loss. Source: theory,
-"Discretisations".
+full-batch or by minibatches, on L or on log L, whose steps do not shrink with the loss.
+Source: docs/mathematics.md, "Network and loss".
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The velocity of a gradient flow of a non-smooth loss is the least-norm element of -d°L. Neuron i's own kink entries
 enter its velocity alone, so it is m independent small box-constrained least squares problems (arXiv 2110.06488,
-section 2; theory: "Network, loss, flow")
+section 2; docs/mathematics.md, "The flow is a differential inclusion")
 
     delta_i = argmin_{delta in [0,1]^K} | v0_i + sum_k delta_k lambda_k x_k |^2,   v0_i = X^T D_i lambda without kinks.
 

@@ -2,7 +2,8 @@
 
 At the end of a flow the patterns of its live neurons have usually settled; the max-margin KKT point with these
 patterns is then the exact limit of the direction. It is accepted only if its KKT residual says so and the flow's own
-end agrees with it. Source: arXiv 2110.06488, section 3; arXiv 2006.05900, section 3; theory, "The convex program".
+end agrees with it. Source: arXiv 2110.06488, section 3; arXiv 2006.05900, section 3; docs/mathematics.md, "The convex
+program over masks".
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ has one entry, that of its first row x_l, and
 
     sum_n D_n lambda_n x_n = drift + sum_l D_l mu_l x_l,   mu_l = sum of c_n lambda_n over the line, c_n = |x_n|/|x_l|,
 
-with a drift that does not depend on the sides. Source: theory, "Network, loss, flow"; arXiv 2110.06488, section 2.
+with a drift that does not depend on the sides. Source: docs/mathematics.md, "The flow is a differential inclusion";
+arXiv 2110.06488, section 2.
 """
 
 from __future__ import annotations

@@ -101,7 +101,10 @@ class Exponential(AbstractMarginLoss):
 
 
 class Linear(AbstractMarginLoss):
-    """l(q) = -q: the frozen-multiplier early phase, where every sample weighs the same (theory, "Geometry")."""
+    """l(q) = -q: the frozen-multiplier early phase, where every sample weighs the same.
+
+    Source: docs/mathematics.md, "Rectified ellipsoid and extreme points".
+    """
 
     def value(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
         return -q
@@ -117,7 +120,10 @@ class Linear(AbstractMarginLoss):
 
 
 class Squared(AbstractLoss):
-    """l(q) = q^2 / 2 of the residual q = f(x) - y, for real labels y (theory, "Squared loss and weight decay")."""
+    """l(q) = q^2 / 2 of the residual q = f(x) - y, for real labels y.
+
+    Source: docs/mathematics.md, "Limits that are points".
+    """
 
     def value(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
         return 0.5 * q**2

@@ -94,7 +94,7 @@ class TwoLayer(eqx.Module):
 
 
 class VectorTwoLayer(eqx.Module):
-    """The same with K outputs: F(x) = sum_i sigma(w_i . x) a_i, a_i in R^K (theory, "Vector output").
+    """The same with K outputs: F(x) = sum_i sigma(w_i . x) a_i, a_i in R^K (docs/mathematics.md, "Vector output").
 
     `W1` (d, m): column i is w_i. `W2` (m, K): row i is a_i. A leading axis on both holds a batch of networks.
     """

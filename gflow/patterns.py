@@ -1,7 +1,7 @@
 """Which neurons act as one: groups of equal sign and activation pattern, and whether such patterns can fit the data.
 
-Neurons in one closed cone add up without changing f on the data. Source: arXiv 2006.05900, section 3; theory, "The
-convex program".
+Neurons in one closed cone add up without changing f on the data. Source: arXiv 2006.05900, section 3;
+docs/mathematics.md, "The convex program over masks".
 """
 
 from __future__ import annotations

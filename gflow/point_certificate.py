@@ -3,7 +3,7 @@
 With weight decay beta, every alpha with B = max_{|u|<=1} |lambda^T (X u)_+| <= beta, lambda = c o alpha, bounds the
 optimum: L + beta/2 |theta|^2 >= b . alpha - sum_n l*(-alpha_n). Without it an interpolating network competes with the
 one of least norm, and one that does not interpolate with any that does. Everything is recomputed in float64.
-Source: arXiv 2002.10553, section 2; theory, "Squared loss and weight decay".
+Source: arXiv 2002.10553, section 2; docs/mathematics.md, "Limits that are points".
 """
 
 from __future__ import annotations

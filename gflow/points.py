@@ -2,7 +2,7 @@
 
 With weight decay the point is isolated, and a function of its patterns: the reduced program is solved to the end.
 Without it the squared loss has whole manifolds of minima; which point of them a flow reaches only the flow knows.
-Source: theory, "Squared loss and weight decay".
+Source: docs/mathematics.md, "Limits that are points".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Certificate: what is proved about a network, and with what. Source: theory, "Certificate of a limit"."""
+"""Certificate: what is proved about a network, and with what. Source: docs/mathematics.md, "The certificate"."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -85,13 +85,17 @@ class Records:
 class Witness:
     """Finds and judges the limits of flows of one problem; what depends on patterns alone is computed once.
 
+    `optimum`: the solved convex program or a function that solves it, called once and only if a limit needs it.
+
     A row is a function of its own flow: what is remembered would be computed to the same bits again.
     """
 
-    def __init__(self, problem: Problem, known_faces: Faces | None = None, optimum: Optimum | None = None):
+    def __init__(
+        self, problem: Problem, known_faces: Faces | None = None, optimum: Optimum | Callable[[], Optimum] | None = None
+    ):
         self.problem = problem
         self.known = faces(problem.X) if known_faces is None else known_faces
-        self.optimum = solve_optimum(problem, self.known) if optimum is None else optimum
+        self._solved = (lambda: solve_optimum(problem, self.known)) if optimum is None else optimum
         self.programs = Programs(problem)
         self._proved: OrderedDict[bytes, tuple[Certificate, float]] = OrderedDict()
 
@@ -141,8 +145,20 @@ class Witness:
             "w2": w2,
         }
 
+    @property
+    def optimum(self) -> Optimum:
+        """The convex program that belongs to the problem, solved when it is first asked for."""
+        if callable(self._solved):
+            self._solved = self._solved()
+        return self._solved
+
     def _proof(self, limit: Limit) -> tuple[Certificate, float]:
-        proof = certify(self.problem, limit, known_faces=self.known, optimum=self.optimum)
+        proof = None
+        if self.problem.directional and callable(self._solved):
+            # the multipliers of a limit often prove it alone, and in many dimensions the program takes minutes
+            proof = certify(self.problem, limit, known_faces=self.known, search=False)
+        if proof is None or proof.verdict in (VERDICT.NOT_GLOBAL, VERDICT.INCONCLUSIVE):
+            proof = certify(self.problem, limit, known_faces=self.known, optimum=self.optimum)
         margin = self.problem.normalised_margin(limit.network) if self.problem.directional else np.nan
         return proof, float(margin)
 

@@ -63,6 +63,11 @@ SHAPES = {"W1": ("neuron", "feature"), "w2": ("neuron",)}
 """Dimensions beyond those of a row."""
 
 
+def stored(name: str, axes) -> str:
+    """The name of a column in a store: "loss" is also an axis of grids, to which the column gives way."""
+    return f"{name}_of_limit" if name in axes else name
+
+
 def rows_of(inits: int) -> int:
     """Rows of one group in a store of `inits` initialisations."""
     return min(inits, max(FEWEST_ROWS, min(MOST_ROWS, inits // GROUPS)))
@@ -124,6 +129,7 @@ def _layout(X, y, axes: dict[str, list], inits: int, width: int):
             attrs["flag_meanings"] = " ".join(["PENDING", *(v.name for v in VERDICT)])
         if name == "result":
             attrs |= {"flag_values": list(range(len(result_names()))), "flag_meanings": " ".join(result_names())}
+        name = stored(name, axes)
         variables[name] = (dims, np.broadcast_to(np.asarray(empty, kind), [sizes[k] for k in dims]), attrs)
         chunks = tuple(1 if k in axes else rows_of(inits) if k == "init" else sizes[k] for k in dims)
         encoding[name] = {"chunks": chunks, "compressors": (ZstdCodec(level=1), Crc32cCodec())}
@@ -171,11 +177,11 @@ def append(path, records: Records, where: dict[str, int] | None = None, seconds:
     cell = tuple((where or {})[str(axis)] for axis in axes)
     for names in ([k for k in LONG_NAMES if k != "verdict"], ["verdict"]):
         for name in names:
-            array: zarr.Array = group[name]  # pyright: ignore[reportAssignmentType]
+            array: zarr.Array = group[stored(name, axes)]  # pyright: ignore[reportAssignmentType]
             values = columns[name]
             rest = tuple(slice(0, size) for size in values.shape[1:])
             array[(*cell, slice(start, stop), *rest)] = values.astype(array.dtype)
-        _durable(path, names, cell, start // rows_of(verdict.shape[-1]))
+        _durable(path, [stored(name, axes) for name in names], cell, start // rows_of(verdict.shape[-1]))
     group.attrs["seconds"] = float(group.attrs.get("seconds", 0.0)) + seconds  # pyright: ignore[reportArgumentType]
 
 

@@ -89,7 +89,7 @@ def sweep(
     *,
     seed: int = 0,
     known_faces: Faces | None = None,
-    optimum: Optimum | None = None,
+    optimum: Optimum | Callable[[], Optimum] | None = None,
     rows: int = ROWS,
     chunk: int | None = None,
     chunks: int = CHUNKS,
@@ -105,8 +105,9 @@ def sweep(
     Every one of `devices` (`lane_devices()`) has at most `chunks` of `chunk` (see `chunk_for`) lanes, and half as many
     whenever these do not fit into its memory. `watch(busy, lanes)` is called at every turn. `dtype`: of the flows,
     float64 or float32; limits and certificates are float64. `controller` and `flow_options` (solver, stop, max_steps,
-    ...) go to `Stepper`. The faces of X and the convex program are computed once and shared; pass them in if you
-    have them. Raises ValueError for a problem in float32, before anything runs.
+    ...) go to `Stepper`. The faces of X and the convex program are computed once and shared; pass them in if you have
+    them, the program also as a function, which is called only if a limit needs it. Raises ValueError for a problem in
+    float32, before anything runs.
     """
     problem.require_scalar()
     require_float64(problem.X)

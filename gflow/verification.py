@@ -1,6 +1,6 @@
 """verify(path): is a store whole, and do certificates recomputed from its weights say what it says?
 
-Nothing of the sweep is used but the arrays in the store. Source: theory, "Certificate of a limit".
+Nothing of the sweep is used but the arrays in the store. Source: docs/mathematics.md, "The certificate".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gflow.limit import limit_of_network
 from gflow.losses import TRAINED
 from gflow.network import TwoLayer
 from gflow.problem import Problem
-from gflow.store import LONG_NAMES, PENDING, fingerprint, open_store, place_of, rows_of
+from gflow.store import LONG_NAMES, PENDING, fingerprint, open_store, place_of, rows_of, stored
 
 AGREE = 1e-6
 """Recomputed objectives and certificates may differ by this, relatively."""
@@ -54,7 +54,8 @@ def _damaged(path) -> list[str]:
     import zarr
 
     group, bad = zarr.open_group(place_of(path), mode="r"), []
-    for name in ("X", "y", *LONG_NAMES):
+    *axes, _ = group["verdict"].metadata.dimension_names  # pyright: ignore
+    for name in ("X", "y", *(stored(name, axes) for name in LONG_NAMES)):
         array: zarr.Array = group[name]  # pyright: ignore[reportAssignmentType]
         counts = [range(-(-size // chunk)) for size, chunk in zip(array.shape, array.chunks, strict=True)]
         for which in itertools.product(*counts):
@@ -93,9 +94,14 @@ def _recomputed(dataset, verdict, sample: int, seed: int) -> tuple[int, list[dic
 def problem_of(row, spec: dict, loss: int) -> Problem:
     """The problem of a row, whose loss has this place on its axis."""
     named = spec.get("loss", "logistic")
-    loss_type = TRAINED[named[loss] if isinstance(named, list) else named]
+    name = named[loss] if isinstance(named, list) else named
+    if name not in TRAINED:
+        raise ValueError(
+            f"the store says loss {name!r}, and this gflow knows {', '.join(TRAINED)}: read it with the version that "
+            "wrote it (report without --out needs no loss)"
+        )
     activation = activation_named(spec.get("activation", "relu"))
-    return Problem(row["X"].values, row["y"].values, loss_type(), activation, spec.get("weight_decay", 0.0))
+    return Problem(row["X"].values, row["y"].values, TRAINED[name](), activation, spec.get("weight_decay", 0.0))
 
 
 def _differs(row, problem: Problem, listed, optimum) -> dict | None:

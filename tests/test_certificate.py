@@ -322,3 +322,25 @@ def test_a_neuron_that_crossed_on_the_way_to_a_limit_does_not_count_twice():
     limit = limit_of_network(problem, gflow.TwoLayer(jnp.asarray(W1.T), jnp.asarray(w2)))
     assert limit.polished and limit.changes > 0 and limit.network.width == 4
     assert limit.objective == pytest.approx(4.884492670107197, rel=1e-9)
+
+
+def test_the_program_is_solved_only_for_limits_that_need_it(monkeypatch):
+    from gflow import records
+
+    calls = []
+    program = lambda: calls.append(1) or gflow.solve_max_margin(A)  # noqa: E731
+    witness = records.Witness(A, optimum=program)
+    limit = limit_of_network(A, optimal_a(), settled=2.0)
+    assert witness._proof(limit)[0].verdict == VERDICT.GLOBAL and not calls
+    worse = limit_of_network(
+        A, gflow.TwoLayer(*(jnp.asarray(a) for a in ([[1.5, -2.0], [1.0, 0.4]], [1.0, -1.0]))), polish=False
+    )
+    lazy = witness._proof(worse)[0]
+    given_ = records.Witness(A, optimum=gflow.solve_max_margin(A))._proof(worse)[0]
+    assert len(calls) == 1 and (lazy.verdict, lazy.c, lazy.lower_bound) == (
+        given_.verdict,
+        given_.c,
+        given_.lower_bound,
+    )
+    witness._proof(worse)
+    assert len(calls) == 1

@@ -94,7 +94,7 @@ def test_loss_never_increases_and_signs_stay(flow_a):
 
 
 def test_early_directions_are_class_means():
-    # theory, "Geometry": at tiny scale directions align with the class means before anything else happens
+    # at tiny scale directions align with the class means before anything else happens
     flow = gflow.solve_flow(A, first(A, scale=1e-30), until_s=15.0)
     U, sign = np.asarray(flow.final.directions()), np.sign(flow.final.w2)
     active = (cases.A_X @ U > 0).any(axis=0)

@@ -151,6 +151,7 @@ ALLOWED = {
     "plots.progress": {"plots.style"},
     "plots.animation": {"plots.directions", "plots.geometry", "plots.style"},
     "plots.sweeps": {"_types", "plots.directions", "plots.style"},
+    "formats": set(),
     "report.svg": set(),
     "report.overview": {"plots.style", "plots.sweeps", "report.svg"},
     "report.flows": {
@@ -158,7 +159,7 @@ ALLOWED = {
         "plots.directions", "plots.flows", "plots.geometry", "plots.style", "problem", "programs", "proof",
         "report.overview", "report.svg", "sweep",
     },
-    "report.page": set(),
+    "report.page": {"formats"},
 }  # fmt: skip
 FREE = {
     "",

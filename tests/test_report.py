@@ -163,6 +163,19 @@ def grid(tmp_path_factory, records):
 
 
 @NAMED
+def test_a_grid_over_losses_keeps_the_loss_of_its_limits(tmp_path, records):
+    path, axes = tmp_path / "losses.zarr", {"loss": ["logistic", "exponential"]}
+    store.create(path, cases.A_X, cases.A_y, {"data": "case A", **axes}, inits=10, width=6, axes=axes, attributes={})
+    found = dataclasses.replace(records, loss=np.arange(10.0))
+    store.append(path, found, {"loss": 1})
+    rows = store.open_store(path)
+    assert rows["loss"].values.tolist() == axes["loss"]
+    np.testing.assert_array_equal(rows["loss_of_limit"].sel(loss="exponential"), np.arange(10.0))
+    status, out, err = report(path, "--json")
+    assert status == 0 and [cell["loss"] for cell in json.loads(out)["cells"]] == axes["loss"], err
+
+
+@NAMED
 def test_a_grid_has_its_cells_and_its_diagram(grid):
     text, summary = grid[0].read_text(encoding="utf-8"), grid[1]
     reader = Reader(text)
@@ -259,6 +272,17 @@ def test_folders_that_cannot_hold_a_page(tmp_path, records):
     assert "0 of 10 initialisations" in (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
 
 
+def test_a_loss_that_is_not_known_is_said_in_one_line(tmp_path, records):
+    path, spec = tmp_path / "a.zarr", {"data": "case A", "loss": "huber"}
+    store.create(path, cases.A_X, cases.A_y, spec, inits=10, width=6, attributes={"seed": 0})
+    store.append(path, records)
+    status, out, err = report(path, "--out", tmp_path / "page")
+    assert status == 2 and not out and err.count("\n") == 1, err
+    assert "'huber'" in err and "logistic" in err and "version that wrote it" in err
+    assert not (tmp_path / "page").exists()
+    assert report(path)[0] == 0
+
+
 def test_objectives_are_all_counted():
     objective = np.array([1.0, 1.0, 1.5, np.inf, 2.0])
     _, (ax,) = plots.panels(1)
@@ -329,6 +353,21 @@ def test_tables_sort_and_filter(browser, written):
         assert page.locator("output").inner_text().startswith("2 of ")
         page.get_by_label("verdict", exact=True).select_option("")
         assert len(column(4)) == len(written[1]["limits"])
+
+
+def test_on_a_telephone_rows_are_cards_that_sort_and_filter(browser, written):
+    with opened(browser, written[0], viewport={"width": 390, "height": 844}) as page:
+        assert page.evaluate("[...document.querySelectorAll('.scroll')].every((e) => e.scrollWidth <= e.clientWidth)")
+        cards = page.get_by_role("table", name="Limits whose").get_by_role("row")
+        heights = [card.bounding_box()["height"] for card in cards.all()[1:]]
+        assert len(heights) == len(written[1]["limits"]) and min(heights) > 60
+        names = "(e) => getComputedStyle(e, '::before').content"
+        assert page.locator("#limits-table td").nth(1).evaluate(names).startswith('"P')
+        page.get_by_role("button", name="certificate c").click()
+        c = [cell.inner_text() for cell in page.locator("#limits-table tbody td:nth-child(3)").all()]
+        assert c == sorted(c, key=lambda text: float("inf") if text == "-" else float(text))
+        page.get_by_label("verdict", exact=True).select_option("UNFITTED")
+        assert page.locator("#limits-table tbody tr:visible").count() == 1
 
 
 def test_figures_tell_their_numbers(browser, written):

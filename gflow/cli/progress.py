@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from gflow.formats import duration
+
 QUIET = 15.0
 """Seconds without a line while nothing is complete."""
 
@@ -65,7 +67,7 @@ class Progress:
     def _say(self) -> None:
         self.said = time.perf_counter()
         left = (self.total - self.done) * (self.said - self.start) / self.fresh if self.fresh else None
-        more = [self.text, self.lanes, "" if not left else f"about {_duration(left)} left"]
+        more = [self.text, self.lanes, "" if not left else f"about {duration(round(left))} left"]
         say("; ".join([f"flows: {self.done} of {self.total} done", *filter(None, more)]))
 
     def advance(self, records) -> None:
@@ -81,9 +83,3 @@ class Progress:
             self.bar.update(self.task, completed=self.done, description=f"{text}  {self.lanes}")
         elif self.done == self.total or time.perf_counter() - self.said > OFTEN:
             self._say()
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

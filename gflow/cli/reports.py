@@ -84,8 +84,6 @@ def _flows(dataset, chosen: list[dict], values: dict) -> list[dict]:
         cell = {name: limit[name] for name in AXES if name in limit}
         where = {name: values[name].index(value) for name, value in cell.items()}
         there = ", ".join([f"{name} {value}" for name, value in cell.items()] + [f"--index {limit['example']}"])
-        compiles = "" if k else " (compilation takes half a minute)"
-        say(f"integrating flow {k + 1} of {len(chosen)}: {there}{compiles}")
         which = where.get("data_seed", 0), where.get("loss", 0)
         if which not in known:
             problem = checked(problem_of, dataset.isel(where), values, which[1])
@@ -94,6 +92,8 @@ def _flows(dataset, chosen: list[dict], values: dict) -> list[dict]:
                 say("too many masks to enumerate: bounding P* takes up to a minute")
             known[which] = problem, listed, solve_optimum(problem, listed)
         problem, *solved = known[which]
+        compiles = "" if k else " (compilation takes half a minute)"
+        say(f"integrating flow {k + 1} of {len(chosen)}: {there}{compiles}")
         one = {**values, **cell}
         law = initial_law(one["law"], one["scale"])
         ended = checked(flows.integrated, problem, law, one["width"], (one["seed"], limit["example"]), *solved)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from gflow import formats
 
 SHOWN = 20
 """Lines of a table; --json has all of them."""
@@ -18,16 +18,13 @@ def print_sweep(console, summary: dict) -> None:
         table = Table(*summary["axes"], "done", "GLOBAL", "95 %", "fitted", "95 %", title="grid", box=None)
         for cell in summary["cells"][:SHOWN]:
             places = [f"{cell[name]}" for name in summary["axes"]]
-            table.add_row(*places, str(cell["done"]), *_fraction(cell["global"]), *_fraction(cell["fitted"]))
+            table.add_row(*places, str(cell["done"]), *formats.share(cell["global"]), *formats.share(cell["fitted"]))
         lines = summary["cells"]
     else:
         table = Table("count", "objective P", "certificate c", "verdict", "example", title="distinct limits", box=None)
         lines = summary["limits"]
         for limit in lines[:SHOWN]:
-            objective = f"{limit['objective']:.9g}" if math.isfinite(limit["objective"]) else "not fitted"
-            if objective != "not fitted" and not limit["polished"]:
-                objective += " and more, under way"
-            c = f"{limit['certificate']:.9g}" if math.isfinite(limit["certificate"]) else "-"
+            objective, c = formats.objective(limit), formats.number(limit["certificate"])
             table.add_row(str(limit["count"]), objective, c, limit["verdict"], f"--index {limit['example']}")
     console.print(table)
     if len(lines) > SHOWN:
@@ -50,9 +47,3 @@ def print_verified(console, found: dict) -> None:
     console.print(f"{found['checked']} rows recomputed from their weights, {len(found['wrong'])} disagree")
     if found["damaged"] and not found.get("repaired"):
         console.print("verify --repair marks damaged rows as pending; the sweep's own command computes them again")
-
-
-def _fraction(interval: dict) -> tuple[str, str]:
-    if interval["fraction"] is None:
-        return "-", "-"
-    return f"{interval['fraction']:.4g}", f"{interval['low']:.4f} to {interval['high']:.4f}"

@@ -2,7 +2,7 @@
 
 With lambda fixed and inside one set of modes the direction flow du = (I - u u^T) g has a constant g, so u runs along
 the great circle towards g/|g|. It crosses hyperplanes, or slides on those that push it back from both sides.
-Source: theory, "Geometry" (early phase); arXiv 2110.06488, section 2.
+Source: docs/mathematics.md, "Rectified ellipsoid and extreme points" (early phase); arXiv 2110.06488, section 2.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which directions column generation looks at next: those where |lambda^T (X u)_+| is largest, each once.
 
 Over all faces they come from exact pricing, otherwise from ascents, of which nothing is proved.
-Source: arXiv 2002.10553, section 2; theory, "The convex program".
+Source: arXiv 2002.10553, section 2; docs/mathematics.md, "The convex program over masks".
 """
 
 from __future__ import annotations

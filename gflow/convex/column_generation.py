@@ -3,7 +3,7 @@
 Dual: max 1^T alpha s.t. alpha >= 0, |lambda^T (X u)_+| <= 1 for all |u| <= 1, lambda = Y alpha. A column is one
 direction u with a sign; its constraint is linear in alpha, so the master is a linear program whose multipliers are the
 masses of a network with these directions. Close to the optimum Newton's method on the faces that are tight makes it
-exact. Source: arXiv 2002.10553, section 2; theory, "The convex program".
+exact. Source: arXiv 2002.10553, section 2; docs/mathematics.md, "The convex program over masks".
 """
 
 from __future__ import annotations

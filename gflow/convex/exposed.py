@@ -3,7 +3,7 @@
 Q = {(X u)_+ : |u| <= 1}. The points of conv(Q u -Q) where lambda^T z is largest form the face that lambda exposes: the
 convex hull of s (X u)_+ over all u that attain B = max_{|u|<=1} |lambda^T (X u)_+| with sign s. At a global optimum
 every live neuron lies on it, and along a flow to one the distance goes to 0. Source: arXiv 2110.06488, section 4;
-theory, "Geometry".
+docs/mathematics.md, "Rectified ellipsoid and extreme points".
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Take two generic functionals c and b. In the chart c . u = 1 a face whose part t
 has one lowest vertex; at a vertex, the ray of r - 1 rows T, exactly one face with given sliding rows S in T has it as
 its lowest: the one that the remaining rows T - S leave upwards. Of a face and its opposite exactly one is found so,
 unless the face meets the plane b = c = 0; those are the faces of the arrangement that is left there, of rank r - 2.
-This gives P = 2 sum_{k<r} C(n-1, k) masks, k counting down in twos. Source: theory, "The convex program".
+This gives P = 2 sum_{k<r} C(n-1, k) masks, k counting down in twos. Source: docs/mathematics.md, "The convex program
+over masks".
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ and its dual, with alpha = -l'(q) and multipliers mu_k >= 0 of the cones,
 
 The ball |w_k|^2 <= beta^2 has the multiplier nu_k, and z_k = 2 nu_k w_k is the primal block: the optimality conditions
 are mu_k o A_k z_k = 0 and nu_k (beta^2 - |w_k|^2) = 0. A step costs one n x n system, because the blocks (d x d) couple
-through q alone. Source: arXiv 2002.10553, section 2; theory, "Squared loss and weight decay"; the predictor and the
-corrector are Mehrotra's (SIAM J. Optim. 2, 1992), the centrality correctors Gondzio's (Comput. Optim. Appl. 6, 1996).
+through q alone. Source: arXiv 2002.10553, section 2; docs/mathematics.md, "Limits that are points"; the predictor and
+the corrector are Mehrotra's (SIAM J. Optim. 2, 1992), the centrality correctors Gondzio's (Comput. Optim. Appl. 6,
+1996).
 """
 
 from __future__ import annotations

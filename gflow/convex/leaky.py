@@ -3,7 +3,8 @@
     lambda^T sigma(X u) = [lambda, -alpha lambda]^T ([X; -X] u)_+
 
 so that whatever prices or bounds |lambda^T (X u)_+| does the same for a leaky network, over the same faces. `lower` is
-the slope alpha for z < 0, 0 for ReLU, where nothing changes. Source: theory, "The convex program".
+the slope alpha for z < 0, 0 for ReLU, where nothing changes. Source: docs/mathematics.md, "The convex program over
+masks".
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     min sum_k mass_k + price sum_n slack_n   s.t.   sum_k y_n s_k (x_n . u_k)_+ mass_k + slack_n >= 1,  mass, slack >= 0
 
 Its multipliers alpha are feasible for the columns' dual constraints s_k lambda^T (X u_k)_+ <= 1; adding columns keeps
-the last basis feasible, so that the primal simplex method goes on from it. Source: theory, "The convex program".
+the last basis feasible, so that the primal simplex method goes on from it. Source: docs/mathematics.md, "The convex
+program over masks".
 """
 
 from __future__ import annotations

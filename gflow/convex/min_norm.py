@@ -4,7 +4,7 @@
 
 lambda of either sign. Columns are unit vectors and the master is a linear program, as for max-margin; every sample is a
 support vector. Near the optimum Newton's method on the tight faces makes it exact.
-Source: arXiv 2002.10553, section 2; theory, "Squared loss and weight decay".
+Source: arXiv 2002.10553, section 2; docs/mathematics.md, "Limits that are points".
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ P = min sum_k |v_k|  s.t.  Y sum_k s_k D_k X v_k >= 1,  x_n . v_k = 0 for the sa
 With v_k = Q_k z_k (Q_k a basis of the complement of the sliding rows), B_k = s_k Y D_k X Q_k and support vectors S
 the KKT system is
     B_k^T alpha = z_k/|z_k| for every k,    (sum_k B_k z_k)_S = 1.
-Source: arXiv 2006.05900, section 3; theory, "The convex program".
+Source: arXiv 2006.05900, section 3; docs/mathematics.md, "The convex program over masks".
 """
 
 from __future__ import annotations

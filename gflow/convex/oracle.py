@@ -1,7 +1,7 @@
 """B(p) = max_{|u|<=1} |lambda^T (X u)_+|, lambda = Y p: exact over complete faces, else bounded from both sides.
 
-P* >= 1/B(p) for every p in the simplex, whatever the width. Source: arXiv 2110.06488, section 4; theory,
-"Certificate of a limit".
+P* >= 1/B(p) for every p in the simplex, whatever the width. Source: arXiv 2110.06488, section 4; docs/mathematics.md,
+"The certificate".
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 equals, over all masks and from a width of n + 1 on, the group-lasso program of `interior_point`; its dual constraint is
 |lambda^T (X u)_+| <= beta for all |u| <= 1. Masks are generated: the program is solved over a few of them, exact
-pricing over all faces names those that are missing. Source: arXiv 2002.10553, section 2; theory, "Squared loss and
-weight decay".
+pricing over all faces names those that are missing. Source: arXiv 2002.10553, section 2; docs/mathematics.md, "Limits
+that are points".
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Near the optimum the columns in use gather at the maximisers of the dual constraint, one on each tight face. Merged per
 face they are the neurons of the optimum up to the error of the multipliers; Newton's method on the reduced KKT system
-removes it. Nothing here is a proof: both results are judged by whoever called. Source: theory, "The convex program".
+removes it. Nothing here is a proof: both results are judged by whoever called. Source: docs/mathematics.md, "The convex
+program over masks".
 """
 
 from __future__ import annotations

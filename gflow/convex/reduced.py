@@ -3,7 +3,7 @@
     min F(z) = sum_n l(q_n) + beta sum_k |z_k|,   q = c o sum_k s_k D_k X Q_k z_k - b,
 
 Q_k a basis of the complement of the rows on whose hyperplane block k lies. F is smooth where no z_k vanishes.
-Source: theory, "Squared loss and weight decay".
+Source: docs/mathematics.md, "Limits that are points".
 """
 
 from __future__ import annotations

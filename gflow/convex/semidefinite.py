@@ -8,8 +8,9 @@ For theta in [0,1]^H, mu in R^F and t with
         [   .       .       t          ]
 
 With alpha and theta o alpha as variables, t = 1 and both signs, the largest sum of alpha is a lower bound on P*.
-Clarabel proposes (mu, theta); `proved` turns any proposal into a bound that holds. Source: theory, "A proof in any
-dimension"; the relaxation is Shor's for z in {0,1}^F, z^T A u being the convex part of the dual constraint.
+Clarabel proposes (mu, theta); `proved` turns any proposal into a bound that holds. Source: docs/mathematics.md, "A
+bound in any dimension"; the relaxation is Shor's for z in {0,1}^F, z^T A u being the convex part of the dual
+constraint.
 """
 
 from __future__ import annotations

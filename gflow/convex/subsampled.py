@@ -5,7 +5,7 @@
 Its optimum is the max-margin KKT point with these patterns, the limit of a flow whose patterns have settled. Column
 generation, with unit vectors of the cones as columns and the projection onto a cone (non-negative least squares) as
 pricing, finds it whatever the start; Newton's method on what it identifies makes it exact.
-Source: arXiv 2006.05900, section 3; theory, "The convex program".
+Source: arXiv 2006.05900, section 3; docs/mathematics.md, "The convex program over masks".
 """
 
 from __future__ import annotations

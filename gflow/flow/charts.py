@@ -1,7 +1,7 @@
 """Coordinates in which the flow is integrated: Cartesian weights, or charts that conserve a_i^2 - |w_i|^2.
 
 A chart is made for one network and turns it into a state and back. Source: arXiv 2110.06488, section 2; the polar
-chart is described in theory, "Clock".
+chart is described in docs/mathematics.md, "Charts".
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ class Hyperbolic(AbstractChart):
     c > 0: U = omega, w = sqrt(c) omega, a = sign sqrt(c (1 + |omega|^2)); a keeps its sign, w may pass through 0;
     c < 0: U = u, r = alpha, a = sqrt(-c) alpha, w = sqrt(-c (1 + alpha^2)) u; w never vanishes, a may change its sign;
     c = 0: U = u, r = log|w|, as in BalancedPolar.
-    |c| below rounding of a^2 + |w|^2 counts as 0. Source: theory, "Clock" (unbalanced networks).
+    |c| below rounding of a^2 + |w|^2 counts as 0. Source: docs/mathematics.md, "Charts".
     """
 
     sign: Float[Array, " m"]

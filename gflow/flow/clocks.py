@@ -2,7 +2,8 @@
 
 The clock that is not the integration variable is a quadrature, not a differential equation: t = int e^(-log S) ds grows
 like e^(q_min), and as a coordinate of the state it would be far stiffer than the flow itself. It is accumulated step
-by step from an interpolant of the exponent, in logarithms, so that t may be e^(10000). Source: theory, "Clock".
+by step from an interpolant of the exponent, in logarithms, so that t may be e^(10000). Source: docs/mathematics.md,
+"Clocks".
 """
 
 from __future__ import annotations

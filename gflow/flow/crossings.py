@@ -1,7 +1,7 @@
 """What happened at kinks inside a step whose modes were held fixed: new modes, the correction, and what it leaves.
 
 Most neurons meet no hyperplane in a step: `met` finds those that do, and only these are settled.
-Source: theory, "Network, loss, flow" (which kinks can slide); arXiv 2110.06488, section 2.
+Source: docs/mathematics.md, "Crossing and sliding"; arXiv 2110.06488, section 2.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ and then leaves along the steepest one found,
 a difference of convex functions over friendly rows F, c > 0, and hostile ones H: the friendly half is replaced by its
 tangent at the last u, and what is left is the box problem of the hostile entries, a few times from several starts.
 A direction counts only if its own rate, which is computed without error, is positive. Only neurons with a^2 > |w|^2 get
-here. Source: theory, "Network, loss, flow" (which kinks can slide) and "Clock" (unbalanced networks).
+here. Source: docs/mathematics.md, "Crossing and sliding" and "Charts".
 """
 
 from __future__ import annotations

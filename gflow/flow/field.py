@@ -1,6 +1,6 @@
 """The right-hand side of the flow: margins, multipliers and velocity in a chart and on a clock.
 
-Source: arXiv 2110.06488, section 2; clock and polar chart: theory, "Clock".
+Source: arXiv 2110.06488, section 2; clock and polar chart: docs/mathematics.md, "Clocks" and "Charts".
 """
 
 from __future__ import annotations

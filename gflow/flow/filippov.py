@@ -5,7 +5,7 @@ method's error estimate means what it says. After the step, pairs that ended on 
 one from the box problem of the least-norm velocity, and their neuron is corrected, to second order, by what it moved
 with the old mode since the crossing. What this leaves is charged to the error estimate, and where it is too much for a
 neuron the controller steps onto the crossing instead.
-Source: theory, "Network, loss, flow" (which kinks can slide); arXiv 2110.06488, section 2.
+Source: docs/mathematics.md, "Crossing and sliding"; arXiv 2110.06488, section 2.
 """
 
 # diffrax types its abstract attributes as class variables

@@ -1,7 +1,7 @@
 """on_flagged: work that few neurons need, done for those neurons alone, of all lanes of a batch together.
 
 In one step about one neuron of a network meets a hyperplane. Under vmap a branch cannot be skipped for one lane, but
-the flagged neurons of all lanes can be collected into a short table of columns. Source of the need: theory, "Cost".
+the flagged neurons of all lanes can be collected into a short table of columns.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The log of what neurons did at hyperplanes.
 
-Source: arXiv 2110.06488, section 2; theory, "Network, loss, flow" (which kinks can slide).
+Source: arXiv 2110.06488, section 2; docs/mathematics.md, "Crossing and sliding".
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `solve_flow` under vmap runs until the slowest lane has ended, and carries for every lane what dense output needs. Lanes
 make the same steps, with the same solver and controller, keep only what the next step needs, and can be looked at in
-between. Source: arXiv 2110.06488, section 2 (the flow); theory, "Cost".
+between. Source: arXiv 2110.06488, section 2 (the flow).
 """
 
 # diffrax gives its results and Python scalars types that only it can see through

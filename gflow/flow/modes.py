@@ -3,7 +3,7 @@
 A neuron slides on the hyperplanes of a set of rows. Its velocity is G projected onto their complement, which is the
 velocity of least norm if the entries delta of the sliding rows, solved from "normal velocity zero", lie inside the
 activation's interval. Columns are neurons, of one network or of many.
-Source: theory, "Network, loss, flow"; arXiv 2110.06488, section 2.
+Source: docs/mathematics.md, "The flow is a differential inclusion"; arXiv 2110.06488, section 2.
 """
 
 from __future__ import annotations

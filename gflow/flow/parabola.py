@@ -1,6 +1,6 @@
 """The parabola through a pre-activation at both ends of a step and halfway: where it crosses or dips below zero.
 
-Source: theory, "Network, loss, flow".
+Source: docs/mathematics.md, "The flow is a differential inclusion".
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Under a plain vmap every lane waits for the slowest one. A pool holds lanes in chunks of one fixed shape, and a chunk is
 the unit that is compiled: a lane's result depends neither on its neighbours nor on how many chunks there are, on how
-many devices they lie, or when a lane was filled. Source: theory, "Cost".
+many devices they lie, or when a lane was filled.
 """
 
 # diffrax gives its results types that only it can see through

@@ -3,7 +3,7 @@
 w = B v + w', B (d, r) an orthonormal basis of the rows and w' orthogonal to them: x_n . w = (B^T x_n) . v, and no
 velocity has a part along w'. So (v, a) is a flow of r-dimensional data, with a^2 - |v|^2 = a^2 - |w|^2 + |w'|^2: in the
 plane of the data a balanced neuron is an unbalanced one, and may pass v = 0 where all hyperplanes meet.
-Source: theory, "Network, loss, flow" and "Clock" (unbalanced networks).
+Source: docs/mathematics.md, "The flow is a differential inclusion" and "Charts".
 """
 
 from __future__ import annotations

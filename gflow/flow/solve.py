@@ -1,6 +1,6 @@
 """solve_flow(problem, network) -> Flow: gradient flow through diffrax, with a RESULTS per lane.
 
-Source: arXiv 2110.06488, section 2 (the flow); theory, "Clock" (s and log t).
+Source: arXiv 2110.06488, section 2 (the flow); docs/mathematics.md, "Clocks" (s and log t).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Modes at a state that no step has led to: the start of a flow, and states between steps.
 
-Source: theory, "Network, loss, flow" (which kinks can slide); arXiv 2110.06488, section 2.
+Source: docs/mathematics.md, "Crossing and sliding"; arXiv 2110.06488, section 2.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ class AbstractStop(eqx.Module):
 
 
 class MarginTarget(AbstractStop):
-    """q_min >= target. By 1e2..1e4 the activation patterns have usually settled (theory, "The convex program")."""
+    """q_min >= target. By 1e2..1e4 the activation patterns have usually settled (docs/mathematics.md, "The exact
+    limit of a flow")."""
 
     target: float = 1e3
 

@@ -2,7 +2,7 @@
 
 A neuron that slides on d - 1 hyperplanes runs straight into the tip, in finite time. What the step did behind it is
 replaced: the neuron rests there, or is put on the ray on which it leaves.
-Source: theory, "Network, loss, flow" (which kinks can slide) and "Clock" (unbalanced networks).
+Source: docs/mathematics.md, "Crossing and sliding" and "Charts".
 """
 
 from __future__ import annotations

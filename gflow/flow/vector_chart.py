@@ -5,7 +5,7 @@ w_i = e^{r_i} u_i, a_i = e^{r_i} v_i with v_i on the unit sphere of R^K, g_i = X
     du/ds = (I - u u^T) g,   dr/ds = u . g,   dv/ds = (I - v v^T) Lambda^T (X u)_+.
 
 Every neuron has multipliers of its own, Lambda v_i: which of its kinks are hostile may change as v_i turns.
-Source: theory, "Clock" and "Vector output"; arXiv 2110.06488, section 2.
+Source: docs/mathematics.md, "Charts" and "Vector output"; arXiv 2110.06488, section 2.
 """
 
 # a chart of another kind of network

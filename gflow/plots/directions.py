@@ -66,11 +66,13 @@ def neurons_on_sphere(ax, X, y, W1, w2, title: str = "directions of live neurons
     eye = [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
     angle = np.linspace(0, 2 * np.pi, 181)
     wheel = np.stack([np.cos(angle), np.sin(angle)])
+    label = "kinks $x_n \\cdot u = 0$"
     for row, length in zip(rows, np.linalg.norm(X, axis=1), strict=True):
         if length > 0:
             circle = (np.linalg.svd(row[None])[2][1:].T @ wheel).T
             front = (circle @ eye >= 0)[:, None]
-            ax.plot(*np.where(front, circle, np.nan).T, color="#999999", lw=0.8)
+            ax.plot(*np.where(front, circle, np.nan).T, color="#999999", lw=0.8, label=label)
+            label = None
             ax.plot(*np.where(front, np.nan, circle).T, color="#dddddd", lw=0.6)
     for name, of_neurons, marker, colour, own, chosen in _classes(y, w2[live]):
         share = mass[chosen] / max(mass.sum(), 1e-300)
@@ -88,7 +90,8 @@ def neurons_on_sphere(ax, X, y, W1, w2, title: str = "directions of live neurons
     ax.set_box_aspect((1, 1, 1))
     ticks = [-1, 0, 1]
     ax.set(xticks=ticks, yticks=ticks, zticks=ticks)
-    ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    title = "pale: on the far side"
+    ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, title=title, title_fontsize=7)
     return ax
 
 

@@ -16,7 +16,7 @@ def margins(ax, s, q, xlabel: str = S_LABEL):
     positive = np.where(q > 0, q, np.nan)
     ax.semilogy(s, positive, color="#bbbbbb", lw=0.7, label=["all $q_n$", *[None] * (q.shape[1] - 1)])
     smallest = q.min(axis=1)
-    ax.semilogy(s, np.where(smallest > 0, smallest, np.nan), color=PLUS, lw=1.8, label="$q_{min}$")
+    ax.semilogy(s, np.where(smallest > 0, smallest, np.nan), color=PLUS, lw=1.8, label=r"$q_{\min}$")
     ax.set(title="margins", xlabel=xlabel, ylabel="margin $q_n$ (positive ones)")
     ax.legend(frameon=False)
     return ax
@@ -60,7 +60,7 @@ def decay_path(ax, beta, margin, optimum: float, label: str = "", colour: str = 
     ax.loglog(np.asarray(beta), np.where(distance > 0, distance, np.nan), "o-", color=colour, ms=4, label=label)
     ax.set(
         title="weight decay to max-margin", xlabel="weight decay $\\beta$",
-        ylabel="$1 - 2P^*\\, q_{min}/|\\theta|^2$",
+        ylabel=r"$1 -$ margin / largest margin",
     )  # fmt: skip
     if label:
         ax.legend(frameon=False)

@@ -1,6 +1,7 @@
-"""The theory seen: the dual constraint around the circle, the rectified ellipsoid, alignment, kinks along a flow.
+"""The geometry of flows: the dual constraint around the circle, the rectified ellipsoid, alignment, kinks along a flow.
 
-Source: arXiv 2110.06488, section 4; Ergen & Pilanci, arXiv 2002.11219, section 2; theory, "Geometry".
+Source: arXiv 2110.06488, section 4; Ergen & Pilanci, arXiv 2002.11219, section 2; docs/mathematics.md, "Rectified
+ellipsoid and extreme points".
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def dual_function(ax, X, lam, W1, w2, scale: float = 1.0, label: str = "", colou
     for sign, tone in ((1, PLUS), (-1, MINUS)):
         own = np.sign(w2[live]) == sign
         size = 15 + 150 * mass[live][own] / mass[live].sum()
-        ax.scatter(angle[own], value(angle[own]), s=size, facecolors="none", edgecolors=tone, lw=1.5, zorder=3)
+        name = f"neurons, $a_i {'>' if sign > 0 else '<'} 0$" if own.any() else None
+        at = angle[own], value(angle[own])
+        ax.scatter(*at, s=size, facecolors="none", edgecolors=tone, lw=1.5, zorder=3, label=name)
     for bound in (1.0, -1.0):
         ax.axhline(bound, color=NEUTRAL, lw=0.8, ls="--")
     ax.set_xticks(np.pi * np.array([-1, -0.5, 0, 0.5, 1]), [r"$-\pi$", r"$-\pi/2$", "0", r"$\pi/2$", r"$\pi$"])
@@ -98,27 +101,33 @@ def _plane(ax, rim, hull, paths, lam, d: int) -> None:
 def _space(ax, rim, hull, paths, lam, d: int) -> None:
     points = hull.points
     ax.plot_trisurf(*points.T, triangles=hull.simplices, color="#bbbbbb", alpha=0.18, lw=0)
-    for sign, tone in ((1, PLUS), (-1, MINUS)):
+    for sign, tone, name in ((1, PLUS, "$Q$"), (-1, MINUS, "$-Q$")):
         z = sign * rim[:: max(1, len(rim) // 1500)]
-        ax.plot(*z.T, "-" if d == 2 else ".", ms=1.2, lw=0.8, color=tone, alpha=0.6)
+        ax.plot(*z.T, "-" if d == 2 else ".", ms=1.2, lw=0.8, color=tone, alpha=0.6, label=name)
     _paths(ax, paths)
     value = points[hull.vertices] @ lam
     for side in (1, -1):
         face = points[hull.vertices][side * value >= (side * value).max() * (1 - 1e-3)]
         ax.scatter(*face.T, color="black", s=4, alpha=0.6, label=r"face exposed by $\pm\lambda$" if side > 0 else None)
-    ax.set(title="rectified ellipsoid, 3 samples", xlabel="$z_1$", ylabel="$z_2$", zlabel="$z_3$")
-    ax.legend(fontsize=7, frameon=False)
+    labels = {f"{axis}label": f"$z_{k}$ (sample {k})" for k, axis in enumerate("xyz", 1)}
+    ax.set(title="rectified ellipsoid, 3 samples", **labels)
+    ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
 
 
 def _paths(ax, paths) -> None:
     for i in range(paths.shape[2]):
         z = paths[:, :, i]
         tone = PLUS if z.sum() >= 0 else MINUS
-        ax.plot(*z.T, color=tone, lw=0.7, alpha=0.8)
-        ax.plot(*z[-1:].T, "o", color=tone, ms=5, mfc="white", zorder=4, label="ends of neurons" if i == 0 else None)
+        # on the rim, which has the same colour: wider than it
+        ax.plot(*z.T, color=tone, lw=2.2, alpha=0.8, solid_capstyle="round")
+        ax.plot(*z[:1].T, "o", color=tone, ms=3.5, zorder=4)
+        ax.plot(*z[-1:].T, "o", color=tone, ms=7, mew=1.6, mfc="white", zorder=5)
+    nowhere = [[]] * paths.shape[1]
+    ax.plot(*nowhere, "o-", color=NEUTRAL, ms=3.5, lw=2.2, label="neurons from their start")
+    ax.plot(*nowhere, "o", color=NEUTRAL, ms=7, mew=1.6, mfc="white", label="where they end")
 
 
-def alignment(ax, s, W1, w2, U, signs, label: str = "mean over mass", colour: str = PLUS):
+def alignment(ax, s, W1, w2, U, signs, label: str = "", colour: str = PLUS):
     """1 - cos of the angle between neurons and the nearest limit direction of their sign, against s; mean over mass.
 
     `W1` (k, d, m), `w2` (k, m): a flow; `U` (d, K), `signs` (K,): the neurons of its limit.
@@ -129,9 +138,10 @@ def alignment(ax, s, W1, w2, U, signs, label: str = "mean over mass", colour: st
     cos = np.where(np.sign(w2)[:, :, None] == np.sign(signs), cos, -1.0).max(axis=2)
     mass = np.abs(w2) * norms
     away = np.sum(mass * (1 - cos), axis=1) / np.sum(mass, axis=1)
-    ax.semilogy(s, np.maximum(away, 1e-17), color=colour, label=label)
-    ax.set(title="alignment", xlabel=S_LABEL, ylabel=r"$1-\cos$ to the limit's nearest neuron")
-    ax.legend(frameon=False)
+    ax.semilogy(s, np.maximum(away, 1e-17), color=colour, label=label or None)
+    ax.set(title="alignment with the limit", xlabel=S_LABEL, ylabel=r"$1-\cos$ to its nearest neuron (mean over mass)")
+    if label:
+        ax.legend(frameon=False)
     return ax
 
 
@@ -150,10 +160,10 @@ def kink_times(ax, s, sample, kind, neuron):
         if own.any():
             ax.scatter(s[own], sample[own], marker=marker, s=22, color=colour, label=f"{name} ({own.sum()})", lw=1.0)
     ax.set(
-        title=f"kinks of {len(np.unique(neuron[there]))} neurons", xlabel=S_LABEL,
-        ylabel=r"sample $n$ (hyperplane $x_n \cdot w = 0$)",
+        title=f"hyperplanes met by {len(np.unique(neuron[there]))} neurons", xlabel=S_LABEL,
+        ylabel=r"sample $n$ (hyperplane $x_n \cdot w_i = 0$)",
     )  # fmt: skip
     ax.yaxis.get_major_locator().set_params(integer=True)
     if there.any():
-        ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+        ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4, frameon=False)
     return ax

@@ -38,10 +38,10 @@ def early_alignment(ax, scale, aligned, departed, level: float):
     Directions do not know how small the weights are, so the first is constant; the second grows like log(1/scale).
     """
     scale = np.asarray(scale)
-    ax.semilogx(scale, np.asarray(departed), "s--", color=MINUS, ms=5, label="the loss leaves $L(0)$")
-    ax.semilogx(scale, np.asarray(aligned), "o-", color=PLUS, ms=4, label=rf"mean $1-\cos \leq$ {level:g}")
+    ax.semilogx(scale, np.asarray(departed), "s--", color=MINUS, ms=5, label="the loss leaves its first value")
+    ax.semilogx(scale, np.asarray(aligned), "o-", color=PLUS, ms=4, label=rf"aligned: mean of $1-\cos \leq$ {level:g}")
     ax.invert_xaxis()
-    ax.set(title="early phase", xlabel="scale of the first weights", ylabel=S_LABEL, ylim=(0, None))
+    ax.set(title="early phase", xlabel="scale of the first weights", ylabel=f"{S_LABEL} of the event", ylim=(0, None))
     ax.legend(frameon=False)
     return ax
 
@@ -52,12 +52,18 @@ def optimizers(ax, curves: dict):
     The common axis of methods whose steps are not comparable: how far the margins have come. Unfitted times are left
     out.
     """
+    stopped = []
     for k, (name, (q_min, ratio)) in enumerate(curves.items()):
         q_min, ratio = np.asarray(q_min), np.asarray(ratio)
         there = (q_min > 0) & np.isfinite(ratio) & (ratio > 1)
         style = {"lw": 2.2} if k == 0 else {"lw": 1.2, "ls": ("-", "--", "-.", ":")[k % 4]}
-        ax.loglog(q_min[there], ratio[there] - 1, color=OUTPUTS[k % len(OUTPUTS)], label=name, **style)
-    ax.set(title="flow and optimisers", xlabel="smallest margin $q_{min}$", ylabel=r"$P(\theta)/P^* - 1$")
+        tone = OUTPUTS[k % len(OUTPUTS)]
+        ax.loglog(q_min[there], ratio[there] - 1, color=tone, label=name, **style)
+        stopped.append((q_min[there][-1:], ratio[there][-1:] - 1, tone))
+    for *at, tone in stopped:  # curves may lie on one another
+        ax.loglog(*at, "o", color=tone, ms=6, mfc="white", mew=1.5, zorder=3)
+    ax.loglog([], [], "o", color=NEUTRAL, ms=6, mfc="white", mew=1.5, label="where it was stopped")
+    ax.set(title="flow and optimisers", xlabel=r"smallest margin $q_{\min}$", ylabel=r"$P(\theta)/P^* - 1$")
     ax.legend(frameon=False, fontsize=8)
     return ax
 

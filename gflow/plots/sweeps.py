@@ -79,6 +79,7 @@ def sweep_figure(dataset, limits: list[dict]):
 
 
 AXIS_LABELS = {"width": "width $m$", "scale": "scale of the initialisation", "data_seed": "seed of the data"}
+AXIS_LABELS |= {"law": "law of the first weights"}
 
 
 def phase_diagram(summary: dict):
@@ -140,12 +141,13 @@ def _map(figure, ax, across, up, cells: list[dict]) -> None:
         if cell["global"]["fraction"] is None:
             continue
         shown[at] = cell["global"]["fraction"]
-        half = 0.5 * (cell["global"]["high"] - cell["global"]["low"])
         colour = "white" if shown[at] < 0.45 else "#111111"  # not black, which a page may invert
         if len(xs) * len(ys) <= 64:
-            ax.text(at[1], at[0], f"{shown[at]:.2f}\n±{half:.2f}", ha="center", va="center", color=colour, fontsize=7)
+            # Wilson's interval is not symmetric: a fraction of 1 has nothing above it
+            text = "{fraction:.2f}\n{low:.2f} to {high:.2f}".format(**cell["global"])
+            ax.text(at[1], at[0], text, ha="center", va="center", color=colour, fontsize=7)
     image = ax.imshow(shown, origin="lower", aspect="auto", cmap="viridis", vmin=0, vmax=1)
     ax.set_xticks(range(len(xs)), [f"{v:g}" if not isinstance(v, str) else v for v in xs])
     ax.set_yticks(range(len(ys)), [f"{v:g}" if not isinstance(v, str) else v for v in ys])
     ax.set(xlabel=AXIS_LABELS.get(x_name, x_name), ylabel=AXIS_LABELS.get(y_name, y_name))
-    figure.colorbar(image, ax=ax, label="fraction GLOBAL (± half of a 95 % interval)")
+    figure.colorbar(image, ax=ax, label="fraction GLOBAL (below it a 95 % interval)")

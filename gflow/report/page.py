@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gflow import formats
+
 HERE = Path(__file__).parent
 
 MOST_ROWS = 1000
@@ -31,7 +33,12 @@ def render(dataset, summary: dict, values: dict, *, overview: list, flows: list[
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": _number, "sorts": _sorts, "objective": _objective, "share": _share}
+    environment.filters |= {
+        "number": formats.number,
+        "objective": formats.objective,
+        "share": formats.share,
+        "sorts": _sorts,
+    }
     script = (HERE / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     for flow in flows:
@@ -82,7 +89,7 @@ def _facts(dataset, summary: dict, values: dict) -> list[tuple[str, str]]:
         ("seed", f"{values['seed']}: initialisation i depends on (seed, i) alone"),
         ("flows in", f"{values['dtype']}, limits and certificates in float64"),
         ("initialisations", done),
-        ("wall clock", None if seconds is None else f"{_duration(float(seconds))}, compilation included"),
+        ("wall clock", None if seconds is None else f"{formats.duration(float(seconds))}, compilation included"),
         ("flows per second", None if rate is None else f"{rate:.3g}"),
         ("device", dataset.attrs.get("device")),
         ("begun", dataset.attrs.get("created")),
@@ -117,36 +124,6 @@ def _listed(value) -> str:
     return ", ".join(shown if len(shown) <= 20 else [*shown[:20], f"... ({len(shown)} values)"])
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 600:
-        return f"{seconds:.3g} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-
-
-def _number(value) -> str:
-    if _is_open(value):
-        return "-"
-    return f"{value:.9g}" if isinstance(value, float) else str(value)
-
-
-def _is_open(value) -> bool:
-    return value is None or (isinstance(value, float) and not math.isfinite(value))
-
-
 def _sorts(value) -> str:
     """What a cell is sorted by: a number, infinite where there is none."""
-    return "Infinity" if _is_open(value) else str(value)
-
-
-def _objective(limit: dict) -> str:
-    if not math.isfinite(limit["objective"]):
-        return "not fitted"
-    return f"{limit['objective']:.9g}" + ("" if limit["polished"] else " and more, under way")
-
-
-def _share(interval: dict) -> tuple[str, str]:
-    """A fraction and its 95 % interval."""
-    if interval["fraction"] is None:
-        return "-", "-"
-    return f"{interval['fraction']:.4g}", f"{interval['low']:.4f} to {interval['high']:.4f}"
+    return "Infinity" if formats.is_open(value) else str(value)

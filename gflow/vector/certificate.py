@@ -1,7 +1,7 @@
 """certify_vector: is this network with K outputs the global optimum of its max-margin problem?
 
 For Lambda o Y >= 0 with sum |Lambda_nk| = 1, P* >= 1/B(Lambda), B = max_{|u|<=1} |Lambda^T (X u)_+|: from
-1/2 |theta|^2 >= sum_i |a_i||w_i| and <Lambda, F(X)> >= q_min. Source: theory, "Vector output".
+1/2 |theta|^2 >= sum_i |a_i||w_i| and <Lambda, F(X)> >= q_min. Source: docs/mathematics.md, "Vector output".
 """
 
 # Limit and Certificate are typed for one output

@@ -3,7 +3,8 @@
     w_i = P_i X^T D_i Lambda a_i,   a_i = Lambda^T D_i X w_i,   q_nk = 1 on the support,   Lambda = Y o alpha,
 
 P_i the projection onto the hyperplanes on which neuron i slides. Neurons of one pattern may be mixed by a rotation
-without changing F, and multipliers need not be unique: steps of least norm. Source: theory, "Vector output".
+without changing F, and multipliers need not be unique: steps of least norm. Source: docs/mathematics.md, "Vector
+output".
 """
 
 from __future__ import annotations

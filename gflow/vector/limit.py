@@ -1,6 +1,6 @@
 """vector_limit(problem, network) -> Limit: the exact KKT point with the patterns of a flow's end, K outputs.
 
-Source: theory, "What the flow converges to" and "Vector output".
+Source: docs/mathematics.md, "The max-margin problem and its KKT points" and "Vector output".
 """
 
 # Limit is typed for one output

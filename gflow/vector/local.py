@@ -3,7 +3,8 @@
     min 1/2 sum_i |w_i|^2 + |a_i|^2   s.t.   Y o sum_i (D_i X w_i)_ a_i^T >= 1,   (2 D_i - I) X w_i >= 0,
 
 by sequential quadratic programming (SciPy). Where the convex program without cones leads elsewhere than the flow goes,
-this stays in its neighbourhood. Source: theory, "Vector output" and "What the flow converges to".
+this stays in its neighbourhood. Source: docs/mathematics.md, "Vector output" and "The max-margin problem and its KKT
+points".
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """B(Lambda) = max_{|u|<=1} |Lambda^T (X u)_+|_2: exact over complete faces, else bounded from both sides.
 
 On a face F with span L the function is |M^T u|, M = P_L X^T D Lambda (d, K), so a maximum in its relative interior is
-the top left singular vector of M: the other ones are saddles. Source: theory, "Vector output"; arXiv 2110.06488.
+the top left singular vector of M: the other ones are saddles. Source: docs/mathematics.md, "Vector output"; arXiv
+2110.06488.
 """
 
 from __future__ import annotations

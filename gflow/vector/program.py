@@ -6,7 +6,7 @@ A column is a neuron (u, v), |u| = |v| = 1; the master is linear in the sizes c 
 
 and any Lambda gives P* >= <Lambda, Y> / B(Lambda). New columns are u with the largest |Lambda^T (X u)_+| and
 v = Lambda^T (X u)_+ normalised. Once the gap is small Newton's method on the KKT equations ends it.
-Source: theory, "Vector output" and "The convex program"; arXiv 2110.06488, section 4.
+Source: docs/mathematics.md, "Vector output" and "The convex program over masks"; arXiv 2110.06488, section 4.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 B_j a basis of the hyperplanes on which it slides. The spectral norm is at most 1 iff [[I, C], [C^T, I]] is positive
 semidefinite; the multipliers of these matrices are the neurons, M_j = sum_i w_i a_i^T. A neuron that has left the cone
-of its pattern says which pattern comes next. Source: theory, "Vector output"; arXiv 2006.05900, section 3.
+of its pattern says which pattern comes next. Source: docs/mathematics.md, "Vector output"; arXiv 2006.05900, section 3.
 """
 
 from __future__ import annotations
