@@ -154,8 +154,9 @@ class Witness:
 
     def _proof(self, limit: Limit) -> tuple[Certificate, float]:
         proof = None
-        if self.problem.directional and callable(self._solved):
-            # the multipliers of a limit often prove it alone, and in many dimensions the program takes minutes
+        if self.problem.directional:
+            # the multipliers of a limit often prove it alone, and in many dimensions the program takes minutes; asked
+            # first even where the program is solved, so that a row does not depend on those before it
             proof = certify(self.problem, limit, known_faces=self.known, search=False)
         if proof is None or proof.verdict in (VERDICT.NOT_GLOBAL, VERDICT.INCONCLUSIVE):
             proof = certify(self.problem, limit, known_faces=self.known, optimum=self.optimum)

@@ -67,7 +67,7 @@ ALLOWED = {
     "convex.threads": set(),
     "convex.newton": {"convex.threads"},
     "convex.leaky": {"convex.faces"},
-    "convex.master": {"convex.leaky"},
+    "convex.master": {"convex.leaky", "convex.threads"},
     "convex.semidefinite": {"convex.threads"},
     "convex.polish": {"convex.newton", "convex.threads"},
     "convex.ascent": {"convex.leaky"},
