@@ -98,6 +98,10 @@ ALLOWED = {
         "convex.ascent", "convex.interior_point", "convex.oracle", "convex.reduced", "network", "patterns", "problem",
         "programs",
     },
+    "frozen": {
+        "convex.ascent", "convex.faces", "convex.leaky", "convex.newton", "convex.oracle", "network", "patterns",
+        "problem", "programs",
+    },
     "vector.kkt": set(),
     "vector.subsampled": {"convex.threads", "vector.kkt"},
     "vector.local": {"vector.kkt", "vector.subsampled"},

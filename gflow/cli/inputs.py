@@ -94,6 +94,16 @@ def check_width(width: int) -> None:
         raise InputError(f"--width must be at least 1, got {width}")
 
 
+def check_frozen(problem, until_s: float | None, until_t: float | None) -> None:
+    """What a flow of the first layer alone exists for."""
+    if problem.outputs is not None:
+        raise InputError("--freeze-output is for two classes: vector output moves both layers")
+    if not problem.directional and until_s is None and until_t is None:
+        raise InputError(
+            "--freeze-output with --loss squared or --weight-decay ends at a time: give --until-s or --until-t"
+        )
+
+
 def check_key(seed: int, index: int) -> None:
     """Seeds and numbers of initialisations that fit a key."""
     if not 0 <= seed < 2**63:
