@@ -126,6 +126,19 @@ def test_points_from_data_to_verdict(gflow, tmp_path):
     assert strict(gflow("verify", "p.zarr", "--json").stdout)["whole"]
 
 
+def test_leaky_points(gflow, tmp_path):
+    # one neuron of slope 1/2 below 0 fits 1 and -1/2: least norm 1; with decay 1/4 it is 0.8, see test_leaky.py
+    (tmp_path / "leaky.csv").write_text("x,y\n1,1\n-1,-0.5\n")
+    common = ("leaky.csv", "--loss", "squared", "--activation", "leaky-relu:0.5", "--json")
+    assert strict(gflow("solve", *common).stdout)["primal"] == pytest.approx(1.0, rel=1e-9)
+    assert strict(gflow("solve", *common, "--beta", 0.25).stdout)["primal"] == pytest.approx(0.225, rel=1e-9)
+    decay = ("--weight-decay", 0.25)
+    summary = strict(gflow("run", *common, *decay, "--width", 4).stdout)
+    assert summary["verdict"] == "GLOBAL" and summary["result"] == "stationary"
+    assert summary["objective"] == pytest.approx(0.225, rel=1e-6)
+    assert summary["certificate"] == pytest.approx(1, abs=1e-6)
+
+
 def test_a_frozen_output_layer(gflow):
     common = ("run", "orthogonal-separable:n=8,d=2", "--width", 10, "--scale", 0.1, "--freeze-output")
     summary = strict(gflow(*common, "--json").stdout)

@@ -70,8 +70,8 @@ def read_problem(
     problem = checked(
         gflow.Problem, dataset.X, dataset.y, loss=TRAINED[loss](), activation=acts, weight_decay=weight_decay
     )
-    if (not problem.directional or problem.outputs) and problem.lower_slope > 0:
-        raise InputError("a leaky ReLU is certified for two classes, a loss of margins and no weight decay only")
+    if problem.outputs and problem.lower_slope > 0:
+        raise InputError("a leaky ReLU is certified for one output, two classes or numbers, only")
     reasons = never_separable(dataset.X, dataset.y) if problem.directional else []
     if reasons:
         shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")

@@ -272,8 +272,6 @@ def solve(
             "--loss exponential is about weight decay: give --beta too (the max-margin program has no loss)"
         )
     problem, notes = read_problem(data, loss, bias, standardize, "float64", activation="relu" if gated else activation)
-    if beta is not None:
-        checked(problem.require_relu)
     announce(notes)
     known = gflow.faces(problem.X) if masks == "all" else gflow.faces(problem.X, samples=int(masks), sampled=True)
     if gated:

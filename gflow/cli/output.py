@@ -46,7 +46,7 @@ def limit_summary(problem, limit, certificate) -> dict:
     missing, sign = certificate.missing_neuron, None
     if missing is not None:
         lam = certificate.p * np.asarray(problem.y) if problem.directional else np.asarray(limit.lam)
-        pull = lam.T @ np.maximum(np.asarray(problem.X) @ missing, 0.0)
+        pull = lam.T @ np.asarray(problem.activation(problem.X @ missing))
         sign = int(np.sign(pull)) if problem.outputs is None else pull / np.linalg.norm(pull)
     return {
         "verdict": certificate.verdict.name,
