@@ -30,6 +30,7 @@ from gflow.flow.kinks import KINK, Kinks
 from gflow.flow.lanes import Stepper
 from gflow.flow.solve import Flow, solve_flow
 from gflow.flow.stop import KKTTarget, MarginTarget, Stationary, Unfitted
+from gflow.frozen import FrozenLimit, frozen_limit
 from gflow.initializers import Dominated, Gaussian, Independent, Sphere, Symmetric, Unbalanced, key_of
 from gflow.limit import Limit, find_limit, limit_of_network
 from gflow.losses import Exponential, Linear, Logistic, Squared
@@ -60,6 +61,7 @@ __all__ = [
     "Faces",
     "Filippov",
     "Flow",
+    "FrozenLimit",
     "FrozenOutput",
     "Gated",
     "Gaussian",
@@ -99,6 +101,7 @@ __all__ = [
     "faces",
     "fates",
     "find_limit",
+    "frozen_limit",
     "key_of",
     "limit_of_network",
     "result_name",

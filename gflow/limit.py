@@ -58,7 +58,7 @@ def find_limit(problem: Problem, flow: Flow) -> Limit:
     if not isinstance(flow, Flow):
         raise ValueError(f"find_limit takes a Flow, got {type(flow).__name__}: of a network use limit_of_network")
     if flow.frozen:
-        raise ValueError("a flow with a frozen second layer has another limit; certify(problem, flow.final) judges it")
+        raise ValueError("a flow with a frozen second layer has another limit: frozen_limit(problem, flow.final)")
     return limit_of_network(problem, flow.final)
 
 

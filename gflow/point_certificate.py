@@ -1,6 +1,6 @@
 """certify_point: is the point at which a flow came to rest the optimum of its own program?
 
-With weight decay beta, every alpha with B = max_{|u|<=1} |lambda^T (X u)_+| <= beta, lambda = c o alpha, bounds the
+With weight decay beta, every alpha with B = max_{|u|<=1} |lambda^T sigma(X u)| <= beta, lambda = c o alpha, bounds the
 optimum: L + beta/2 |theta|^2 >= b . alpha - sum_n l*(-alpha_n). Without it an interpolating network competes with the
 one of least norm, and one that does not interpolate with any that does. Everything is recomputed in float64.
 Source: arXiv 2002.10553, section 2; docs/mathematics.md, "Limits that are points".
@@ -15,6 +15,7 @@ import numpy as np
 from gflow._types import VERDICT
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.faces import Faces, faces
+from gflow.convex.leaky import multipliers, opposite, rows
 from gflow.convex.min_norm import MinNorm, solve_min_norm
 from gflow.convex.oracle import Bound, dual_maximum, require_float64
 from gflow.convex.penalized import Penalized, solve_penalized
@@ -46,7 +47,6 @@ def certify_point(
     network = limit.network if isinstance(limit, Limit) else limit
     if network.width:  # an optimal network may have no neurons
         problem.check(network)
-    problem.require_relu()
     require_float64(problem.X, network.W1)
     if not (np.all(np.isfinite(network.W1)) and np.all(np.isfinite(network.w2))):
         raise ValueError("the weights are not finite")
@@ -62,10 +62,11 @@ def _penalised(problem: Problem, network: TwoLayer, known: Faces, optimum, searc
     c, b, q = problem.signs(), problem.targets(), problem.margins(network)
     objective = float(problem.total_loss(network))
     alpha = -problem.loss.slope(q)
-    bound = dual_maximum(problem.X, c * alpha, known)
+    bound = _largest(problem, c * alpha, known)
     B = float(bound.upper)
     if not known.complete:
-        B = min(B, bound_of_dual(np.asarray(problem.X), np.asarray(c * alpha)))
+        lower = problem.lower_slope
+        B = min(B, bound_of_dual(rows(np.asarray(problem.X), lower), multipliers(np.asarray(c * alpha), lower)))
     feasible = alpha * min(1.0, beta / B) if B > 0 else alpha
     lower = float(b @ feasible - jnp.sum(problem.loss.conjugate(feasible)))
     rounding = _rounding(problem, network, objective)
@@ -109,13 +110,19 @@ def _least_norm(problem: Problem, network: TwoLayer, known: Faces, optimum, sear
         verdict = VERDICT.GLOBAL
     missing = None
     if not interpolates and np.any(lam):
-        bound = dual_maximum(problem.X, jnp.asarray(lam), known)
+        bound = _largest(problem, jnp.asarray(lam), known)
         missing = np.asarray(bound.u) if float(bound.lower) > 0 else None
     c = whole / lower if interpolates and lower > 0 else 1.0 if interpolates and objective == 0 else np.inf
     return Certificate(
         verdict, lower_bound=lower, c=c, **(nothing | {"missing_neuron": missing, "better": better, "optimum": value}),
         **facts,
     )  # fmt: skip
+
+
+def _largest(problem: Problem, lam, known: Faces) -> Bound:
+    """B, over all faces or bounded."""
+    lower = problem.lower_slope
+    return dual_maximum(rows(problem.X, lower), multipliers(lam, lower), opposite(known, lower))
 
 
 def _repair(problem: Problem, network: TwoLayer, known: Faces) -> float:
@@ -148,11 +155,11 @@ def _rounding(problem: Problem, network: TwoLayer, objective: float) -> float:
 
 
 def _missing(problem: Problem, network: TwoLayer, lam, bound: Bound, beta: float) -> np.ndarray | None:
-    """The maximiser u of |lambda^T (X u)_+| if it exceeds beta and no neuron of its sign has this direction."""
+    """The maximiser u of |lambda^T sigma(X u)| if it exceeds beta and no neuron of its sign has this direction."""
     u = np.asarray(bound.u)
     if float(bound.lower) <= beta * (1 + RTOL):
         return None
-    sign = np.sign(np.asarray(lam) @ np.maximum(np.asarray(problem.X) @ u, 0.0))
+    sign = np.sign(np.asarray(lam) @ np.asarray(problem.activation(problem.X @ u)))
     same = (np.sign(np.asarray(network.w2)) == sign) & (np.asarray(network.masses()) > 0)
     present = same & (u @ np.asarray(network.directions()) >= 1 - 1e-12)
     return None if present.any() else u

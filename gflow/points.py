@@ -46,7 +46,7 @@ def point_limit(problem: Problem, network: TwoLayer, *, polish: bool = True) -> 
 
     `objective`: L + weight_decay/2 |theta|^2, or 1/2 |theta|^2 without weight decay; `loss`: L; `lam` (n,): -dL/df;
     `kkt_residual`: `Problem.speed` of the least-norm velocity, 0 at a stationary point; `slackness` 0.
-    With weight decay and ReLU the neurons are merged by pattern and exact. Without it the network is the flow's own
+    With weight decay the neurons are merged by pattern and exact. Without it the network is the flow's own
     end, each neuron for itself, "polished" if its residual is at most 1e-8. Raises ValueError as `find_limit` does.
     """
     problem.check(network)
@@ -54,7 +54,7 @@ def point_limit(problem: Problem, network: TwoLayer, *, polish: bool = True) -> 
     if not (np.all(np.isfinite(network.W1)) and np.all(np.isfinite(network.w2))):
         raise ValueError("the weights are not finite")
     own = _judged(problem, network, moving=True)
-    if problem.weight_decay is None or not polish or problem.activation.slope_interval() != (0.0, 1.0):
+    if problem.weight_decay is None or not polish:
         return own
     for share in VANISHED:
         limit = _solved(problem, network, share)
@@ -77,7 +77,7 @@ def _grows(problem: Problem, network: TwoLayer, limit: Limit, share: float) -> b
     patterns, V = merge(problem, others, BAND, 0.0)
     X, lam, beta = np.asarray(problem.X), np.asarray(limit.lam), float(problem.weight_decay)  # pyright: ignore
     return any(
-        resting_place(X, lam, s, v / np.linalg.norm(v))[0] > beta * (1 + OUTGROWN)
+        resting_place(X, lam, s, v / np.linalg.norm(v), problem.lower_slope)[0] > beta * (1 + OUTGROWN)
         for s, v in zip(patterns.sign, V.T, strict=True)
     )
 
@@ -94,7 +94,7 @@ def _solved(problem: Problem, network: TwoLayer, share: float) -> Limit | None:
     assert beta is not None
     program = Program(
         problem.X, jnp.asarray(c), jnp.asarray(b), jnp.asarray(patterns.mask.T), jnp.asarray(patterns.sign), beta,
-        problem.loss,
+        problem.loss, problem.lower_slope,
     )  # fmt: skip
     found = newton_on(program, V.T, patterns.sign, patterns.mask, patterns.sliding)
     if found is None:

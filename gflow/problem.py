@@ -114,10 +114,10 @@ class Problem(eqx.Module):
         return self.activation.slope_interval()[0]
 
     def require_relu(self) -> None:
-        """Raise ValueError unless the activation is ReLU: the convex programs are about it."""
+        """Raise ValueError unless the activation is ReLU."""
         if self.activation.slope_interval() != (0.0, 1.0):
             name = type(self.activation).__name__
-            raise ValueError(f"this exists for ReLU; with {name} use a loss of margins without weight decay")
+            raise ValueError(f"this exists for ReLU, not for {name}")
 
     @property
     def of_margins(self) -> bool:

@@ -126,6 +126,38 @@ def test_points_from_data_to_verdict(gflow, tmp_path):
     assert strict(gflow("verify", "p.zarr", "--json").stdout)["whole"]
 
 
+def test_leaky_points(gflow, tmp_path):
+    # one neuron of slope 1/2 below 0 fits 1 and -1/2: least norm 1; with decay 1/4 it is 0.8, see test_leaky.py
+    (tmp_path / "leaky.csv").write_text("x,y\n1,1\n-1,-0.5\n")
+    common = ("leaky.csv", "--loss", "squared", "--activation", "leaky-relu:0.5", "--json")
+    assert strict(gflow("solve", *common).stdout)["primal"] == pytest.approx(1.0, rel=1e-9)
+    assert strict(gflow("solve", *common, "--beta", 0.25).stdout)["primal"] == pytest.approx(0.225, rel=1e-9)
+    decay = ("--weight-decay", 0.25)
+    summary = strict(gflow("run", *common, *decay, "--width", 4).stdout)
+    assert summary["verdict"] == "GLOBAL" and summary["result"] == "stationary"
+    assert summary["objective"] == pytest.approx(0.225, rel=1e-6)
+    assert summary["certificate"] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_frozen_output_layer(gflow):
+    common = ("run", "orthogonal-separable:n=8,d=2", "--width", 10, "--scale", 0.1, "--freeze-output")
+    summary = strict(gflow(*common, "--json").stdout)
+    # the function is the max-margin one, and no first layer is better for this second one
+    assert summary["verdict"] == "GLOBAL" and summary["polished"] and summary["result"] == "margin_reached"
+    assert summary["objective"] == pytest.approx(summary["optimum"], rel=1e-6)
+    assert summary["frozen"]["certificate"] == pytest.approx(1, abs=1e-9)
+    assert summary["frozen"]["objective"] > 5 * summary["objective"]  # w2 is small, so W1 is long
+    shown = " ".join(gflow(*common).stdout.split())
+    assert "For this second layer no first layer is better" in shown and "whose layers are both free" in shown
+    for arguments, message in (
+        ((*common, "--loss", "squared"), "give --until-s or --until-t"),
+        ((*common, "--optimizer", "adam"), "leave --freeze-output out"),
+        (("run", "orthogonal-classes", "--freeze-output"), "for two classes"),
+    ):
+        done = gflow(*arguments)
+        assert done.returncode == 2 and message in done.stderr, (arguments, done.stderr)
+
+
 def test_run_until_a_time(gflow, tmp_path):
     done = gflow("run", "xor", "--width", 2, "--until-s", 2, "--json")
     assert strict(done.stdout)["s"] == 2.0 and strict(done.stdout)["result"] == "horizon_reached"

@@ -80,13 +80,15 @@ ALLOWED = {
     "convex.interior_point": {"losses"},
     "convex.gated": {"_types", "convex.oracle", "convex.threads", "losses", "problem"},
     "convex.min_norm": {
-        "_types", "convex.arrangements", "convex.candidates", "convex.faces", "convex.master", "convex.newton",
-        "convex.oracle", "convex.polish", "convex.semidefinite", "convex.threads", "network", "problem",
+        "_types", "convex.arrangements", "convex.candidates", "convex.faces", "convex.leaky", "convex.master",
+        "convex.newton", "convex.oracle", "convex.polish", "convex.semidefinite", "convex.threads", "network",
+        "problem",
     },
     "convex.reduced": {"convex.interior_point", "convex.newton", "convex.threads"},
     "convex.penalized": {
-        "_types", "convex.arrangements", "convex.candidates", "convex.faces", "convex.interior_point", "convex.oracle",
-        "convex.polish", "convex.reduced", "convex.semidefinite", "losses", "network", "problem",
+        "_types", "convex.arrangements", "convex.candidates", "convex.faces", "convex.interior_point", "convex.leaky",
+        "convex.newton", "convex.oracle", "convex.polish", "convex.reduced", "convex.semidefinite", "losses", "network",
+        "problem",
     },
     "convex.optimum": {
         "convex.column_generation", "convex.faces", "convex.min_norm", "convex.penalized", "problem",
@@ -97,6 +99,10 @@ ALLOWED = {
     "points": {
         "convex.ascent", "convex.interior_point", "convex.oracle", "convex.reduced", "network", "patterns", "problem",
         "programs",
+    },
+    "frozen": {
+        "convex.ascent", "convex.faces", "convex.leaky", "convex.newton", "convex.oracle", "network", "patterns",
+        "problem", "programs",
     },
     "vector.kkt": set(),
     "vector.subsampled": {"convex.threads", "vector.kkt"},
@@ -116,8 +122,8 @@ ALLOWED = {
     },
     "proof": {"_types", "network"},
     "point_certificate": {
-        "_types", "convex.arrangements", "convex.faces", "convex.min_norm", "convex.oracle", "convex.penalized",
-        "convex.semidefinite", "network", "problem", "programs", "proof",
+        "_types", "convex.arrangements", "convex.faces", "convex.leaky", "convex.min_norm", "convex.oracle",
+        "convex.penalized", "convex.semidefinite", "network", "problem", "programs", "proof",
     },
     "vector.certificate": {
         "_types", "convex.faces", "convex.oracle", "network", "problem", "programs", "proof", "vector.oracle",

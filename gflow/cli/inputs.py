@@ -70,8 +70,8 @@ def read_problem(
     problem = checked(
         gflow.Problem, dataset.X, dataset.y, loss=TRAINED[loss](), activation=acts, weight_decay=weight_decay
     )
-    if (not problem.directional or problem.outputs) and problem.lower_slope > 0:
-        raise InputError("a leaky ReLU is certified for two classes, a loss of margins and no weight decay only")
+    if problem.outputs and problem.lower_slope > 0:
+        raise InputError("a leaky ReLU is certified for one output, two classes or numbers, only")
     reasons = never_separable(dataset.X, dataset.y) if problem.directional else []
     if reasons:
         shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
@@ -92,6 +92,16 @@ def check_width(width: int) -> None:
     """A number of neurons that makes sense."""
     if width < 1:
         raise InputError(f"--width must be at least 1, got {width}")
+
+
+def check_frozen(problem, until_s: float | None, until_t: float | None) -> None:
+    """What a flow of the first layer alone exists for."""
+    if problem.outputs is not None:
+        raise InputError("--freeze-output is for two classes: vector output moves both layers")
+    if not problem.directional and until_s is None and until_t is None:
+        raise InputError(
+            "--freeze-output with --loss squared or --weight-decay ends at a time: give --until-s or --until-t"
+        )
 
 
 def check_key(seed: int, index: int) -> None:

@@ -15,6 +15,7 @@ from gflow.cli.inputs import (
     InputError,
     announce,
     check_file,
+    check_frozen,
     check_key,
     check_width,
     checked,
@@ -75,6 +76,9 @@ def run(
         Path | None,
         typer.Option(help="first weights, in place of --width, --scale and --seed: .npz with W1 (d, m), w2 (m,)"),
     ] = None,
+    freeze_output: Annotated[
+        bool, typer.Option("--freeze-output", help="hold the second layer fixed: the first one moves alone")
+    ] = False,
     until_s: Annotated[float | None, typer.Option(help="stop at this scaled time s")] = None,
     until_t: Annotated[float | None, typer.Option(help="stop at this physical time t")] = None,
     rtol: Annotated[
@@ -117,25 +121,33 @@ def run(
     law = initial_law(init, scale)
     network = read_weights(weights, problem) if weights else checked(law, gflow.key_of(seed, index), problem, width)
     if optimizer is not None:
-        of_flow = [k for k in ("until_s", "until_t", "rtol", "max_steps", "out", "plot") if _is_given(context, k)]
+        flow_only = ("freeze_output", "until_s", "until_t", "rtol", "max_steps", "out", "plot")
+        of_flow = [k for k in flow_only if _is_given(context, k)]
         if of_flow:
             raise InputError(
                 f"--optimizer is no flow: leave {', '.join('--' + k.replace('_', '-') for k in of_flow)} out"
             )
         return _descend(problem, network, optimizer, steps, gflow.key_of(seed, index), notes, json)
     checked(check_arguments, problem, network, until_s, until_t)
+    if freeze_output:
+        check_frozen(problem, until_s, until_t)
     announce(notes)
     say("compiling and integrating (compilation takes a quarter to half a minute)")
     flow = checked(
         gflow.solve_flow, problem, network, until_s=until_s, until_t=until_t, max_steps=max_steps,
         controller=diffrax.PIDController(rtol=rtol, atol=rtol), saves=64 if out or plot else 1,
+        chart=gflow.FrozenOutput if freeze_output else None,
     )  # fmt: skip
-    limit = gflow.find_limit(problem, flow)
     known = gflow.faces(problem.X)
+    frozen = gflow.frozen_limit(problem, flow.final, known) if flow.frozen and problem.directional else None
+    limit = output.of_frozen(problem, flow.final, frozen) if flow.frozen else gflow.find_limit(problem, flow)
     if not known.complete:
         say("too many masks to enumerate: bounding P* by a semidefinite program (up to a minute)")
-    certificate = gflow.certify(problem, limit, known_faces=known)
+    # a frozen flow is not on its way to a KKT point of both layers: where it ends is judged as a given network is
+    judged = limit.network if flow.frozen and not limit.stuck else limit
+    certificate = gflow.certify(problem, judged, known_faces=known)
     summary = output.limit_summary(problem, limit, certificate) | output.flow_summary(problem, network, flow)
+    summary |= output.frozen_summary(flow, frozen)
     if out:
         _write_trajectory(flow, out)
     if plot:
@@ -260,8 +272,6 @@ def solve(
             "--loss exponential is about weight decay: give --beta too (the max-margin program has no loss)"
         )
     problem, notes = read_problem(data, loss, bias, standardize, "float64", activation="relu" if gated else activation)
-    if beta is not None:
-        checked(problem.require_relu)
     announce(notes)
     known = gflow.faces(problem.X) if masks == "all" else gflow.faces(problem.X, samples=int(masks), sampled=True)
     if gated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -45,7 +46,7 @@ def limit_summary(problem, limit, certificate) -> dict:
     missing, sign = certificate.missing_neuron, None
     if missing is not None:
         lam = certificate.p * np.asarray(problem.y) if problem.directional else np.asarray(limit.lam)
-        pull = lam.T @ np.maximum(np.asarray(problem.X) @ missing, 0.0)
+        pull = lam.T @ np.asarray(problem.activation(problem.X @ missing))
         sign = int(np.sign(pull)) if problem.outputs is None else pull / np.linalg.norm(pull)
     return {
         "verdict": certificate.verdict.name,
@@ -76,10 +77,32 @@ def flow_summary(problem, network, flow) -> dict:
         "log_t": flow.log_t[-1],
         "steps": flow.steps,
         "rejected": flow.rejected,
-        "balance_drift": flow.final.balance_drift(network),
+        # of a frozen second layer nothing is conserved
+        "balance_drift": None if flow.frozen else flow.final.balance_drift(network),
         "repelled": flow.repelled,
         "fates": {kind.name.lower(): int(np.sum(fate == kind)) for kind in FATE},
     }
+
+
+def of_frozen(problem, network, frozen):
+    """The Limit of a flow that ended at `network` with a frozen second layer: its limit `frozen`, merged and balanced
+    (None for points, which are judged as they are). Residual and slackness are those of W1 alone."""
+    from gflow.limit import limit_of_network
+
+    if frozen is None:
+        return limit_of_network(problem, network, polish=False)
+    limit = limit_of_network(problem, frozen.network, polish=False)
+    p = np.abs(np.asarray(frozen.lam)) / np.sum(np.abs(np.asarray(frozen.lam)))
+    own = {"polished": frozen.polished, "kkt_residual": frozen.kkt_residual}
+    return dataclasses.replace(limit, **own, slackness=float(problem.slackness(limit.margins, p)))
+
+
+def frozen_summary(flow, frozen) -> dict:
+    """The key "frozen": what is proved about W1 for this second layer; {} of points, None of a flow of both layers."""
+    if frozen is None:
+        return {"frozen": {} if flow.frozen else None}
+    bounds = {"objective": frozen.objective, "lower_bound": frozen.lower_bound, "certificate": frozen.c}
+    return {"frozen": bounds}
 
 
 def program_summary(known, solved) -> dict:
@@ -185,6 +208,7 @@ def print_run(console, summary: dict) -> None:
     from rich.table import Table
 
     point = summary["margin"] is None
+    frozen = summary.get("frozen")
     verdict, limit = summary["verdict"], summary["polished"] or summary["s"] is None
     fitted = math.isfinite(summary["objective"])
     case = ", not fitted" if not fitted else "" if limit else ", under way"
@@ -199,9 +223,13 @@ def print_run(console, summary: dict) -> None:
             f"This is the network at s = {float(np.asarray(summary['s'])):.6g}, where the integration ended "
             f"({summary['result']}); the figures below are about it."
         )
+    if frozen is not None:
+        console.print(FROZEN + _proved_of_frozen(frozen))
     table = Table("quantity", "value", box=None)
     for key, value in summary.items():
-        if key in ("verdict", "neurons", "kkt_point", "p") or (value is None and (point or summary["s"] is None)):
+        if key in ("verdict", "neurons", "kkt_point", "p", "frozen") or (
+            value is None and (point or summary["s"] is None)
+        ):
             continue
         table.add_row(key, _text(value))
     console.print(table)
@@ -240,6 +268,22 @@ EXPLAIN = {
     "INCONCLUSIVE, not fitted": "a margin is not positive; that weights with these patterns cannot fit is not proved",
     "UNFITTED": "proved: a margin is not positive, and no weights with these activation patterns fit the data",
 }
+
+
+FROZEN = (
+    "The second layer was frozen. The verdict compares this network, its layers balanced, with those whose layers are "
+    "both free. "
+)
+
+
+def _proved_of_frozen(frozen: dict) -> str:
+    """What is proved about first layers for the second layer of the flow."""
+    if not frozen or not math.isfinite(frozen["objective"]):
+        return "Whether another first layer is better for this second layer is not proved."
+    size, least = f"|W1|^2/2 = {frozen['objective']:.9g} at q_min = 1", f"{frozen['lower_bound']:.9g}"
+    if frozen["certificate"] <= 1 + 1e-6:
+        return f"For this second layer no first layer is better: {size}, and at least {least} is proved for all."
+    return f"For this second layer: {size}; a better first layer may exist, none has less than {least}."
 
 
 def _text(value) -> str:

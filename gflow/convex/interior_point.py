@@ -1,10 +1,11 @@
 """A primal-dual interior-point method for penalised programs over given masks, in JAX.
 
-    min  sum_n l(q_n) + beta sum_k |z_k|   s.t.  q = c o sum_k s_k D_k X z_k - b,   A_k z_k >= 0,  A_k = (2 D_k - I) X
+    min  sum_n l(q_n) + beta sum_k |z_k|   s.t.  q = c o sum_k s_k S_k X z_k - b,   A_k z_k >= 0,  A_k = (2 D_k - I) X
 
-and its dual, with alpha = -l'(q) and multipliers mu_k >= 0 of the cones,
+with S_k = D_k + lower (I - D_k) the slopes on mask D_k, lower = 0 for ReLU, and its dual, with alpha = -l'(q) and
+multipliers mu_k >= 0 of the cones,
 
-    max  b . alpha - sum_n l*(-alpha_n)   s.t.  |w_k| <= beta,   w_k = s_k X^T D_k (c o alpha) + A_k^T mu_k.
+    max  b . alpha - sum_n l*(-alpha_n)   s.t.  |w_k| <= beta,   w_k = s_k X^T S_k (c o alpha) + A_k^T mu_k.
 
 The ball |w_k|^2 <= beta^2 has the multiplier nu_k, and z_k = 2 nu_k w_k is the primal block: the optimality conditions
 are mu_k o A_k z_k = 0 and nu_k (beta^2 - |w_k|^2) = 0. A step costs one n x n system, because the blocks (d x d) couple
@@ -43,7 +44,8 @@ DROP, CLOSE = 10.0, 0.1
 
 
 class Program(eqx.Module):
-    """Data and masks: `X` (n, d) without rows of zeros, `c`, `b` (n,): q = c f - b, `masks` (K, n), `sign` (K,)."""
+    """Data and masks: `X` (n, d) without rows of zeros, `c`, `b` (n,): q = c f - b, `masks` (K, n), `sign` (K,);
+    `lower`: the activation's slope for z < 0."""
 
     X: Float[Array, "n d"]
     c: Float[Array, " n"]
@@ -52,18 +54,24 @@ class Program(eqx.Module):
     sign: Float[Array, " K"]
     beta: Float[Array, ""]
     loss: AbstractLoss
+    lower: float = eqx.field(static=True, default=0.0)
+
+    @property
+    def slopes(self) -> Float[Array, "K n"]:
+        """S_k = D_k + lower (I - D_k)."""
+        return self.masks if self.lower == 0 else jnp.where(self.masks, 1.0, self.lower)
 
     def outputs(self, z: Float[Array, "K d"]) -> Float[Array, " n"]:
-        """f = sum_k s_k D_k X z_k."""
-        return self.sign @ (self.masks * (z @ self.X.T))
+        """f = sum_k s_k S_k X z_k."""
+        return self.sign @ (self.slopes * (z @ self.X.T))
 
     def margins(self, z: Float[Array, "K d"]) -> Float[Array, " n"]:
         """q = c o f - b."""
         return self.c * self.outputs(z) - self.b
 
     def pull(self, alpha: Float[Array, " n"]) -> Float[Array, "K d"]:
-        """s_k X^T D_k (c o alpha)."""
-        return self.sign[:, None] * ((self.masks * (self.c * alpha)) @ self.X)
+        """s_k X^T S_k (c o alpha)."""
+        return self.sign[:, None] * ((self.slopes * (self.c * alpha)) @ self.X)
 
     def feasible(self, q: Float[Array, " n"], mu: Float[Array, "K n"]) -> Float[Array, " n"]:
         """alpha = -l'(q), shrunk until |w_k| <= beta with the multipliers mu of the cones."""
@@ -241,7 +249,7 @@ class _System:
         L = jnp.linalg.cholesky(jnp.eye(d) + jnp.einsum("kin,kn,kjn->kij", E, self.T, E))
         inverse = jax.scipy.linalg.solve_triangular(L, jnp.broadcast_to(jnp.eye(d), L.shape), lower=True)
         self.R = inverse @ root
-        E = (inverse @ E) * program.masks[:, None, :]
+        E = (inverse @ E) * program.slopes[:, None, :]
         E = E.reshape(K * d, n) * program.c
         self.G = E.T @ E
         self.D = jnp.sqrt(program.loss.curvature(at.q))
@@ -279,7 +287,7 @@ def _judged(program: Program, at: Iterate) -> Iterate:
     """`primal`: the objective of the network with neurons z, whatever their patterns. `dual`: of alpha and mu, scaled
     until |w_k| <= beta."""
     U = at.z @ program.X.T
-    q = program.c * (program.sign @ jnp.maximum(U, 0.0)) - program.b
+    q = program.c * (program.sign @ jnp.maximum(U, program.lower * U)) - program.b
     primal = jnp.sum(program.loss.value(q)) + program.beta * jnp.sum(jnp.linalg.norm(at.z, axis=1))
     alpha = program.feasible(at.q, at.mu)
     dual = program.b @ alpha - jnp.sum(program.loss.conjugate(alpha))

@@ -160,7 +160,7 @@ class Interpolation(Master):
         self._constrain(self.y, self.y)
 
     def _entries(self, U: np.ndarray, sign: np.ndarray) -> np.ndarray:
-        return np.maximum(self.X @ U.T, 0.0) * sign
+        return activated(self.X @ U.T, self.lower) * sign
 
     def _multipliers(self, dual: np.ndarray) -> np.ndarray:
         return dual

@@ -1,9 +1,9 @@
 """solve_min_norm: the interpolating network of least norm, bracketed.
 
-    P* = min 1/2 |theta|^2  s.t.  f(x_n) = y_n        D* = max lambda . y  s.t.  max_{|u|<=1} |lambda^T (X u)_+| <= 1,
+    P* = min 1/2 |theta|^2  s.t.  f(x_n) = y_n      D* = max lambda . y  s.t.  max_{|u|<=1} |lambda^T sigma(X u)| <= 1,
 
-lambda of either sign. Columns are unit vectors and the master is a linear program, as for max-margin; every sample is a
-support vector. Near the optimum Newton's method on the tight faces makes it exact.
+lambda of either sign, sigma ReLU or leaky (see `leaky`). Columns are unit vectors and the master is a linear program,
+as for max-margin; every sample is a support vector. Near the optimum Newton's method on the tight faces makes it exact.
 Source: arXiv 2002.10553, section 2; docs/mathematics.md, "Limits that are points".
 """
 
@@ -17,8 +17,9 @@ from gflow._types import REDUCED, RESULTS, result_of_gap
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.candidates import best_ascended, best_directions, equal, slid
 from gflow.convex.faces import Faces, faces
+from gflow.convex.leaky import activated, multipliers, opposite, rows
 from gflow.convex.master import Interpolation
-from gflow.convex.newton import Patterns, complement
+from gflow.convex.newton import Patterns, complement, slopes_of
 from gflow.convex.oracle import arrays_of, ascended, gram_bound, price, require_float64, upper_bound
 from gflow.convex.polish import LADDER, Tight, faces_at, gathered, peaks
 from gflow.convex.semidefinite import bound_of_dual
@@ -74,9 +75,8 @@ def solve_min_norm(
     problem: Problem, known_faces: Faces | None = None, *, rtol: float = 1e-9, rounds: int | None = None
 ) -> MinNorm:
     """P*, its multipliers and an optimal network. `rounds` of column generation at most, by default 100, and 25 where
-    not all faces are known. Raises ValueError in float32, for activations other than ReLU and for losses of margins."""
+    not all faces are known. Raises ValueError in float32 and for losses of margins."""
     problem.require_scalar()
-    problem.require_relu()
     require_float64(problem.X)
     if problem.of_margins:
         raise ValueError("labels of a loss of margins are not interpolated: use solve_max_margin")
@@ -88,7 +88,7 @@ def solve_min_norm(
     # f(x_n) = y_n is f(x_n/|x_n|) = y_n/|x_n|: rows of different lengths count alike
     target = y / np.where(size > 0, size, 1.0)
     label = float(np.max(np.abs(target)))
-    state = _Interpolating(unit_rows(X), target / label, known)
+    state = _Interpolating(unit_rows(X), target / label, known, problem.lower_slope)
     for _ in range((100 if known.complete else 25) if rounds is None else rounds):
         if state.gap <= rtol or state.stalled:
             break
@@ -117,11 +117,11 @@ def _contradicts(X: np.ndarray, y: np.ndarray) -> bool:
 class _Interpolating:
     """Where column generation stands. Rows are 1 long (or 0) and labels at most 1."""
 
-    def __init__(self, X: np.ndarray, y: np.ndarray, known: Faces):
-        self.X, self.y, self.known = X, y, known
-        self.faces = arrays_of(known)
+    def __init__(self, X: np.ndarray, y: np.ndarray, known: Faces, lower: float):
+        self.X, self.y, self.known, self.lower = X, y, opposite(known, lower), lower
+        self.faces, self.rows = arrays_of(self.known), rows(X, lower)
         self.price = 1e3
-        self.master = Interpolation(X, y, self.price)
+        self.master = Interpolation(X, y, self.price, lower)
         units = unit_rows(X)
         self.master.add(np.vstack([units, units]), np.repeat([1.0, -1.0], len(X)))
         self.primal, self.dual, self.lam, self.miss = np.inf, 0.0, np.zeros(len(y)), 0.0
@@ -166,7 +166,8 @@ class _Interpolating:
             units = self.V / np.maximum(np.linalg.norm(self.V, axis=0), 1e-300)
             network = TwoLayer(jnp.asarray(units * root), jnp.asarray(self.sign * root))
         if not self.known.complete:
-            B = min(float(gram_bound(jnp.asarray(self.X), jnp.asarray(self.lam))), bound_of_dual(self.X, self.lam))
+            lam = multipliers(self.lam, self.lower)
+            B = min(float(gram_bound(jnp.asarray(self.rows), jnp.asarray(lam))), bound_of_dual(self.rows, lam))
             self.dual = max(self.dual, float(self.lam @ self.y) / B if B > 0 else 0.0)
         found = result_of_gap(self.gap, rtol) if np.isfinite(self.primal) else RESULTS.max_steps_reached
         return MinNorm(
@@ -178,7 +179,7 @@ class _Interpolating:
     def _network(self, V: np.ndarray, sign: np.ndarray) -> None:
         """The network of blocks V (d, K): kept if it interpolates and is the shortest so far."""
         V, sign = V[:, V.any(axis=0)], sign[V.any(axis=0)]
-        missed = np.abs(np.maximum(self.X @ V, 0.0) @ sign - self.y)
+        missed = np.abs(activated(self.X @ V, self.lower) @ sign - self.y)
         miss = float(np.max(missed, initial=0.0))
         # what the missed labels are worth to the multipliers is added: it is no shorter than its own dual
         length = float(np.linalg.norm(V, axis=0).sum() + missed @ np.abs(self.lam))
@@ -186,8 +187,8 @@ class _Interpolating:
             self.primal, self.V, self.sign, self.miss = length, V, sign, miss
 
     def _priced(self, lam: np.ndarray) -> tuple[float, Tight]:
-        """max_u |lambda^T (X u)_+|; lambda over it is feasible, and kept if it is the best."""
-        X, at = jnp.asarray(self.X), jnp.asarray(lam)
+        """max_u |lambda^T sigma(X u)|; lambda over it is feasible, and kept if it is the best."""
+        X, at = jnp.asarray(self.rows), jnp.asarray(multipliers(lam, self.lower))
         if self.known.complete:
             values, over = price(X, at, *self.faces)
             upper = proved = float(upper_bound(X, at, values, over, self.known.error))
@@ -197,7 +198,7 @@ class _Interpolating:
             upper, proved = float(values.max()), float(gram_bound(X, at))
             tight = best_ascended(X, at, np.asarray(values), np.asarray(U), 1.0)
             if not np.any(tight.value > 1 + 1e-2):
-                tight = slid(X, at, np.vstack([self.master.U, tight.U]), 1.0)
+                tight = slid(self.X, lam, np.vstack([self.master.U, tight.U]), 1.0, self.lower)
         dual = float(lam @ self.y) / proved if proved > 0 else 0.0
         if dual > self.dual:
             self.dual, self.lam = dual, lam / proved
@@ -219,7 +220,7 @@ class _Interpolating:
         """Yields the multipliers of Newton's method on every choice of tight faces."""
         live = mass > 1e-12 * max(mass.max(initial=0.0), 1e-300)
         U, sign, mass = self.master.U[live], self.master.sign[live], mass[live]
-        on, local = faces_at(self.X, tight.U, tight.sign), peaks(self.X, lam, tight)
+        on, local = faces_at(self.X, tight.U, tight.sign), peaks(self.X, lam, tight, self.lower)
         near = [tight.value >= 1 - level for level in LADDER]
         tried: set[bytes] = set()
         for chosen in [local & level for level in near] + near:
@@ -231,7 +232,7 @@ class _Interpolating:
             if key in tried:
                 continue
             tried.add(key)
-            point = interpolating_point(self.X, self.y, patterns, V, lam)
+            point = interpolating_point(self.X, self.y, patterns, V, lam, self.lower)
             if point is not None:
                 V, better = point
                 self._network(V, patterns.sign)
@@ -240,14 +241,16 @@ class _Interpolating:
                     return
 
 
-def interpolating_point(X, y, patterns: Patterns, V, lam) -> tuple[np.ndarray, np.ndarray] | None:
-    """(V (d, K), lambda) with sum_k B_k z_k = y, z_k = |z_k| B_k^T lambda, |B_k^T lambda| = 1, B_k = s_k D_k X Q_k.
+def interpolating_point(X, y, patterns: Patterns, V, lam, lower: float = 0.0) -> tuple[np.ndarray, np.ndarray] | None:
+    """(V (d, K), lambda) with sum_k B_k z_k = y, z_k = |z_k| B_k^T lambda, |B_k^T lambda| = 1, B_k = s_k S_k X Q_k, S_k
+    the slopes on the mask, `lower` off it.
 
     Newton's method in least squares of least norm, since multipliers need not be unique; None where it does not
     converge, or a neuron leaves its pattern.
     """
     bases = [complement(X[slide]) for slide in patterns.sliding.T]
-    blocks = [(s * D)[:, None] * (X @ Q) for s, D, Q in zip(patterns.sign, patterns.mask.T, bases, strict=True)]
+    slopes = slopes_of(patterns.mask, lower)
+    blocks = [(s * D)[:, None] * (X @ Q) for s, D, Q in zip(patterns.sign, slopes.T, bases, strict=True)]
     mass, lam, left = np.linalg.norm(V, axis=0), lam.copy(), np.inf
     n = len(y)
     for _ in range(ITERATIONS):

@@ -145,6 +145,18 @@ def direction(X, lam, candidate, masks, cell, span, projectors, accuracy, error)
     return (1 - 2 * (candidate % 2)) * g / jnp.where(norm > 0, norm, 1.0)
 
 
+def one_sided(X: Float[Array, "n d"], lam: Float[Array, " n"], faces: Faces) -> tuple[float, float]:
+    """Upper bounds of max_{|u|<=1} s lambda^T (X u)_+ for s = +1 and s = -1, never below 0, as in `dual_maximum`."""
+    gram = float(gram_bound(X, lam))
+    if not faces.complete:
+        return gram, gram
+    _, over = price(X, lam, *arrays_of(faces))
+    open_ = float(_largest(X, lam)) * float(faces.error)
+    # in a face of mask D and span L the function is g . u: s |P_L g| at u = s P_L g / |P_L g|
+    above, below = (min(gram, float(jnp.max(over[:, side], initial=0.0)) + open_) for side in (0, 1))
+    return above, below
+
+
 def _largest(X, lam):
     """Lambda = sum |lambda_n||x_n|, a Lipschitz constant of u -> lambda^T (X u)_+."""
     return jnp.sum(jnp.abs(lam) * jnp.linalg.norm(X, axis=1))

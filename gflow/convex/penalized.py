@@ -3,9 +3,9 @@
     min sum_n l(q_n) + beta/2 |theta|^2     (q = y f or f - y)
 
 equals, over all masks and from a width of n + 1 on, the group-lasso program of `interior_point`; its dual constraint is
-|lambda^T (X u)_+| <= beta for all |u| <= 1. Masks are generated: the program is solved over a few of them, exact
-pricing over all faces names those that are missing. Source: arXiv 2002.10553, section 2; docs/mathematics.md, "Limits
-that are points".
+|lambda^T sigma(X u)| <= beta for all |u| <= 1, sigma ReLU or leaky (see `leaky`). Masks are generated: the program is
+solved over a few of them, exact pricing over all faces names those that are missing. Source: arXiv 2002.10553, section
+2; docs/mathematics.md, "Limits that are points".
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from gflow.convex.arrangements import row_space, unit_rows
 from gflow.convex.candidates import best_directions
 from gflow.convex.faces import Faces, faces
 from gflow.convex.interior_point import InteriorPoint, Program
+from gflow.convex.leaky import multipliers, opposite, rows
+from gflow.convex.newton import slopes_of
 from gflow.convex.oracle import arrays_of, gram_bound, price, require_float64, upper_bound
 from gflow.convex.polish import faces_at
 from gflow.convex.reduced import refined
@@ -70,10 +72,9 @@ def solve_penalized(
     """The least sum_n l(q_n) + beta/2 |theta|^2, its multipliers and an optimal network.
 
     `known_faces`: `gflow.faces(X)`; sampled ones give the program over these masks alone. Raises ValueError in float32,
-    for beta <= 0, for activations other than ReLU, and for the linear loss, which has no minimum.
+    for beta <= 0, and for the linear loss, which has no minimum.
     """
     problem.require_scalar()
-    problem.require_relu()
     require_float64(problem.X)
     if not 0 < beta < np.inf:
         raise ValueError(f"the weight decay beta must be a positive number, got {beta}")
@@ -110,7 +111,10 @@ class _Best:
         self.basis, *_ = row_space(unit_rows(X))
         self.X = X[self.rows] @ self.basis / self.scale
         self.c, self.b = np.asarray(problem.signs()), np.asarray(problem.targets())
-        self.faces = arrays_of(known)
+        # what is priced: for a leaky ReLU also the opposites of the rows
+        self.lower = problem.lower_slope
+        self.priced, self.seen = rows(X, self.lower), opposite(known, self.lower)
+        self.faces = arrays_of(self.seen)
         self.V, self.sign, self.alpha = np.zeros((X.shape[1], 0)), np.zeros(0), np.zeros(len(X))
         self.primal, self.dual, self.shrink, self.values = np.inf, -np.inf, 1.0, None
         self._network(np.zeros((self.basis.shape[1], 0)), self.sign)
@@ -131,7 +135,7 @@ class _Best:
         masks, sign = np.concatenate([masks, masks]), np.repeat([1.0, -1.0], size)
         program = Program(
             jnp.asarray(self.X), jnp.asarray(self.c[self.rows]), jnp.asarray(self.b[self.rows]), jnp.asarray(masks),
-            jnp.asarray(sign), jnp.asarray(self.beta / self.scale), self.problem.loss,
+            jnp.asarray(sign), jnp.asarray(self.beta / self.scale), self.problem.loss, self.lower,
         )  # fmt: skip
         end, close = InteriorPoint(rtol).solve(program)
         self._network(np.asarray(end.z).T, sign)
@@ -162,8 +166,8 @@ class _Best:
 
     def missing(self, cells: np.ndarray) -> np.ndarray:
         """Which of the cells (P, n') hold a direction that violates the dual constraint."""
-        X, lam = np.asarray(self.problem.X), self.c * self.alpha
-        found = best_directions(X, lam, self.values, self.beta, self.known)
+        X, lam = np.asarray(self.problem.X), multipliers(self.c * self.alpha, self.lower)
+        found = best_directions(self.priced, lam, self.values, self.beta, self.seen)
         violated = found.value > 1
         at = faces_at(X[self.rows], found.U[violated], found.sign[violated])
         on, off = at.mask.astype(np.float32), (~at.mask & ~at.sliding).astype(np.float32)
@@ -173,9 +177,9 @@ class _Best:
         return chosen
 
     def steepest(self, cells: np.ndarray) -> np.ndarray:
-        """The cells on which the zero network's |X^T D lambda| is largest."""
+        """The cells on which the zero network's |X^T S lambda| is largest."""
         lam = (self.c * self.alpha)[self.rows]
-        size = np.linalg.norm((cells * lam) @ self.X, axis=1)
+        size = np.linalg.norm((slopes_of(cells, self.lower) * lam) @ self.X, axis=1)
         chosen = np.zeros(len(cells), bool)
         chosen[np.argsort(-size)[:WORKING]] = True
         return chosen
@@ -217,7 +221,7 @@ class _Best:
 
     def _multipliers(self, alpha: np.ndarray) -> None:
         """Price alpha over all faces."""
-        X, lam = self.problem.X, jnp.asarray(self.c * alpha)
+        X, lam = jnp.asarray(self.priced), jnp.asarray(multipliers(self.c * alpha, self.lower))
         values, over = price(X, lam, *self.faces)
         B = float(upper_bound(X, lam, values, over, self.known.error))
         self._kept(alpha, self._shrink(B), values)
@@ -232,8 +236,8 @@ class _Best:
         return min(1.0, self.beta / B) if B > 0 else 1.0
 
     def _bound(self, lam: np.ndarray) -> float:
-        X = np.asarray(self.problem.X)
-        return min(float(gram_bound(self.problem.X, jnp.asarray(lam))), bound_of_dual(X, lam))
+        X, lam = self.priced, multipliers(lam, self.lower)
+        return min(float(gram_bound(jnp.asarray(X), jnp.asarray(lam))), bound_of_dual(X, lam))
 
     def _value(self, alpha: np.ndarray) -> float:
         return float(self.b @ alpha - jnp.sum(self.problem.loss.conjugate(jnp.asarray(alpha))))

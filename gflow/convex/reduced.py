@@ -1,9 +1,9 @@
 """Newton's method on the reduced penalised program: the blocks that live, with their sliding rows held.
 
-    min F(z) = sum_n l(q_n) + beta sum_k |z_k|,   q = c o sum_k s_k D_k X Q_k z_k - b,
+    min F(z) = sum_n l(q_n) + beta sum_k |z_k|,   q = c o sum_k s_k S_k X Q_k z_k - b,
 
-Q_k a basis of the complement of the rows on whose hyperplane block k lies. F is smooth where no z_k vanishes.
-Source: docs/mathematics.md, "Limits that are points".
+S_k the slopes on the mask of block k, Q_k a basis of the complement of the rows on whose hyperplane it lies. F is
+smooth where no z_k vanishes. Source: docs/mathematics.md, "Limits that are points".
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gflow.convex.interior_point import Program
-from gflow.convex.newton import complement
+from gflow.convex.newton import complement, slopes_of
 from gflow.convex.threads import one_thread
 
 THRESHOLDS = (1e-8, 1e-6, 1e-4, 1e-3)
@@ -48,7 +48,7 @@ def refined(program: Program, z: np.ndarray) -> Iterator[tuple[np.ndarray, np.nd
         V = np.zeros((len(first), X.shape[1]))
         np.add.at(V, group.ravel(), z[live])
         faces = sign[live[first]], on[:, first], slide[:, first]
-        bases, blocks = _reduced(X, c, *faces)
+        bases, blocks = _reduced(X, c, *faces, program.lower)
         found = _newton(blocks, [Q.T @ v for Q, v in zip(bases, V, strict=True)], program)
         V = np.stack([Q @ v for Q, v in zip(bases, found, strict=True)], axis=1)
         if _inside(X, V, *faces[1:]):
@@ -61,16 +61,16 @@ def newton_on(program: Program, z: np.ndarray, sign, on, slide) -> np.ndarray | 
     X = np.asarray(program.X)
     if not 0 < len(sign) * X.shape[1] - slide.sum() <= LARGEST:
         return None
-    bases, blocks = _reduced(X, np.asarray(program.c), sign, on, slide)
+    bases, blocks = _reduced(X, np.asarray(program.c), sign, on, slide, program.lower)
     found = _newton(blocks, [Q.T @ v for Q, v in zip(bases, z, strict=True)], program)
     V = np.stack([Q @ v for Q, v in zip(bases, found, strict=True)], axis=1)
     return V if _inside(X, V, on, slide) else None
 
 
-def _reduced(X: np.ndarray, c: np.ndarray, sign, on, slide) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The bases Q_k (d, e_k), and c s_k D_k X Q_k."""
-    bases = [complement(X[s]) for s in slide.T]
-    return bases, [(c * s * D)[:, None] * (X @ Q) for s, D, Q in zip(sign, on.T, bases, strict=True)]
+def _reduced(X: np.ndarray, c: np.ndarray, sign, on, slide, lower: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The bases Q_k (d, e_k), and c s_k S_k X Q_k."""
+    bases, slopes = [complement(X[s]) for s in slide.T], slopes_of(on & ~slide, lower)
+    return bases, [(c * s * D)[:, None] * (X @ Q) for s, D, Q in zip(sign, slopes.T, bases, strict=True)]
 
 
 def _inside(X: np.ndarray, V: np.ndarray, on, slide) -> bool:

@@ -133,7 +133,7 @@ class FrozenOutput(AbstractChart):
     """z = (W1,), dw_i/ds = a_i G_i: the second layer stays as it is, and what is conserved otherwise is not.
 
     P(theta), limits and certificates are about networks whose layers both move; here W1/|W1| goes to a KKT point of
-    min 1/2 |W1|^2 s.t. q_n >= 1.
+    min 1/2 |W1|^2 s.t. q_n >= 1: see `frozen_limit`.
     """
 
     w2: Float[Array, " m"]
