@@ -10,7 +10,7 @@ in the simplex, lambda = Y p and B_s = max_{|u|<=1} s lambda^T (X u)_+:
 
     P_a >= 1 / (2 sum_i a_i^2 B_{sign a_i}^2)      at every W1 of this width, whatever its patterns.
 
-Source: docs/mathematics.md, "Network and loss" and "The certificate"; Lyu & Li, arXiv 1906.05890 (f has degree 1 in W1);
+Source: docs/mathematics.md, "Network and loss" and "The certificate"; Lyu & Li, arXiv 1906.05890 (degree 1 in W1);
 least distance by non-negative least squares: Lawson & Hanson, Solving Least Squares Problems, chapter 23.
 """
 
