@@ -31,6 +31,7 @@ from gflow.flow.lanes import Stepper
 from gflow.flow.solve import Flow, solve_flow
 from gflow.flow.stop import KKTTarget, MarginTarget, Stationary, Unfitted
 from gflow.frozen import FrozenLimit, frozen_limit
+from gflow.gated_limit import GatedLimit, gated, gated_limit
 from gflow.initializers import Dominated, Gaussian, Independent, Sphere, Symmetric, Unbalanced, key_of
 from gflow.limit import Limit, find_limit, limit_of_network
 from gflow.losses import Exponential, Linear, Logistic, Squared
@@ -64,6 +65,7 @@ __all__ = [
     "FrozenLimit",
     "FrozenOutput",
     "Gated",
+    "GatedLimit",
     "Gaussian",
     "Hyperbolic",
     "Independent",
@@ -102,6 +104,8 @@ __all__ = [
     "fates",
     "find_limit",
     "frozen_limit",
+    "gated",
+    "gated_limit",
     "key_of",
     "limit_of_network",
     "result_name",

@@ -6,14 +6,18 @@ A new activation is a class here and nowhere else. Source: arXiv 2110.06488, sec
 from __future__ import annotations
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 class AbstractActivation(eqx.Module):
     """sigma(z), positively homogeneous of degree 1, with one kink at z = 0."""
+
+    kinks: ClassVar[bool] = True
+    """Whether there is one: fixed gates (`gates.py`) have none, and are no function of z."""
 
     @abc.abstractmethod
     def slope_interval(self) -> tuple[float, float]:
@@ -27,6 +31,11 @@ class AbstractActivation(eqx.Module):
         """sigma'(z) with sigma'(0) = the lower slope, written by hand: autodiff disagrees with itself at a kink."""
         lower, upper = self.slope_interval()
         return jnp.where(z > 0, jnp.asarray(upper, z.dtype), jnp.asarray(lower, z.dtype))
+
+    def sided(self, on: Bool[Array, "n m"], dtype) -> Float[Array, "n m"]:
+        """The upper slope where `on`, else the lower one."""
+        lower, upper = self.slope_interval()
+        return jnp.where(on, jnp.asarray(upper, dtype), jnp.asarray(lower, dtype))
 
 
 class ReLU(AbstractActivation):

@@ -62,6 +62,7 @@ def certify(
         raise ValueError(f"certify takes a Limit or a network, got {type(limit).__name__}: pass its .final")
     given = limit if isinstance(limit, Limit) else None
     network = limit.network if isinstance(limit, Limit) else limit
+    problem.require_sides()
     if given is None:
         problem.check(network)
     if problem.outputs is not None:

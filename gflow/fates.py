@@ -27,6 +27,7 @@ def fates(problem: Problem, network: TwoLayer, band: float = 1e-9) -> Int[Array,
     Z = problem.X @ network.directions()
     row = jnp.linalg.norm(problem.X, axis=1)[:, None]
     on_kink = (jnp.abs(Z) <= band * row) & (row > 0)
+    problem.require_sides()
     lower, _ = problem.activation.slope_interval()
     active = jnp.any((Z > 0) & ~on_kink, axis=0) if lower == 0 else jnp.any(row > 0)
     alive = active & (network.masses() > 0)

@@ -27,7 +27,7 @@ from gflow.convex.faces import Faces, faces
 from gflow.convex.leaky import multipliers, opposite, rows
 from gflow.convex.newton import complement, slopes_of
 from gflow.convex.oracle import one_sided, require_float64
-from gflow.network import TwoLayer
+from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.patterns import grouped
 from gflow.problem import Problem
 from gflow.programs import ACCEPT, BAND, agrees
@@ -64,7 +64,7 @@ class FrozenLimit(eqx.Module):
         return self.objective / self.lower_bound
 
 
-def frozen_limit(problem: Problem, network: TwoLayer, known_faces: Faces | None = None) -> FrozenLimit:
+def frozen_limit(problem: Problem, network: TwoLayer | VectorTwoLayer, known_faces: Faces | None = None) -> FrozenLimit:
     """The limit of a flow of the first layer alone that ended at `network`, and its certificate.
 
     `known_faces`: `gflow.faces(X)`; where they are not all there `lower_bound` is the Gram bound's. Raises ValueError
@@ -72,6 +72,7 @@ def frozen_limit(problem: Problem, network: TwoLayer, known_faces: Faces | None 
     """
     problem.require_scalar()
     problem.check(network)
+    assert isinstance(network, TwoLayer)
     problem.require_max_margin()
     require_float64(problem.X, network.W1)
     size = float(jnp.max(jnp.abs(network.w2)))

@@ -78,6 +78,7 @@ def limit_of_network(
     networks; the limit is the same. Vector output: see `vector_limit`. Raises ValueError for wrong shapes, weights that
     are not finite, and in float32.
     """
+    problem.require_sides()
     if problem.outputs is not None:
         return vector_limit(problem, network, polish=polish)  # pyright: ignore[reportArgumentType]
     if not problem.directional:

@@ -110,8 +110,14 @@ class Problem(eqx.Module):
 
     @property
     def lower_slope(self) -> float:
-        """alpha, the activation's slope for z < 0; it is 1 for z > 0."""
+        """alpha, the activation's slope for z < 0; it is 1 for z > 0. Raises ValueError for fixed gates."""
+        self.require_sides()
         return self.activation.slope_interval()[0]
+
+    def require_sides(self) -> None:
+        """Raise ValueError unless the activation is a function of z: fixed gates have another program."""
+        if not self.activation.kinks:
+            raise ValueError("with fixed gates use gated_limit, or solve_gated for the program with weight decay")
 
     def require_relu(self) -> None:
         """Raise ValueError unless the activation is ReLU."""
@@ -210,7 +216,10 @@ class Problem(eqx.Module):
         kink if |x_n . w_i| <= band |x_n||w_i|.
         """
         pull = lam @ network.output_directions() if isinstance(network, VectorTwoLayer) else lam
-        D = least_norm_slopes(self.X, pull, network.directions(), self.activation, band, self.lines)
+        if self.activation.kinks:
+            D = least_norm_slopes(self.X, pull, network.directions(), self.activation, band, self.lines)
+        else:
+            D = self.activation.slope(self.X @ network.W1)
         return self.X.T @ (D * columns(pull))
 
     def velocity(self, network: TwoLayer | VectorTwoLayer, G: Float[Array, "d m"], lam: Float[Array, "n *K"]):

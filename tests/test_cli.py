@@ -139,6 +139,22 @@ def test_leaky_points(gflow, tmp_path):
     assert summary["certificate"] == pytest.approx(1, abs=1e-6)
 
 
+def test_fixed_gates(gflow):
+    common = ("run", "xor", "--width", 20, "--activation", "gated-relu")
+    summary = strict(gflow(*common, "--json").stdout)
+    # four gates, one per quadrant: v_k = r (+-1, +-1)/sqrt 2, and 2 sqrt 2 by |X^T D_k lambda| = |(1, 1)| alpha = 1
+    assert summary["verdict"] == "GLOBAL" and summary["gates"] == 4 and summary["polished"]
+    assert summary["objective"] == pytest.approx(2 * np.sqrt(2), rel=1e-9)
+    assert "optimal among networks with these gates" in " ".join(gflow(*common).stdout.split())
+    for arguments, message in (
+        ((*common, "--loss", "squared"), "needs --weight-decay"),
+        ((*common, "--optimizer", "adam"), "leave --optimizer out"),
+        (("run", "orthogonal-classes", "--activation", "gated-relu"), "label values"),
+    ):
+        done = gflow(*arguments)
+        assert done.returncode == 2 and message in done.stderr, (arguments, done.stderr)
+
+
 def test_a_frozen_output_layer(gflow):
     common = ("run", "orthogonal-separable:n=8,d=2", "--width", 10, "--scale", 0.1, "--freeze-output")
     summary = strict(gflow(*common, "--json").stdout)

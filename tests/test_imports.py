@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parent.parent / "gflow"
 ALLOWED = {
     "_types": set(),
     "activations": {"_types"},
+    "gates": {"activations"},
     "losses": {"_types"},
     "datasets": {"_types"},
     "network": {"activations"},
@@ -104,6 +105,9 @@ ALLOWED = {
         "convex.ascent", "convex.faces", "convex.leaky", "convex.newton", "convex.oracle", "network", "patterns",
         "problem", "programs",
     },
+    "gated_limit": {
+        "_types", "convex.gated", "convex.newton", "convex.oracle", "gates", "network", "problem", "programs",
+    },
     "vector.kkt": set(),
     "vector.subsampled": {"convex.threads", "vector.kkt"},
     "vector.local": {"vector.kkt", "vector.subsampled"},
@@ -173,6 +177,7 @@ FREE = {
     "cli.main",
     "cli.commands",
     "cli.data",
+    "cli.gated",
     "cli.inputs",
     "cli.output",
     "cli.options",

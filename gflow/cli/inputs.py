@@ -30,7 +30,7 @@ def read_activation(text: str):
         return activation_named(text)
     except ValueError:
         raise InputError(
-            f"--activation must be relu or leaky-relu:ALPHA with 0 <= ALPHA < 1 (for solve --beta also gated-relu); "
+            f"--activation must be relu or leaky-relu:ALPHA with 0 <= ALPHA < 1 (run, solve --beta: gated-relu); "
             f"got {text!r}"
         ) from None
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from gflow.cli import sweeps
+from gflow.cli.gated import check_gated, print_gated, run_gated
 from gflow.cli.inputs import (
     InputError,
     announce,
@@ -107,7 +108,11 @@ def run(
     given = [k for k in ("width", "scale", "init", "seed", "index") if _is_given(context, k)]
     if weights and given:
         raise InputError(f"--weights are the first network: leave {', '.join(f'--{k}' for k in given)} out")
-    problem, notes = read_problem(data, loss, bias, standardize, dtype, weight_decay, activation, classes=True)
+    fixed = activation == "gated-relu"
+    acts = "relu" if fixed else activation
+    problem, notes = read_problem(data, loss, bias, standardize, dtype, weight_decay, acts, classes=not fixed)
+    if fixed:
+        check_gated(problem, optimizer=optimizer, freeze_output=freeze_output, plot=plot)
     if rtol is None:
         rtol = 1e-3 if until_s is None and until_t is None else 1e-4
     if not 0 < rtol < 1:
@@ -132,12 +137,16 @@ def run(
     if freeze_output:
         check_frozen(problem, until_s, until_t)
     announce(notes)
+    options = {"until_s": until_s, "until_t": until_t, "max_steps": max_steps, "saves": 64 if out or plot else 1}
+    options |= {"controller": diffrax.PIDController(rtol=rtol, atol=rtol)}
+    if fixed:
+        summary, flow = run_gated(problem, network, **options)
+        if out:
+            _write_trajectory(flow, out)
+        return output.emit(summary, json, print_gated)
     say("compiling and integrating (compilation takes a quarter to half a minute)")
-    flow = checked(
-        gflow.solve_flow, problem, network, until_s=until_s, until_t=until_t, max_steps=max_steps,
-        controller=diffrax.PIDController(rtol=rtol, atol=rtol), saves=64 if out or plot else 1,
-        chart=gflow.FrozenOutput if freeze_output else None,
-    )  # fmt: skip
+    chart = gflow.FrozenOutput if freeze_output else None
+    flow = checked(gflow.solve_flow, problem, network, chart=chart, **options)
     known = gflow.faces(problem.X)
     frozen = gflow.frozen_limit(problem, flow.final, known) if flow.frozen and problem.directional else None
     limit = output.of_frozen(problem, flow.final, frozen) if flow.frozen else gflow.find_limit(problem, flow)

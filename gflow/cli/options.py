@@ -13,7 +13,9 @@ Width = Annotated[int, typer.Option(help="number of neurons m")]
 Scale = Annotated[float, typer.Option(help="scale of the first weights")]
 LossName = Annotated[str, typer.Option("--loss", help="logistic, exponential, or squared (labels are real numbers)")]
 WeightDecay = Annotated[float, typer.Option("--weight-decay", help="beta of loss + beta/2 |theta|^2")]
-Activation = Annotated[str, typer.Option("--activation", help="relu or leaky-relu:ALPHA, 0 <= ALPHA < 1")]
+Activation = Annotated[
+    str, typer.Option("--activation", help="relu, leaky-relu:ALPHA with 0 <= ALPHA < 1, or gated-relu")
+]
 Init = Annotated[
     str, typer.Option(help="law of the first weights, NAME[:key=value,...], e.g. sphere, dominated:ratio=2")
 ]

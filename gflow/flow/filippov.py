@@ -274,7 +274,12 @@ class Clocked(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
         new = new._replace(
             other=other, speed=args.speed(z1, G, rates.lam, rates.log_S), residual=args.misalignment(z1, G, rates.lam)
         )
-        return (z1, new), (error, still._replace(other=clock_error)), dense, state, result
+        end, error = (z1, new), (error, still._replace(other=clock_error))
+        # of a step that overflowed a controller makes NaN, and then of every step after it: it is refused instead
+        finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves((end, error))]))
+        end = jax.tree.map(lambda a, b: jnp.where(finite, a, b), end, y0)
+        error = jax.tree.map(lambda e: jnp.where(finite, e, jnp.inf), error)
+        return end, error, dense, state, result
 
 
 CHATTER = 1e-6

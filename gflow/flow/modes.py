@@ -83,8 +83,7 @@ def rows_at(X: Float[Array, "n d"], at: Int[Array, "K m"]) -> Float[Array, "K d 
 
 def slopes(activation: AbstractActivation, on: Bool[Array, "n m"], dtype) -> Float[Array, "n m"]:
     """The upper slope where `on`, else the lower one."""
-    lower, upper = activation.slope_interval()
-    return jnp.where(on, jnp.asarray(upper, dtype), jnp.asarray(lower, dtype))
+    return activation.sided(on, dtype)
 
 
 def tiny(a) -> float:

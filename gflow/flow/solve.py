@@ -107,6 +107,9 @@ def solve_flow(
             stop = tuple(criterion for criterion in stop if isinstance(criterion, MarginTarget | Unfitted))
     if solver is None:
         solver = default_solver(horizon=until_s is not None or until_t is not None)
+        solver = solver if problem.activation.kinks else solver.solver
+    elif type(solver) is Filippov and not problem.activation.kinks:
+        raise ValueError("fixed gates have no kinks: pass the solver without Filippov")
     if not stop and until_s is None and until_t is None:
         raise ValueError("nothing would end this flow: give until_s, until_t or a stop criterion")
     if type(solver) is not Filippov:

@@ -1,0 +1,73 @@
+"""`gflow run --activation gated-relu`: a flow with fixed gates, and what is proved among networks with these gates."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gflow.cli.inputs import InputError, checked
+from gflow.cli.progress import say
+
+PROVED = {
+    "GLOBAL": "proved: optimal among networks with these gates; about other gates nothing is said",
+    "NOT_GLOBAL": "proved: a network with these gates has a lower objective",
+    "INCONCLUSIVE": "neither optimality among networks with these gates nor a better one is proved",
+}
+
+
+def check_gated(problem, **refused) -> None:
+    """Refuse what a flow with fixed gates does not exist for."""
+    given = [name for name, value in refused.items() if value]
+    if given:
+        raise InputError(f"--activation gated-relu: leave {', '.join('--' + n.replace('_', '-') for n in given)} out")
+    if not problem.of_margins and problem.weight_decay is None:
+        raise InputError(
+            "--activation gated-relu with --loss squared needs --weight-decay: without it nothing is proved"
+        )
+
+
+def run_gated(problem, network, **options):
+    """(summary, flow): the gates are those of the first weights."""
+    import gflow
+    from gflow._types import RESULTS, result_name
+
+    problem = gflow.gated(problem, network)
+    say("compiling and integrating (compilation takes a quarter of a minute)")
+    flow = checked(gflow.solve_flow, problem, network, **options)
+    limit = gflow.gated_limit(problem, flow.final)
+    verdict = limit.verdict.name
+    # with weight decay a flow that has not come to rest may still go where the program's optimum is
+    if verdict == "NOT_GLOBAL" and flow.result != RESULTS.stationary:
+        verdict = "INCONCLUSIVE"
+    mass = np.linalg.norm(limit.V, axis=1)
+    live = np.flatnonzero(mass > 1e-9 * mass.max(initial=0.0))
+    summary = {
+        "verdict": verdict, "objective": limit.objective, "lower_bound": limit.lower_bound, "certificate": limit.c,
+        "polished": limit.polished, "gates": len(limit.masks), "result": result_name(flow.result), "s": flow.s[-1],
+        "log_t": flow.log_t[-1], "steps": flow.steps, "rejected": flow.rejected, "loss": flow.loss[-1],
+        "balance_drift": flow.final.balance_drift(network),
+        "neurons": [
+            {"mass": mass[k], "direction": limit.V[k] / mass[k], "gate": limit.masks[k].astype(int)}
+            for k in live[np.argsort(-mass[live], kind="stable")]
+        ],
+    }  # fmt: skip
+    return summary, flow
+
+
+def print_gated(console, summary: dict) -> None:
+    """The tables of such a flow."""
+    from rich.table import Table
+
+    console.print(f"[bold]{summary['verdict']}[/bold]  {PROVED[summary['verdict']]}")
+    table = Table("quantity", "value", box=None)
+    for key, value in summary.items():
+        if key not in ("verdict", "neurons"):
+            item = np.asarray(value).item()
+            table.add_row(key, f"{item:.9g}" if isinstance(item, float) else str(item))
+    console.print(table)
+    listed = Table("mass |v|", "gate open on", "direction v/|v|", title="neurons of these gates, merged", box=None)
+    for neuron in summary["neurons"][:20]:
+        direction = ", ".join(f"{x:.6g}" for x in neuron["direction"][:6])
+        listed.add_row(f"{neuron['mass']:.6g}", str(int(np.sum(neuron["gate"]))), f"({direction})")
+    console.print(listed)
+    if len(summary["neurons"]) > 20:
+        console.print(f"and {len(summary['neurons']) - 20} more; --json prints all")

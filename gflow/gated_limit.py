@@ -1,0 +1,177 @@
+"""gated_limit(problem, network): flows of gated ReLU networks, and the optimum over their gates.
+
+With gates that do not move f is linear in v_i = a_i w_i, and neurons of one gate act as their sum v_k. The flow goes to
+a KKT point of
+
+    P_G = min sum_k |v_k|  s.t.  y o sum_k D_k X v_k >= 1,      max 1^T alpha  s.t.  |X^T D_k lambda| <= 1, alpha >= 0,
+
+D_k the gates of the network, lambda = Y alpha. It is convex: multipliers that satisfy the dual constraint of every gate
+prove that no network with these gates is better. A neuron whose gate violates it grows faster than the others, so that
+a flow is under way as long as there is one. Nothing is said about other gates. With weight decay the program is that of
+`solve_gated`. Source: Mishkin, Sahiner & Pilanci, arXiv 2202.01331, section 3; theory, sections 3 and 9.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from gflow._types import VERDICT
+from gflow.convex.gated import solve_gated
+from gflow.convex.newton import KKTPoint, Patterns, newton
+from gflow.convex.oracle import require_float64
+from gflow.gates import Gates
+from gflow.network import TwoLayer, VectorTwoLayer
+from gflow.problem import Problem
+from gflow.programs import ACCEPT, agrees
+
+RTOL = 1e-6
+"""GLOBAL is said up to this, relatively, less what rounding leaves open."""
+
+SUPPORT = (1e-2, 1e-4, 1e-6, 1e-9)
+"""Tried in turn: multipliers below this share of the largest vanish."""
+
+
+class GatedLimit(eqx.Module):
+    """The end of a flow with fixed gates. `masks` (K, n): its distinct gates; `V` (K, d): the sums v_k, at q_min = 1 if
+    the flow has a direction for a limit.
+
+    `lam` (n,): the multipliers. `objective`: sum |v_k|, infinite where the data are not fitted, or with weight decay L
+    + beta sum |v_k|; `lower_bound`: of all networks with these gates, of any width. `verdict`: GLOBAL if the two agree
+    to 1e-6; NOT_GLOBAL, with weight decay only, if the program found less; else INCONCLUSIVE. `polished`: V is the
+    solved optimum over the gates, with which the flow's end agrees; otherwise V is the flow's own end.
+    """
+
+    masks: Bool[np.ndarray, "K n"]
+    V: Float[np.ndarray, "K d"]
+    lam: Float[np.ndarray, " n"]
+    objective: float
+    lower_bound: float
+    verdict: VERDICT = eqx.field(static=True)
+    polished: bool = eqx.field(static=True)
+
+    @property
+    def c(self) -> float:
+        """objective / lower_bound >= 1."""
+        return self.objective / self.lower_bound if self.lower_bound > 0 else np.inf
+
+
+def gated(problem: Problem, network: TwoLayer) -> Problem:
+    """`problem` for networks whose gates are those of the first weights of `network`, 1[w_i . x_n > 0], for ever."""
+    problem.require_scalar()
+    problem.check(network)
+    decay = 0.0 if problem.weight_decay is None else float(problem.weight_decay)
+    return Problem(problem.X, problem.y, problem.loss, Gates(network.masks(problem.X)), decay)
+
+
+def gated_limit(problem: Problem, network: TwoLayer | VectorTwoLayer) -> GatedLimit:
+    """The limit of a flow of `gated(...)` that ended at `network`, and what is proved of it among these gates.
+
+    Raises ValueError in float32, for another activation, and for the squared loss without weight decay, whose limit
+    depends on its start and of which nothing is proved here.
+    """
+    if not isinstance(problem.activation, Gates):
+        raise ValueError("gated_limit is about fixed gates: make the problem with gflow.gated(problem, network)")
+    problem.check(network)
+    assert isinstance(network, TwoLayer), "gated() takes labels (n,)"
+    require_float64(problem.X, network.W1)
+    if not (problem.of_margins or problem.weight_decay is not None):
+        raise ValueError("the squared loss with fixed gates has a limit with weight decay only")
+    masks, group = np.unique(np.asarray(problem.activation.masks).T, axis=0, return_inverse=True)
+    V = np.zeros((len(masks), problem.shape[1]))
+    np.add.at(V, group.ravel(), np.asarray(network.W1 * network.w2).T)
+    return _direction(problem, masks, V) if problem.directional else _point(problem, masks, V)
+
+
+def _outputs(X, masks, V) -> np.ndarray:
+    return np.einsum("kn,nd,kd->n", masks, X, V, optimize=True)
+
+
+def _rounding(X, masks, V, q_min: float) -> float:
+    """A bound on the relative rounding error of the smallest margin."""
+    terms = np.einsum("kn,nd,kd->n", masks, np.abs(X), np.abs(V), optimize=True)
+    return (sum(V.shape) + 8) * np.finfo(float).eps * float(np.max(terms)) / q_min
+
+
+def _direction(problem: Problem, masks, V) -> GatedLimit:
+    X, y = np.asarray(problem.X), np.asarray(problem.y)
+    q = y * _outputs(X, masks, V)
+    p = np.asarray(problem.weights(jnp.asarray(q)))
+    own = _bracket(X, y, masks, V, p)
+    if q.min() > 0:
+        V = V / q.min()
+        patterns = Patterns(np.ones(len(masks)), masks.T, np.zeros(masks.T.shape, bool))
+        for start, share in itertools.product(_starts(X, y, masks, V, own[0] * p), SUPPORT):
+            point = newton(X, y, patterns, start, start.alpha > share * start.alpha.max(), prune=True)
+            if point is None or point.alpha.sum() <= 0:
+                continue
+            alpha = np.maximum(point.alpha, 0.0)
+            objective, lower, verdict = _bracket(X, y, masks, point.V.T, alpha)
+            if 1 - lower / objective <= ACCEPT and agrees(objective, own[0], q.min()):
+                return GatedLimit(masks, point.V.T, y * alpha, objective, lower, verdict, True)
+    return GatedLimit(masks, V, y * p, *own, False)
+
+
+def _starts(X, y, masks, V, alpha):
+    """Where Newton's method begins: the flow's own end, then what Clarabel finds."""
+    yield KKTPoint(V.T, alpha)
+    found = _by_clarabel(X, y, masks)
+    if found is not None:
+        size = np.linalg.norm(found.V, axis=0)
+        for share in SUPPORT:  # which gates are in use
+            yield KKTPoint(found.V * (size > share * size.max()), found.alpha)
+
+
+def _by_clarabel(X, y, masks) -> KKTPoint | None:
+    """max 1^T alpha s.t. alpha >= 0, |X^T D_k Y alpha| <= 1; the multipliers of the cones are (|v_k|, -v_k)."""
+    import clarabel as cl
+    import scipy.sparse as sp
+
+    clarabel: Any = cl  # its stubs name none of its classes
+    (K, n), d = masks.shape, X.shape[1]
+    blocks, right = [-np.eye(n)], [np.zeros(n)]
+    for mask in masks:
+        blocks += [np.zeros((1, n)), -(mask * y)[None] * X.T]
+        right.append(np.append(1.0, np.zeros(d)))
+    settings = clarabel.DefaultSettings()
+    settings.verbose, settings.max_threads = False, 1
+    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-10
+    cones = [clarabel.NonnegativeConeT(n)] + [clarabel.SecondOrderConeT(d + 1) for _ in range(K)]
+    A = sp.csc_matrix(np.concatenate(blocks))
+    solved = clarabel.DefaultSolver(
+        sp.csc_matrix((n, n)), -np.ones(n), A, np.concatenate(right), cones, settings
+    ).solve()  # fmt: skip
+    alpha, dual = np.maximum(np.asarray(solved.x), 0.0), np.asarray(solved.z)
+    if not (np.all(np.isfinite(alpha)) and np.all(np.isfinite(dual)) and alpha.max(initial=0.0) > 0):
+        return None
+    return KKTPoint(-dual[n:].reshape(K, d + 1)[:, 1:].T, alpha)
+
+
+def _bracket(X, y, masks, V, p) -> tuple[float, float, VERDICT]:
+    """(objective, lower bound, verdict) of V with the weights p >= 0."""
+    q_min = float(np.min(y * _outputs(X, masks, V)))
+    objective = float(np.linalg.norm(V, axis=1).sum()) / q_min if q_min > 0 else np.inf
+    lower = p.sum() / max(float(np.linalg.norm((masks * (p * y)) @ X, axis=1).max()), 1e-300)
+    proved = q_min > 0 and 1 - lower / objective <= RTOL - _rounding(X, masks, V, q_min)
+    return objective, float(lower), VERDICT.GLOBAL if proved else VERDICT.INCONCLUSIVE
+
+
+def _point(problem: Problem, masks, V) -> GatedLimit:
+    beta = float(problem.weight_decay)  # pyright: ignore[reportArgumentType]
+    X, c, b = np.asarray(problem.X), np.asarray(problem.signs()), np.asarray(problem.targets())
+    q = jnp.asarray(c * _outputs(X, masks, V) - b)
+    objective = float(problem.loss_value(q)) + beta * float(np.linalg.norm(V, axis=1).sum())
+    solved, lam = solve_gated(problem, beta, masks), -c * np.asarray(problem.loss.slope(q))
+    if objective - solved.dual <= RTOL * objective:
+        verdict = VERDICT.GLOBAL
+    else:
+        verdict = VERDICT.NOT_GLOBAL if solved.primal < (1 - RTOL) * objective else VERDICT.INCONCLUSIVE
+    return GatedLimit(masks, V, lam, objective, solved.dual, verdict, False)
+
+
+__all__ = ["GatedLimit", "gated", "gated_limit"]
