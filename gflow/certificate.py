@@ -107,6 +107,7 @@ def certify(
         optimum = solve_max_margin(problem, known, directions=np.asarray(network.directions()).T)
     verdict, better = VERDICT.INCONCLUSIVE, None
     if optimum is not None:
+        proved_by_program = optimum.dual > lower
         lower = max(lower, optimum.dual)
         c = c if known.complete else objective / lower
         if optimum.network is not None:
@@ -118,6 +119,8 @@ def certify(
             verdict = VERDICT.NOT_GLOBAL
         elif 1 - lower / objective <= GLOBAL_RTOL - rounding:
             verdict = VERDICT.GLOBAL
+            if given is None and proved_by_program:  # better than all guesses
+                facts["p"], c = optimum.alpha / optimum.alpha.sum(), objective / lower
     missing = _missing_neuron(problem, network, p, bound) if verdict != VERDICT.GLOBAL else None
     if better is None and (given is None or not given.polished):
         missing = None  # guessed multipliers accuse nobody

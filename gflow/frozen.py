@@ -32,6 +32,9 @@ from gflow.patterns import grouped
 from gflow.problem import Problem
 from gflow.programs import ACCEPT, BAND, agrees
 
+RTOL = 1e-6
+"""Optimal is said up to this, relatively, less what rounding leaves open."""
+
 MASSES = (1e-6, 1e-2)
 """Tried in turn: neurons below this share of the largest |a_i||w_i| are left behind by the direction."""
 
@@ -48,7 +51,7 @@ class FrozenLimit(eqx.Module):
     `network`: W1 (d, m) and the w2 (m,) of the flow. `lam` (n,): Y alpha, up to a factor. `objective`: 1/2 |W1|^2,
     infinite where the data are not fitted. `lower_bound` <= P_a, proved for this w2 and every W1. `kkt_residual`: 1 -
     cos(W1, v), v the least-norm velocity of W1. `polished`: the KKT point was solved for and accepted; otherwise W1 is
-    the flow's own end.
+    the flow's own end. `optimal`: no first layer is shorter by more than a relative 1e-6, rounding included.
     """
 
     network: TwoLayer
@@ -57,6 +60,7 @@ class FrozenLimit(eqx.Module):
     lower_bound: float
     kkt_residual: float
     polished: bool = eqx.field(static=True)
+    optimal: bool = eqx.field(static=True)
 
     @property
     def c(self) -> float:
@@ -90,9 +94,10 @@ def frozen_limit(problem: Problem, network: TwoLayer | VectorTwoLayer, known_fac
     end = TwoLayer(W1 / (q_min if q_min > 0 else 1.0), unit.w2)
     objective = 0.5 * float(jnp.sum(end.W1**2)) if q_min > 0 else np.inf
     lower = _lower_bound(problem, unit.w2, lam, known)
+    optimal = 1 - lower / objective <= RTOL - 2 * float(problem.rounding(end))
     return FrozenLimit(
         TwoLayer(end.W1 / size, network.w2), lam, objective / size**2, lower / size**2,
-        float(_residual(problem, end, lam)), polished,
+        float(_residual(problem, end, lam)), polished, bool(optimal),
     )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ a KKT point of
 D_k the gates of the network, lambda = Y alpha. It is convex: multipliers that satisfy the dual constraint of every gate
 prove that no network with these gates is better. A neuron whose gate violates it grows faster than the others, so that
 a flow is under way as long as there is one. Nothing is said about other gates. With weight decay the program is that of
-`solve_gated`. Source: Mishkin, Sahiner & Pilanci, arXiv 2202.01331, section 3; theory, sections 3 and 9.
+`solve_gated`. Source: Mishkin, Sahiner & Pilanci, arXiv 2202.01331, section 3; docs/mathematics.md, "The convex program
+over masks".
 """
 
 from __future__ import annotations

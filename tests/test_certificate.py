@@ -344,3 +344,16 @@ def test_the_program_is_solved_only_for_limits_that_need_it(monkeypatch):
     )
     witness._proof(worse)
     assert len(calls) == 1
+
+
+def test_weights_of_the_program_prove_a_given_network():
+    """Guessed weights say c = 1.3 of an optimal network; those of the solved program are a better guess."""
+    data = datasets.orthogonal_separable(n=8, d=2)
+    problem = gflow.Problem(data.X, data.y)
+    solved = gflow.solve_max_margin(problem)
+    cert = gflow.certify(problem, solved.network)
+    assert cert.verdict == gflow.VERDICT.GLOBAL and cert.c < 1 + 1e-6
+    X, lam = np.asarray(problem.X), np.asarray(cert.p) * np.asarray(problem.y)
+    angle = np.linspace(0, 2 * np.pi, 100_001)
+    values = np.abs(np.maximum(X @ np.stack([np.cos(angle), np.sin(angle)]), 0).T @ lam)
+    assert cert.objective * values.max() <= cert.c * (1 + 1e-9)

@@ -102,6 +102,7 @@ def frozen_summary(flow, frozen) -> dict:
     if frozen is None:
         return {"frozen": {} if flow.frozen else None}
     bounds = {"objective": frozen.objective, "lower_bound": frozen.lower_bound, "certificate": frozen.c}
+    bounds["optimal"] = frozen.optimal
     return {"frozen": bounds}
 
 
@@ -281,7 +282,7 @@ def _proved_of_frozen(frozen: dict) -> str:
     if not frozen or not math.isfinite(frozen["objective"]):
         return "Whether another first layer is better for this second layer is not proved."
     size, least = f"|W1|^2/2 = {frozen['objective']:.9g} at q_min = 1", f"{frozen['lower_bound']:.9g}"
-    if frozen["certificate"] <= 1 + 1e-6:
+    if frozen["optimal"]:
         return f"For this second layer no first layer is better: {size}, and at least {least} is proved for all."
     return f"For this second layer: {size}; a better first layer may exist, none has less than {least}."
 
