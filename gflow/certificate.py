@@ -16,10 +16,10 @@ from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
 from gflow.convex.leaky import multipliers, opposite, rows
 from gflow.convex.newton import slopes_of
-from gflow.convex.optimum import Optimum
 from gflow.convex.oracle import Bound, dual_maxima, require_float64
 from gflow.convex.semidefinite import bound_of_dual
 from gflow.network import TwoLayer, VectorTwoLayer
+from gflow.optimum import Optimum
 from gflow.patterns import cannot_fit, merge
 from gflow.point_certificate import certify_point
 from gflow.problem import Problem

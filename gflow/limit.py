@@ -80,7 +80,8 @@ def limit_of_network(
     """
     problem.require_sides()
     if problem.outputs is not None:
-        return vector_limit(problem, network, polish=polish)  # pyright: ignore[reportArgumentType]
+        options = {"polish": polish, "always": settled >= 2.0}
+        return vector_limit(problem, network, **options)  # pyright: ignore[reportArgumentType]
     if not problem.directional:
         return point_limit(problem, network, polish=polish)  # pyright: ignore[reportArgumentType]
     problem.check(network)

@@ -13,11 +13,11 @@ import numpy as np
 from gflow._types import VERDICT
 from gflow.certificate import GLOBAL_RTOL, certify
 from gflow.convex.faces import Faces, faces
-from gflow.convex.optimum import Optimum, solve_optimum
 from gflow.fates import FATE
 from gflow.flow.pool import End
 from gflow.limit import limit_of_network
-from gflow.network import TwoLayer
+from gflow.network import TwoLayer, VectorTwoLayer
+from gflow.optimum import Optimum, solve_optimum
 from gflow.problem import Problem
 from gflow.programs import Limit, Programs, remembered
 from gflow.proof import Certificate
@@ -32,8 +32,9 @@ class Records:
     normalised. `kkt_residual`, `slackness`, `polished`, `changes`: of the limit. `s`, `log_t`, `steps`, `rejected`,
     `balance_drift`: of the flow. `repelled`: see Flow. `live`, `sliding`, `dead`: how many neurons of the flow's last
     network have this FATE.
-    `neurons`: number K of merged live neurons. `W1` (b, width, d), `w2` (b, width): the limit, row k is neuron k; NaN
-    beyond K. A lane that failed has `result` saying so and NaN or inf where nothing is known.
+    `neurons`: number K of merged live neurons. `W1` (b, width, d), `w2` (b, width), with vector output (b, width, K):
+    the limit, row k is neuron k; NaN beyond K. A lane that failed has `result` saying so and NaN or inf where nothing
+    is known.
     """
 
     index: np.ndarray
@@ -110,12 +111,12 @@ class Witness:
         row = {field.name: np.float64(np.nan) for field in dataclasses.fields(Records)}
         row |= {"index": np.int64(index), "result": np.int16(end.result), "verdict": np.int8(VERDICT.INCONCLUSIVE)}
         row |= {"polished": np.bool_(False), "changes": np.int32(0), "neurons": np.int32(0)}
-        row |= {"W1": np.full((width, d), np.nan), "w2": np.full(width, np.nan)}
+        row |= {"W1": np.full((width, d), np.nan), "w2": np.full(np.shape(second(end.network)), np.nan)}
         row |= {name: np.float64(getattr(end, name)) for name in ("s", "log_t", "balance_drift")}
         row |= {name: np.int64(getattr(end, name)) for name in ("steps", "rejected", "repelled")}
         row |= {kind.name.lower(): np.int32(np.sum(np.asarray(end.fates) == kind)) for kind in FATE}
-        network = TwoLayer(*(jnp.asarray(a, self.problem.X.dtype) for a in (end.network.W1, end.network.w2)))
-        if not (np.all(np.isfinite(network.W1)) and np.all(np.isfinite(network.w2))):
+        network = jax.tree.map(lambda a: jnp.asarray(a, self.problem.X.dtype), end.network)
+        if not all(np.all(np.isfinite(a)) for a in jax.tree.leaves(network)):
             return row
         limit = limit_of_network(self.problem, network, programs=self.programs)
         return row | self._judged(limit, width)
@@ -126,9 +127,9 @@ class Witness:
             proof, margin = remembered(self._proved, key, lambda: self._proof(limit))
         else:
             proof, margin = self._proof(limit)
-        K = limit.network.width
-        W1, w2 = np.full((width, self.problem.shape[1]), np.nan), np.full(width, np.nan)
-        W1[:K], w2[:K] = np.asarray(limit.network.W1).T, np.asarray(limit.network.w2)
+        K, end = limit.network.width, np.asarray(second(limit.network))
+        W1, w2 = np.full((width, self.problem.shape[1]), np.nan), np.full((width, *end.shape[1:]), np.nan)
+        W1[:K], w2[:K] = np.asarray(limit.network.W1).T, end
         return {
             "verdict": np.int8(proof.verdict),
             "objective": np.float64(limit.objective),
@@ -162,6 +163,11 @@ class Witness:
             proof = certify(self.problem, limit, known_faces=self.known, optimum=self.optimum)
         margin = self.problem.normalised_margin(limit.network) if self.problem.directional else np.nan
         return proof, float(margin)
+
+
+def second(network: TwoLayer | VectorTwoLayer):
+    """w2 (m,) or W2 (m, K)."""
+    return network.W2 if isinstance(network, VectorTwoLayer) else network.w2
 
 
 def distinct_limits(objective, certificate, verdict, polished=None, rtol: float = GLOBAL_RTOL) -> list[dict]:

@@ -98,7 +98,8 @@ def create(
 ) -> None:
     """Lay out a store of `inits` rows for every cell of the grid `axes` (name -> values; one cell if None).
 
-    X is (n, d) and y (n,), or (S, n, d) and (S, n) with an axis "data_seed" of length S. `width`: the largest. `spec`:
+    X is (n, d) and y (n,), or (n, K) for vector output; all with a leading axis of length S where there is an axis
+    "data_seed" of this length. `width`: the largest. `spec`:
     what determines the results; `attributes`: where and how it ran. Raises ValueError if something that is not this
     sweep is at `path`. An unfinished store of the same sweep is kept, and `pending` says what is left.
     """
@@ -118,9 +119,11 @@ def _layout(X, y, axes: dict[str, list], inits: int, width: int):
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
     sizes = {k: len(v) for k, v in axes.items()} | {"init": inits, "neuron": width, "feature": X.shape[-1]}
+    outputs = ("output",) if y.ndim == X.ndim else ()
+    sizes |= dict.fromkeys(outputs, y.shape[-1])
     variables, encoding = {}, {}
     for name, text in LONG_NAMES.items():
-        dims = (*axes, "init", *SHAPES.get(name, ()))
+        dims = (*axes, "init", *SHAPES.get(name, ()), *(outputs if name == "w2" else ()))
         kind = TYPES.get(name, np.float64)
         empty = PENDING if np.issubdtype(kind, np.integer) else np.nan
         attrs: dict = {"long_name": text}
@@ -137,7 +140,7 @@ def _layout(X, y, axes: dict[str, list], inits: int, width: int):
         encoding[name] |= {"fill_value": empty}
     data = ("data_seed",) if X.ndim == 3 else ()
     variables["X"] = ((*data, "sample", "feature"), X, {"long_name": "data, after scaling and bias"})
-    variables["y"] = ((*data, "sample"), y, {"long_name": "labels"})
+    variables["y"] = ((*data, "sample", *outputs), y, {"long_name": "labels"})
     return xr.Dataset(variables, coords={**axes, "init": np.arange(inits)}), encoding
 
 

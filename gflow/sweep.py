@@ -16,14 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from gflow.convex.faces import Faces
-from gflow.convex.optimum import Optimum
 from gflow.convex.oracle import require_float64
 from gflow.flow.charts import AbstractChart, BalancedPolar, Cartesian, Hyperbolic
 from gflow.flow.lanes import Stepper
 from gflow.flow.pool import Refill, harvests
 from gflow.flow.solve import numeric
+from gflow.flow.vector_chart import VectorPolar
 from gflow.initializers import AbstractInitializer, key_of
-from gflow.network import TwoLayer
+from gflow.network import TwoLayer, VectorTwoLayer
+from gflow.optimum import Optimum
 from gflow.problem import Problem
 from gflow.records import Records, Witness
 
@@ -60,7 +61,7 @@ class Draw(eqx.Module):
     width: int = eqx.field(static=True)
     dtype: str = eqx.field(static=True)
 
-    def __call__(self, index) -> TwoLayer:
+    def __call__(self, index) -> TwoLayer | VectorTwoLayer:
         return cast(self.law(key_of(self.seed, index), self.problem, self.width), self.dtype)
 
 
@@ -107,9 +108,10 @@ def sweep(
     float64 or float32; limits and certificates are float64. `controller` and `flow_options` (solver, stop, max_steps,
     ...) go to `Stepper`. The faces of X and the convex program are computed once and shared; pass them in if you have
     them, the program also as a function, which is called only if a limit needs it. Raises ValueError for a problem in
-    float32, before anything runs.
+    float32 and, with labels (n, K), a law that is not balanced, before anything runs.
     """
-    problem.require_scalar()
+    if problem.outputs is not None and not law.balanced:
+        raise ValueError(f"flows with vector output start balanced: {type(law).__name__} is not")
     require_float64(problem.X)
     indices = np.arange(inits) if isinstance(inits, int) else np.fromiter(inits, int)
     if len(indices) == 0:
@@ -134,6 +136,8 @@ def sweep(
 
 
 def _chart(problem: Problem, law: AbstractInitializer) -> type[AbstractChart]:
+    if problem.outputs is not None:
+        return VectorPolar
     if law.balanced:
         return BalancedPolar
     return Hyperbolic if problem.weight_decay is None else Cartesian

@@ -15,10 +15,10 @@ from gflow._types import VERDICT
 from gflow.activations import activation_named
 from gflow.certificate import certify
 from gflow.convex.faces import faces
-from gflow.convex.optimum import solve_optimum
 from gflow.limit import limit_of_network
 from gflow.losses import TRAINED
-from gflow.network import TwoLayer
+from gflow.network import TwoLayer, VectorTwoLayer
+from gflow.optimum import solve_optimum
 from gflow.problem import Problem
 from gflow.store import LONG_NAMES, PENDING, fingerprint, open_store, place_of, rows_of, stored
 
@@ -109,7 +109,8 @@ def _differs(row, problem: Problem, listed, optimum) -> dict | None:
     if not np.isfinite(objective):
         return None if said in (VERDICT.UNFITTED, VERDICT.INCONCLUSIVE) else {"what": f"{said.name} without a limit"}
     K = int(row["neurons"])
-    network = TwoLayer(jnp.asarray(row["W1"].values[:K].T), jnp.asarray(row["w2"].values[:K]))
+    kind = TwoLayer if problem.outputs is None else VectorTwoLayer
+    network = kind(jnp.asarray(row["W1"].values[:K].T), jnp.asarray(row["w2"].values[:K]))
     as_it_is = limit_of_network(problem, network, polish=False)
     found = as_it_is.objective
     if not abs(found - objective) <= AGREE * objective:

@@ -91,9 +91,6 @@ ALLOWED = {
         "convex.newton", "convex.oracle", "convex.polish", "convex.reduced", "convex.semidefinite", "losses", "network",
         "problem",
     },
-    "convex.optimum": {
-        "convex.column_generation", "convex.faces", "convex.min_norm", "convex.penalized", "problem",
-    },
     "convex.subsampled": {"convex.newton", "convex.threads"},
     "patterns": {"convex.arrangements", "convex.newton", "network", "problem"},
     "programs": {"convex.newton", "convex.subsampled", "inclusion", "network", "patterns", "problem"},
@@ -133,23 +130,26 @@ ALLOWED = {
         "_types", "convex.faces", "convex.oracle", "network", "problem", "programs", "proof", "vector.oracle",
         "vector.program",
     },
+    "optimum": {
+        "convex.column_generation", "convex.faces", "convex.min_norm", "convex.penalized", "problem", "vector.program",
+    },
     "certificate": {
-        "_types", "convex.column_generation", "convex.faces", "convex.leaky", "convex.newton", "convex.optimum",
+        "_types", "convex.column_generation", "convex.faces", "convex.leaky", "convex.newton", "optimum",
         "convex.oracle", "convex.semidefinite", "network", "patterns", "point_certificate", "problem", "programs",
         "proof", "vector.certificate", "vector.program",
     },
     "records": {
-        "_types", "certificate", "convex.faces", "convex.optimum", "fates", "flow.pool", "limit", "network",
+        "_types", "certificate", "convex.faces", "optimum", "fates", "flow.pool", "limit", "network",
         "problem", "programs", "proof",
     },
     "sweep": {
-        "convex.faces", "convex.optimum", "convex.oracle", "flow.charts", "flow.lanes", "flow.pool", "flow.solve",
-        "initializers", "network", "problem", "records",
+        "convex.faces", "optimum", "convex.oracle", "flow.charts", "flow.lanes", "flow.pool", "flow.solve",
+        "flow.vector_chart", "initializers", "network", "problem", "records",
     },
     "summary": {"_types", "records"},
     "store": {"_types", "records"},
     "verification": {
-        "_types", "activations", "certificate", "convex.faces", "convex.optimum", "limit", "losses", "network",
+        "_types", "activations", "certificate", "convex.faces", "optimum", "limit", "losses", "network",
         "problem", "store",
     },
     "cluster": {"activations", "initializers", "problem", "records", "sweep"},
@@ -165,7 +165,7 @@ ALLOWED = {
     "report.svg": set(),
     "report.overview": {"plots.style", "plots.sweeps", "report.svg"},
     "report.flows": {
-        "_types", "along", "certificate", "convex.faces", "convex.optimum", "flow.solve", "initializers", "limit",
+        "_types", "along", "certificate", "convex.faces", "optimum", "flow.solve", "initializers", "limit",
         "plots.directions", "plots.flows", "plots.geometry", "plots.style", "problem", "programs", "proof",
         "report.overview", "report.svg", "sweep",
     },

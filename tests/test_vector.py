@@ -246,6 +246,36 @@ def test_commands_take_classes(tmp_path, capsys):
     assert given["verdict"] == "NOT_GLOBAL" and 1 < given["certificate"] < 1.1
     assert given["kkt_point"]["verdict"] == "GLOBAL"
     assert given["kkt_point"]["objective"] == pytest.approx(run["objective"], rel=1e-9)
+    assert main(["solve", str(data), "--json"]) == 0
+    solved = json.loads(capsys.readouterr().out)
+    assert solved["primal"] == pytest.approx(run["objective"], rel=1e-8) and solved["gap"] <= 1e-8
+    assert np.shape(solved["alpha"]) == (12, 3) and len(solved["neurons"][0]["output"]) == 3
+    assert main(["solve", str(data), "--beta", "0.1"]) == 2 and "keep two classes" in capsys.readouterr().err
+
+
+def test_sweeps_take_classes(tmp_path, capsys):
+    import json
+
+    from gflow.cli import main
+
+    out, page = tmp_path / "classes.zarr", tmp_path / "page"
+    sweep = ["sweep", "orthogonal-classes:n=12,d=4,k=3,seed=1", "--width", "20", "--inits", "6", "--out", str(out)]
+    assert main([*sweep, "--json"]) == 0
+    swept = json.loads(capsys.readouterr().out)
+    best = gflow.solve_vector_max_margin(gflow.Problem(CLASSES.X, CLASSES.y), FACES).primal
+    proved = [limit for limit in swept["limits"] if limit["verdict"] == "GLOBAL"]
+    assert swept["verdicts"]["GLOBAL"] >= 4 and swept["verdicts"]["NOT_GLOBAL"] == 0
+    assert all(limit["objective"] == pytest.approx(best, rel=1e-6) for limit in proved)
+    # a row is a network of the store, and the flow that run would make
+    row = gflow.store.open_store(out).isel(init=proved[0]["example"])
+    K = int(row["neurons"])
+    network = gflow.VectorTwoLayer(jnp.asarray(row["W1"].values[:K].T), jnp.asarray(row["w2"].values[:K]))
+    assert float(gflow.Problem(CLASSES.X, CLASSES.y).objective(network)) == pytest.approx(best, rel=1e-6)
+    assert main(["verify", str(out), "--json"]) == 0 and json.loads(capsys.readouterr().out)["wrong"] == []
+    assert main(["report", str(out), "--out", str(page), "--json"]) == 0
+    assert "output 0: 4" in (page / "index.html").read_text()
+    assert main([*sweep[:-1], str(tmp_path / "no.zarr"), "--init", "independent"]) == 2
+    assert "start balanced" in capsys.readouterr().err
 
 
 def test_programs_at_any_scale_and_without_a_solution():

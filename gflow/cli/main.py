@@ -280,7 +280,9 @@ def solve(
         raise InputError(
             "--loss exponential is about weight decay: give --beta too (the max-margin program has no loss)"
         )
-    problem, notes = read_problem(data, loss, bias, standardize, "float64", activation="relu" if gated else activation)
+    plain = beta is None and not gated
+    act = "relu" if gated else activation
+    problem, notes = read_problem(data, loss, bias, standardize, "float64", activation=act, classes=plain)
     announce(notes)
     known = gflow.faces(problem.X) if masks == "all" else gflow.faces(problem.X, samples=int(masks), sampled=True)
     if gated:
@@ -293,7 +295,8 @@ def solve(
     if beta is None and loss == "squared":
         solved = gflow.solve_min_norm(problem, known, rtol=rtol)
     elif beta is None:
-        solved = gflow.solve_max_margin(problem, known, rtol=rtol)
+        program = gflow.solve_max_margin if problem.outputs is None else gflow.solve_vector_max_margin
+        solved = program(problem, known, rtol=rtol)
     else:
         solved = gflow.solve_penalized(problem, beta, known, rtol=rtol)
     output.emit(output.program_summary(known, solved), json, output.print_program)

@@ -110,8 +110,12 @@ def program_summary(known, solved) -> dict:
     """The keys of `solve`."""
     network, found = solved.network, []
     if network is not None:
-        columns = (np.asarray(a) for a in (np.sign(network.w2), network.masses(), network.directions().T))
-        found = [{"sign": int(s), "mass": r, "direction": u} for s, r, u in zip(*columns, strict=True)]
+        found = [
+            {**how, "mass": r, "direction": u}
+            for how, r, u in zip(
+                _second(network), np.asarray(network.masses()), np.asarray(network.directions()).T, strict=True
+            )
+        ]
     lower = {"lower_bound": solved.lower_bound} if hasattr(solved, "lower_bound") else {}
     return {
         "primal": solved.primal,
@@ -124,6 +128,13 @@ def program_summary(known, solved) -> dict:
         "alpha": solved.lam if hasattr(solved, "lam") else solved.alpha,
         "neurons": sorted(found, key=lambda neuron: -neuron["mass"]),
     }
+
+
+def _second(network) -> list[dict]:
+    """What the second layer says of every neuron: its sign, or with several outputs the direction of a_i."""
+    if hasattr(network, "W2"):
+        return [{"output": v} for v in np.asarray(network.output_directions()).T]
+    return [{"sign": int(s)} for s in np.sign(np.asarray(network.w2))]
 
 
 def gated_summary(known, gates, solved) -> dict:
@@ -168,15 +179,20 @@ def print_program(console, summary: dict) -> None:
         console.print(f"[bold]P* >= {summary['dual']:.12g}[/bold]; no network that separates the data was found")
     console.print(f"result {summary['result']}, {summary['masks']} masks ({covers})")
     alpha, what = np.asarray(summary["alpha"]), "alpha"
+    if alpha.ndim == 2:
+        alpha, what = alpha.sum(axis=1), "alpha, summed over the outputs"
     if summary["result"] == "infeasible":  # a ray of the dual: only its direction means something
         alpha, what = alpha / max(np.sum(np.abs(alpha)), 1e-300), "alpha of the proof, sum 1"
     heaviest = [f"{n}: {alpha[n]:.6g}" for n in np.argsort(-abs(alpha), kind="stable")[:8] if alpha[n]]
     console.print(f"{what} (samples from 0, largest first): {', '.join(heaviest) or 'none'}", soft_wrap=True)
     if not summary["neurons"]:
         return
-    table = Table("sign", "mass |a||w|", "direction w/|w|", title="neurons of this network", box=None)
+    vector = "output" in summary["neurons"][0]
+    second = "output a/|a|" if vector else "sign"
+    table = Table(second, "mass |a||w|", "direction w/|w|", title="neurons of this network", box=None)
     for neuron in summary["neurons"][:20]:
-        table.add_row("+" if neuron["sign"] > 0 else "-", f"{neuron['mass']:.9g}", _text(neuron["direction"]))
+        sign = _text(neuron["output"]) if vector else "+" if neuron["sign"] > 0 else "-"
+        table.add_row(sign, f"{neuron['mass']:.9g}", _text(neuron["direction"]))
     console.print(table)
     if len(summary["neurons"]) > 20:
         console.print(f"and {len(summary['neurons']) - 20} more; --json prints all")
@@ -188,10 +204,7 @@ def neurons(limit) -> list[dict]:
     With vector output {output, ...} in place of the sign: the direction of a.
     """
     directions, mass = np.asarray(limit.network.directions()).T, np.asarray(limit.network.masses())
-    if hasattr(limit.network, "W2"):
-        second = [{"output": v} for v in np.asarray(limit.network.output_directions()).T]
-    else:
-        second = [{"sign": int(s)} for s in np.sign(np.asarray(limit.network.w2))]
+    second = _second(limit.network)
     return [
         {
             **second[k],

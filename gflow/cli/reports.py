@@ -41,6 +41,9 @@ def write_page(dataset, summary: dict, path: str, folder: Path, count: int) -> P
     values = _values(dataset)
     limits = [{**limit, "command": run_command(values, limit, limit["example"])} for limit in summary["limits"]]
     summary = {**summary, "limits": limits}
+    if count and "output" in dataset.sizes:
+        say("flows of networks with an output for each class are not drawn: the page has the tables and histograms")
+        count = 0
     chosen = [limit for limit in limits if math.isfinite(limit["objective"])][:count]
     command, toml = sweep_command(values, path)
     text = render(
@@ -75,7 +78,7 @@ def _values(dataset) -> dict:
 def _flows(dataset, chosen: list[dict], values: dict) -> list[dict]:
     """The figures of one flow for each of these limits."""
     import gflow
-    from gflow.convex.optimum import solve_optimum
+    from gflow.optimum import solve_optimum
     from gflow.report import flows
     from gflow.verification import problem_of
 

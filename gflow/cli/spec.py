@@ -70,8 +70,9 @@ class Spec:
     def _read(self, seed, loss: str):
         v = self.values
         return read_problem(
-            seeded(v["data"], seed), loss, v["bias"], v["standardize"], "float64", v["weight_decay"], v["activation"]
-        )
+            seeded(v["data"], seed), loss, v["bias"], v["standardize"], "float64", v["weight_decay"], v["activation"],
+            classes=True,
+        )  # fmt: skip
 
 
 def read_spec(data: str, flags: dict[str, Any]) -> Spec:
@@ -141,10 +142,12 @@ def _check(spec: Spec) -> None:
         raise InputError(f"--dtype must be float64 or float32 (of the flows), got {values['dtype']!r}")
     for width in _listed(values["width"]):
         check_width(width)
-    for law, scale in itertools.product(_listed(values["law"]), _listed(values["scale"])):
-        initial_law(law, scale)
+    laws = {law: initial_law(law, scale) for law in _listed(values["law"]) for scale in _listed(values["scale"])}
+    unbalanced = [name for name, law in laws.items() if not law.balanced]
     for seed, loss in itertools.product(_listed(values["data_seed"])[:1], _listed(values["loss"])):
-        spec._read(seed, loss)
+        problem, _ = spec._read(seed, loss)
+        if problem.outputs is not None and unbalanced:
+            raise InputError(f"--init {unbalanced[0]}: flows with an output for each of several classes start balanced")
 
 
 def seeded(data: str, seed: int | None) -> str:

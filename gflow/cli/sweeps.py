@@ -146,7 +146,7 @@ def verify(
 def _here(devices):
     """Run cells on these devices of this machine."""
     import gflow
-    from gflow.convex.optimum import solve_optimum
+    from gflow.optimum import solve_optimum
 
     known: dict[tuple[int, int], tuple] = {}
 

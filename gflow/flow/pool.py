@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 from gflow._types import RESULTS, result_code
 from gflow.fates import fates
 from gflow.flow.lanes import Lane, Stepper
-from gflow.network import TwoLayer
+from gflow.network import TwoLayer, VectorTwoLayer
 
 IDLE = -1
 """The initialisation of a lane without work."""
@@ -33,7 +33,7 @@ class End(NamedTuple):
     """Where a lane stands: `network`, and `s` to `repelled` as in Flow, `result` as a code of RESULTS; `balance_drift`
     since s = 0; `fates` (m,): codes of FATE."""
 
-    network: TwoLayer
+    network: TwoLayer | VectorTwoLayer
     s: Float[Array, ""]
     log_t: Float[Array, ""]
     result: Int[Array, ""]
@@ -47,7 +47,7 @@ class End(NamedTuple):
 class Pool(NamedTuple):
     """Leaves are (chunks, lanes of a chunk, ...). `first`: the networks at s = 0."""
 
-    first: TwoLayer
+    first: TwoLayer | VectorTwoLayer
     lanes: Lane
 
 
@@ -55,7 +55,7 @@ class Refill(eqx.Module):
     """How a pool is filled and advanced: `draw(index)` is the network of initialisation `index`."""
 
     stepper: Stepper
-    draw: Callable[[Int[Array, ""]], TwoLayer]
+    draw: Callable[[Int[Array, ""]], TwoLayer | VectorTwoLayer]
 
     def empty(self, chunks: int, chunk: int, device=None) -> Pool:
         """A pool of idle lanes on one device."""
@@ -80,7 +80,7 @@ class Refill(eqx.Module):
         first = jax.vmap(self.draw)(index)
         return Pool(first, jax.vmap(self.stepper.start)(first))
 
-    def _end(self, first: TwoLayer, lane: Lane) -> End:
+    def _end(self, first: TwoLayer | VectorTwoLayer, lane: Lane) -> End:
         flow = self.stepper.flow(lane)
         return End(
             network=flow.final,

@@ -56,12 +56,12 @@ class RowSpace(eqx.Module):
 
 def row_space(problem: Problem) -> RowSpace | None:
     """The row space if its dimension is below min(n, d), else None; inside jit the rank is not known, and it is None.
-    With weight decay the complement moves too, and it is None.
+    With weight decay the complement moves too, and it is None; so it is with vector output.
 
     Of fewer samples than dimensions the hyperplanes are independent, and a neuron that slides on all of them is like
     any other.
     """
-    if isinstance(problem.X, jax.core.Tracer) or problem.weight_decay is not None:
+    if isinstance(problem.X, jax.core.Tracer) or problem.weight_decay is not None or problem.outputs is not None:
         return None
     X = np.asarray(problem.X)
     lengths = np.linalg.norm(X, axis=1, keepdims=True)

@@ -63,8 +63,9 @@ def _stacked(ax, values, fitted, verdict, bins) -> None:
 
 
 def sweep_figure(dataset, limits: list[dict]):
-    """Histogram of certificates and the neurons of the (at most three) most frequent limits. Returns the Figure."""
-    shown = [x for x in limits if np.isfinite(x["objective"])][:3]
+    """Histogram of certificates and the neurons of the (at most three) most frequent limits; of networks with several
+    outputs the histogram alone. Returns the Figure."""
+    shown = [x for x in limits if np.isfinite(x["objective"])][:3] if "output" not in dataset.sizes else []
     figure, axes = panels(1 + len(shown))
     done = dataset["verdict"].values >= 0
     certificate_histogram(axes[0], dataset["certificate"].values[done], dataset["verdict"].values[done])

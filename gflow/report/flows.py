@@ -11,10 +11,10 @@ from gflow._types import VERDICT, result_name
 from gflow.along import Along, along
 from gflow.certificate import certify
 from gflow.convex.faces import Faces
-from gflow.convex.optimum import Optimum
 from gflow.flow.solve import Flow, solve_flow
 from gflow.initializers import AbstractInitializer, key_of
 from gflow.limit import find_limit
+from gflow.optimum import Optimum
 from gflow.plots.directions import LIVE, neurons_on_circle, projection
 from gflow.plots.flows import losses, margins, residuals
 from gflow.plots.geometry import dual_function

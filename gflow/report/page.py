@@ -79,7 +79,7 @@ def _facts(dataset, summary: dict, values: dict) -> list[tuple[str, str]]:
     facts = [
         ("data", _listed(values["data"])),
         ("size", f"n = {columns}"),
-        ("classes", _classes(dataset["y"].values, values["loss"])),
+        ("classes", _classes(dataset["y"], values["loss"])),
         *([] if values["data_seed"] is None else [("seed of the data", _listed(values["data_seed"]))]),
         ("width m", _listed(values["width"])),
         ("activation", _listed(values["activation"])),
@@ -98,13 +98,17 @@ def _facts(dataset, summary: dict, values: dict) -> list[tuple[str, str]]:
     return [(name, "not recorded" if text is None else str(text)) for name, text in facts]
 
 
-def _classes(y, loss) -> str:
-    first = y if y.ndim == 1 else y[0]
+def _classes(labels, loss) -> str:
+    several = "data_seed" in labels.dims
+    first = (labels.isel(data_seed=0) if several else labels).values
+    if first.ndim == 2:
+        text = ", ".join(f"output {k}: {count}" for k, count in enumerate(np.sum(first > 0, axis=0)))
+        return text + (" (of the first seed)" if several else "")
     if "squared" in (loss if isinstance(loss, list) else [loss]):
         return f"none: labels are numbers from {first.min():.4g} to {first.max():.4g}"
     values, counts = np.unique(first, return_counts=True)
     text = ", ".join(f"{value:+g}: {count}" for value, count in zip(values, counts, strict=True))
-    return text + (" (of the first seed)" if y.ndim > 1 else "")
+    return text + (" (of the first seed)" if several else "")
 
 
 def _versions(dataset) -> list[str]:

@@ -46,13 +46,14 @@ LARGE = 30.0
 """Smallest q_min from which patterns are taken for those of the limit."""
 
 
-def vector_limit(problem: Problem, network: VectorTwoLayer, *, polish: bool = True) -> Limit:
+def vector_limit(problem: Problem, network: VectorTwoLayer, *, polish: bool = True, always: bool = False) -> Limit:
     """As `limit_of_network`, with `network` a VectorTwoLayer and `lam`, `margins` (n, K).
 
     Neurons of one pattern are merged where that changes nothing. The KKT point is accepted if all its multipliers are
     >= 0 and margins >= 1, its neurons have the patterns, KKT residual and slackness are <= 1e-9, and the objective
-    agrees with the flow's, and if no neuron that was left out would outgrow it. A flow that does not fit is never
-    `stuck`: there is no proof of it here. Raises ValueError as `find_limit` does, and for other activations than ReLU.
+    agrees with the flow's, and if no neuron that was left out would outgrow it. It is looked for where q_min >= LARGE,
+    or `always`. A flow that does not fit is never `stuck`: there is no proof of it here. Raises ValueError as
+    `find_limit` does, and for other activations than ReLU.
     """
     problem.check(network)
     problem.require_relu()
@@ -62,7 +63,7 @@ def vector_limit(problem: Problem, network: VectorTwoLayer, *, polish: bool = Tr
     size, unit = float(jnp.max(network.masses(), initial=0.0)), network.balanced()
     X, Y, q = np.asarray(problem.X), np.asarray(problem.y), np.asarray(problem.margins(unit))
     p, q_min = np.asarray(problem.weights(problem.margins(network))), q.min()
-    if polish and q_min > 0 and q_min * size >= LARGE:
+    if polish and q_min > 0 and (q_min * size >= LARGE or always):
         limit = _polished(problem, unit, q_min * size)
         if limit is not None:
             return limit

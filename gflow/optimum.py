@@ -7,12 +7,15 @@ from gflow.convex.faces import Faces
 from gflow.convex.min_norm import MinNorm, solve_min_norm
 from gflow.convex.penalized import Penalized, solve_penalized
 from gflow.problem import Problem
+from gflow.vector.program import VectorMaxMargin, solve_vector_max_margin
 
-Optimum = MaxMargin | Penalized | MinNorm
+Optimum = MaxMargin | Penalized | MinNorm | VectorMaxMargin
 
 
 def solve_optimum(problem: Problem, known_faces: Faces) -> Optimum:
     """Max-margin for a direction, the penalised program with weight decay, the least norm for the squared loss."""
+    if problem.outputs is not None:
+        return solve_vector_max_margin(problem, known_faces)
     if problem.directional:
         return solve_max_margin(problem, known_faces)
     if problem.weight_decay is None:
