@@ -19,8 +19,8 @@ from gflow.convex.threads import one_thread
 ITERATIONS = 30
 RELATIVE = 1e-15
 
-CLOSE = 1e-6
-"""Largest residual of a solution: where multipliers are large or not unique rounding leaves no less than 1e-8."""
+CLOSE = 1e-9
+"""Largest residual of a solution."""
 
 LONGEST = 1.0
 """Longest step, relative to the largest multiplier and the largest mass."""
@@ -43,14 +43,22 @@ class KKTPoint(NamedTuple):
 
 @one_thread
 def newton(
-    X, y, patterns: Patterns, start: KKTPoint, support: np.ndarray, *, prune: bool = False, lower: float = 0.0
+    X,
+    y,
+    patterns: Patterns,
+    start: KKTPoint,
+    support: np.ndarray,
+    *,
+    prune: bool = False,
+    lower: float = 0.0,
+    close: float = CLOSE,
 ) -> KKTPoint | None:
     """The KKT point of the program with these patterns near `start`, or None if Newton's method does not get there.
 
     `support` (n,) bool: first guess of the support vectors. Wrong guesses are mended by dropping negative
     multipliers and adding violated margins. `prune`: neurons of negative mass are dropped too, their columns of V are
-    0; otherwise there is no such point. `lower`: the activation's slope off the mask. Whoever calls this checks the
-    returned point: nothing here is a proof.
+    0; otherwise there is no such point. `lower`: the activation's slope off the mask. `close`: the largest
+    residual that rounding may leave. Whoever calls this checks the returned point: nothing here is a proof.
     """
     slopes = slopes_of(patterns.mask, lower)
     support, live = support.copy(), np.ones(len(patterns.sign), bool)
@@ -60,7 +68,7 @@ def newton(
     bases = [complement(X[slide]) for slide in patterns.sliding.T]
     blocks = [(y * s * D)[:, None] * (X @ Q) for s, D, Q in zip(patterns.sign, slopes.T, bases, strict=True)]
     for _ in range(2 * (len(y) + len(live))):
-        found = _solve([blocks[k][support] for k in np.flatnonzero(live)], mass[live], alpha[support])
+        found = _solve([blocks[k][support] for k in np.flatnonzero(live)], mass[live], alpha[support], close)
         if found is None:
             return None
         mass, alpha = np.zeros(len(live)), np.zeros(len(y))
@@ -105,7 +113,9 @@ def _feasible(V, blocks, bases, support) -> np.ndarray:
     return V
 
 
-def _solve(blocks: list[np.ndarray], mass: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+def _solve(
+    blocks: list[np.ndarray], mass: np.ndarray, alpha: np.ndarray, close: float
+) -> tuple[np.ndarray, np.ndarray] | None:
     """(mass (K,), alpha (|S|,)) with |B_k^T alpha| = 1 and sum_k mass_k B_k u_k = 1, u_k = B_k^T alpha / |B_k^T alpha|.
 
     Masses of either sign: what is left of the system when v_k = mass_k u_k has been put in, as small as it can be.
@@ -127,7 +137,7 @@ def _solve(blocks: list[np.ndarray], mass: np.ndarray, alpha: np.ndarray) -> tup
         left = np.max(np.abs(residual))
         if left <= RELATIVE:
             return mass, alpha
-        if left <= CLOSE and left >= 0.5 * before:  # as exact as rounding lets it be
+        if left <= close and left >= 0.5 * before:  # as exact as rounding lets it be
             return best if left > before else (mass, alpha)
         best, before = (mass, alpha), left
         weight = mass / size

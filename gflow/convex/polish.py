@@ -24,6 +24,10 @@ LOOSE = 1e-2
 SUPPORT = (1e-9, 1e-6, 1e-4)
 """Tried in turn: multipliers below this share of the largest vanish."""
 
+CLOSE = 1e-6
+"""Residual of a solution: where multipliers are large or not unique rounding leaves no less than 1e-8. The bounds that
+come of it judge it."""
+
 ON = 1e-9
 """|x_n . u| <= ON |x_n| lies on the hyperplane of x_n."""
 
@@ -57,7 +61,7 @@ def polish(X, y, U, sign, mass, alpha, tight: Tight, lower: float = 0.0):
             if key in tried:
                 continue
             tried.add(key)
-            point = newton(X, y, patterns, KKTPoint(V, alpha), support, prune=True, lower=lower)
+            point = newton(X, y, patterns, KKTPoint(V, alpha), support, prune=True, lower=lower, close=CLOSE)
             if point is not None:
                 yield patterns.sign, point
 
