@@ -265,7 +265,10 @@ def interpolating_point(X, y, patterns: Patterns, V, lam, lower: float = 0.0) ->
         J = np.zeros((len(residual), len(residual)))
         J[:n, :n] = sum(w * (B @ B.T) for w, B in zip(weight, blocks, strict=True)) - (G * weight) @ G.T
         J[:n, n:], J[n:, :n] = G, G.T
-        step = np.linalg.lstsq(J, -residual, rcond=1e-13)[0]
+        try:
+            step = np.linalg.lstsq(J, -residual, rcond=1e-13)[0]
+        except np.linalg.LinAlgError:  # entries beyond what an SVD can take
+            return None
         if left <= 1e-15 or not np.all(np.isfinite(step)):
             break
         step *= min(1.0, 1.0 / max(np.max(np.abs(step)) / max(np.max(np.abs(lam)), np.max(mass)), 1e-300))

@@ -105,7 +105,10 @@ def solve_kkt(X, Y, neurons: Neurons, patterns: Patterns, alpha, support) -> tup
         if error <= 1e-14 * (1 + np.abs(x).max()) or (error <= 1e-11 and error >= 0.5 * best):
             break
         best = min(best, error)
-        x = x - np.linalg.lstsq(jacobian, residual, rcond=1e-11)[0]
+        try:
+            x = x - np.linalg.lstsq(jacobian, residual, rcond=1e-11)[0]
+        except np.linalg.LinAlgError:  # entries beyond what an SVD can take
+            return None
     if np.abs(_equations(x, views, Y, rows, cols)[0]).max() > 1e-9:
         return None
     omegas, A, full = _unpacked(x, views, Y, rows, cols)
