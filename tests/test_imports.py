@@ -173,6 +173,7 @@ ALLOWED = {
 }  # fmt: skip
 FREE = {
     "",
+    "__main__",
     "cli",
     "cli.main",
     "cli.commands",

@@ -289,3 +289,14 @@ def test_programs_at_any_scale_and_without_a_solution():
     for X, Y in (([[1.0, 0.0], [1.0, 0.0]], [[1, 1], [-1, 1]]), ([[0.0, 0.0], [1.0, 0.0]], [[1, 1], [-1, 1]])):
         solved = gflow.solve_vector_max_margin(gflow.Problem(X, Y), rounds=3)
         assert solved.result == gflow.RESULTS.infeasible and solved.network is None
+
+
+def test_an_svd_that_fails_costs_a_step_only(monkeypatch):
+    def fails(*arguments, **options):
+        raise np.linalg.LinAlgError("SVD did not converge in Linear Least Squares")
+
+    problem = gflow.Problem(CLASSES.X, CLASSES.y)
+    best = gflow.solve_vector_max_margin(problem, FACES)
+    monkeypatch.setattr(np.linalg, "lstsq", fails)
+    solved = gflow.solve_vector_max_margin(problem, FACES, rounds=4)
+    assert solved.dual <= best.primal * (1 + 1e-12) and best.dual <= solved.primal * (1 + 1e-12)
