@@ -61,6 +61,7 @@ ALLOWED = {
         "flow.stop", "network", "problem",
     },
     "flow.pool": {"_types", "fates", "flow.lanes", "network"},
+    "convex.accurate": set(),
     "convex.general_position": set(),
     "convex.arrangements": {"convex.general_position"},
     "convex.faces": {"convex.arrangements", "convex.general_position"},
@@ -74,7 +75,8 @@ ALLOWED = {
     "convex.ascent": {"convex.leaky"},
     "convex.candidates": {"convex.ascent", "convex.faces", "convex.leaky", "convex.polish"},
     "convex.column_generation": {
-        "_types", "convex.arrangements", "convex.candidates", "convex.faces", "convex.leaky", "convex.master",
+        "_types", "convex.accurate", "convex.arrangements", "convex.candidates", "convex.faces", "convex.leaky",
+        "convex.master",
         "convex.oracle", "convex.polish", "convex.semidefinite", "network", "problem",
     },
     "convex.exposed": {"convex.candidates", "convex.faces", "convex.oracle", "network", "problem"},

@@ -203,3 +203,25 @@ def test_masses_are_repaired():
     entries = y[:, None] * np.maximum(X @ master.U.T, 0.0) * master.sign
     assert np.min(entries @ short.mass) < 1 - 5e-8
     assert np.min(entries @ master.repaired(short)) > 1 - 1e-12
+
+
+@pytest.mark.parametrize("seed", [281, 377, 350])
+def test_the_objective_is_that_of_the_network_returned(seed):
+    """Rows whose lengths differ by ten orders of magnitude: weights of 1e5 cancel, and their rounding counts."""
+    from fractions import Fraction
+
+    rng = np.random.default_rng([seed, 5])
+    X, y = rng.standard_normal((12, 2)) * 10 ** rng.uniform(-5, 5, (12, 1)), rng.choice([-1.0, 1.0], 12)
+    solved = gflow.solve_max_margin(gflow.Problem(X, y))
+    assert solved.network is not None
+    W1, w2 = np.asarray(solved.network.W1), np.asarray(solved.network.w2)
+    exact = [[Fraction(v) for v in row] for row in W1.T.tolist()]
+    margins = []
+    for x, label in zip(X.tolist(), y.tolist(), strict=True):
+        z = [sum(Fraction(a) * b for a, b in zip(x, w, strict=True)) for w in exact]
+        margins.append(
+            Fraction(label) * sum(Fraction(a) * max(v, Fraction(0)) for a, v in zip(w2.tolist(), z, strict=True))
+        )
+    objective = float((np.sum(W1**2) + np.sum(w2**2)) / 2) / float(min(margins))
+    assert objective == pytest.approx(solved.primal, rel=1e-13)
+    assert solved.dual <= solved.primal

@@ -65,8 +65,8 @@ def read_problem(
         raise InputError(f"{data}: --loss squared takes numbers as labels, these are {dataset.y.shape[1]} classes")
     if dataset.y.ndim == 2 and not classes:
         raise InputError(
-            f"{data} has {dataset.y.shape[1]} label values; keep two classes here (run, sweep and certify take more, "
-            "and so does solve without --beta)"
+            f"{data} has {dataset.y.shape[1]} label values; keep two classes here (run, sweep, certify and solve take "
+            "more, without gates, frozen layers and --beta)"
         )
     problem = checked(
         gflow.Problem, dataset.X, dataset.y, loss=TRAINED[loss](), activation=acts, weight_decay=weight_decay

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gflow._types import REDUCED, RESULTS, result_of_gap
+from gflow.convex.accurate import accurate_margins
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.candidates import best_ascended, best_directions, equal, slid
 from gflow.convex.faces import Faces, faces
@@ -49,11 +50,11 @@ SHRINK = 0.1
 class MaxMargin(eqx.Module):
     """The max-margin program of a data set, bracketed: dual <= P* <= primal.
 
-    `network`: feasible (q_min = 1) with objective `primal`. `alpha` (n,): dual feasible with value `dual`, proved over
-    all faces if `complete`, otherwise by a semidefinite relaxation or the Gram bound, and then a gap is left.
-    `result`: successful if primal - dual <= rtol primal; reduced_accuracy if it is <= 1e-6 primal; else
-    max_steps_reached. An infeasible program (a row of zeros, or a lower bound of P* min|x_n| above 1e12) has primal =
-    inf, `network` None, result infeasible.
+    `network`: q_min = 1 up to rounding of its weights; `primal` is its 1/2 |theta|^2 / q_min, as if computed without
+    rounding. `alpha` (n,): dual feasible with value `dual`, proved over all faces if `complete`, otherwise by a
+    semidefinite relaxation or the Gram bound, and then a gap is left. `result`: successful if primal - dual <= rtol
+    primal; reduced_accuracy if it is <= 1e-6 primal; else max_steps_reached. An infeasible program (a row of zeros, or
+    a lower bound of P* min|x_n| above 1e12) has primal = inf, `network` None, result infeasible.
     """
 
     primal: float
@@ -92,11 +93,11 @@ def solve_max_margin(
     lengths = np.linalg.norm(X, axis=1)
     if lengths.min() == 0:  # f(0) = 0
         return MaxMargin(np.inf, np.inf, np.zeros(n), None, RESULTS.infeasible, known.complete, 0)  # pyright: ignore
-    middle = float(np.exp(np.mean(np.log(lengths))))
+    middle = 4.0 ** np.round(np.mean(np.log(lengths)) / np.log(4.0))  # its root scales weights without rounding
     if not 1e-3 <= middle <= 1e3:  # the linear programs have absolute tolerances; P* scales like 1/|x|
         scaled = eqx.tree_at(lambda p: p.X, problem, problem.X / middle)
         solved = solve_max_margin(scaled, known, directions=directions, rtol=rtol, rounds=rounds)
-        network = None if solved.network is None else solved.network.scaled(jnp.asarray(middle**-0.5))
+        network = None if solved.network is None else solved.network.scaled(jnp.asarray(float(middle) ** -0.5))
         bounds = (solved.primal / middle, solved.dual / middle, solved.alpha / middle, network)
         return MaxMargin(*bounds, solved.result, solved.complete, solved.rounds)
     method = ColumnGeneration(rtol)
@@ -209,19 +210,30 @@ class ColumnGeneration:
 
     def result(self, state: State) -> MaxMargin:
         """What is known at the end."""
+        network = self._judged(state)
         if state.neurons is None and state.dual > state.ceiling:
             how = RESULTS.infeasible
         else:
             how = result_of_gap(state.gap, self.rtol)
-        network = None
-        if state.neurons is not None:
-            U, mass = state.neurons
-            root = np.sqrt(np.abs(mass))
-            network = TwoLayer(jnp.asarray(U * root), jnp.asarray(np.sign(mass) * root))
         return MaxMargin(
             state.primal, state.dual, state.alpha, network, how,  # pyright: ignore[reportArgumentType]
             state.known.complete, state.rounds,
         )  # fmt: skip
+
+    def _judged(self, state: State) -> TwoLayer | None:
+        """The network of the best neurons; from here on `state.primal` is the objective of its rounded weights."""
+        if state.neurons is None:
+            return None
+        U, mass = state.neurons
+        root = np.sqrt(np.abs(mass))
+        W1, w2 = U * root, np.sign(mass) * root
+        X, y = np.asarray(state.problem.X), np.asarray(state.problem.y)
+        q_min = accurate_margins(X, y, W1, w2, state.lower).min()
+        if q_min <= 0:
+            state.primal, state.neurons = np.inf, None
+            return None
+        state.primal = float(0.5 * (np.sum(W1**2) + np.sum(w2**2)) / q_min)
+        return TwoLayer(jnp.asarray(W1), jnp.asarray(w2))
 
     def _network(self, state: State, U: np.ndarray, mass: np.ndarray) -> None:
         """Neurons with unit directions U (d, K) and signed masses: kept if their objective is the best so far."""
