@@ -282,7 +282,7 @@ BAD = {
     "nan": ("run nan.csv", "nan"),
     "inf": ("run inf.csv", "inf"),
     "one label": ("run one.csv", "two classes"),
-    "three labels": ("sweep three.csv --inits 2 --out three.zarr", "3 label values"),
+    "three labels": ("solve three.csv --beta 0.1", "3 label values"),
     "too many labels": ("run many.csv", "more than 20"),
     "unbalanced classes": ("run orthogonal-classes --init independent", "no law for vector output"),
     "classes with decay": ("run orthogonal-classes --weight-decay 0.1", "without weight decay"),
