@@ -1,4 +1,6 @@
+import gc
 import os
+import pathlib
 
 import jax
 import numpy as np
@@ -19,6 +21,20 @@ def xla_cache(tmp_path_factory, worker_id):
     jax.config.update("jax_compilation_cache_dir", str(folder / "gflow" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return str(folder)
+
+
+MOST_MAPS = 30_000
+"""Compiled programs are mapped into memory, and Linux ends a process that has 65,530 maps."""
+
+
+@pytest.fixture(autouse=True)
+def compiled_programs_are_dropped():
+    """Before a worker has too many of them: what is needed again comes from the cache of the run."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
