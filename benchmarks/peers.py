@@ -39,7 +39,8 @@ def scipy_steps(X, y, W1, w2, method: str, log: bool, end: float, rtol: float = 
     spent, start = 0.0, time.perf_counter()
     solver = getattr(ode, method)(lambda t, th: slope(X, y, th, log), 0.0, theta, end, rtol=rtol, atol=1e-9)
     while solver.status == "running":
-        solver.step()
+        with np.errstate(all="ignore"):  # a trial step may overflow: the solver rejects it
+            solver.step()
         now = time.perf_counter()
         if solver.status == "failed":
             return
