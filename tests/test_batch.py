@@ -45,7 +45,7 @@ def test_no_entry_is_left_out():
         assert {case[k] for case in every_entry()} == set(entries(module))
 
 
-def compare(problem, networks, chart, clock):
+def assert_lanes_are_flows(problem, networks, chart, clock):
     """Every lane of a batch against the flow of its network alone."""
     tight = diffrax.PIDController(rtol=RTOL, atol=RTOL)
     stepper = gflow.Stepper(problem, chart=chart, clock=clock, controller=tight, stop=(), until=UNTIL)
@@ -73,13 +73,13 @@ def test_lanes_are_single_flows(loss, activation, chart, clock):
     problem = gflow.Problem(cases.A_X, cases.A_y, loss=loss(), activation=activation())
     law = gflow.Gaussian(0.1) if chart is gflow.BalancedPolar else gflow.Independent(0.1)
     draw = lambda i: law(gflow.key_of(3, i), problem, WIDTH)  # noqa: E731
-    compare(problem, jax.vmap(draw)(jnp.arange(LANES)), chart, clock())
+    assert_lanes_are_flows(problem, jax.vmap(draw)(jnp.arange(LANES)), chart, clock())
 
 
 def test_lanes_of_vector_output_are_single_flows():
     problem = gflow.Problem(cases.A_X, np.stack([cases.A_y, -cases.A_y], axis=1))
     draw = lambda i: gflow.Gaussian(0.1)(gflow.key_of(3, i), problem, WIDTH)  # noqa: E731
-    compare(problem, jax.vmap(draw)(jnp.arange(LANES)), VectorPolar, gflow.ScaledClock())
+    assert_lanes_are_flows(problem, jax.vmap(draw)(jnp.arange(LANES)), VectorPolar, gflow.ScaledClock())
 
 
 LAWS = [(law, K) for law in entries(initializers) for K in (None, 3) if law.balanced or K is None]
