@@ -39,6 +39,11 @@ class TwoLayer(eqx.Module):
         return activation(X @ self.W1) @ self.w2
 
     @property
+    def second(self) -> Float[Array, "... m"]:
+        """The second layer: w2 (m,); of a VectorTwoLayer W2 (m, K)."""
+        return self.w2
+
+    @property
     def width(self) -> int:
         return self.w2.shape[-1]
 
@@ -105,6 +110,11 @@ class VectorTwoLayer(eqx.Module):
     def __call__(self, X: Float[Array, "n d"], activation: AbstractActivation = ReLU()) -> Float[Array, "n K"]:
         """F(x) for every row x of X, shape (n, K)."""
         return activation(X @ self.W1) @ self.W2
+
+    @property
+    def second(self) -> Float[Array, "... m K"]:
+        """W2 (m, K)."""
+        return self.W2
 
     @property
     def width(self) -> int:

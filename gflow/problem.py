@@ -196,8 +196,7 @@ class Problem(eqx.Module):
 
         (n_terms + 8) eps max_n sum_i |a_i| sum_j |x_nj||w_ji| / q_min: large where neurons cancel each other.
         """
-        second = network.W2 if isinstance(network, VectorTwoLayer) else network.w2
-        terms = jnp.abs(self.X) @ jnp.abs(network.W1) @ jnp.abs(second)
+        terms = jnp.abs(self.X) @ jnp.abs(network.W1) @ jnp.abs(network.second)
         q_min, count = jnp.min(self.margins(network)), network.width + self.shape[1] + 8
         relative = count * jnp.finfo(self.X.dtype).eps * jnp.max(terms) / jnp.where(q_min > 0, q_min, 1.0)
         return jnp.where(q_min > 0, relative, jnp.inf)

@@ -16,7 +16,6 @@ from gflow.convex.faces import Faces, faces
 from gflow.fates import FATE
 from gflow.flow.pool import End
 from gflow.limit import limit_of_network
-from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.optimum import Optimum, solve_optimum
 from gflow.problem import Problem
 from gflow.programs import Limit, Programs, remembered
@@ -111,7 +110,7 @@ class Witness:
         row = {field.name: np.float64(np.nan) for field in dataclasses.fields(Records)}
         row |= {"index": np.int64(index), "result": np.int16(end.result), "verdict": np.int8(VERDICT.INCONCLUSIVE)}
         row |= {"polished": np.bool_(False), "changes": np.int32(0), "neurons": np.int32(0)}
-        row |= {"W1": np.full((width, d), np.nan), "w2": np.full(np.shape(second(end.network)), np.nan)}
+        row |= {"W1": np.full((width, d), np.nan), "w2": np.full(np.shape(end.network.second), np.nan)}
         row |= {name: np.float64(getattr(end, name)) for name in ("s", "log_t", "balance_drift")}
         row |= {name: np.int64(getattr(end, name)) for name in ("steps", "rejected", "repelled")}
         row |= {kind.name.lower(): np.int32(np.sum(np.asarray(end.fates) == kind)) for kind in FATE}
@@ -127,7 +126,7 @@ class Witness:
             proof, margin = remembered(self._proved, key, lambda: self._proof(limit))
         else:
             proof, margin = self._proof(limit)
-        K, end = limit.network.width, np.asarray(second(limit.network))
+        K, end = limit.network.width, np.asarray(limit.network.second)
         W1, w2 = np.full((width, self.problem.shape[1]), np.nan), np.full((width, *end.shape[1:]), np.nan)
         W1[:K], w2[:K] = np.asarray(limit.network.W1).T, end
         return {
@@ -163,11 +162,6 @@ class Witness:
             proof = certify(self.problem, limit, known_faces=self.known, optimum=self.optimum)
         margin = self.problem.normalised_margin(limit.network) if self.problem.directional else np.nan
         return proof, float(margin)
-
-
-def second(network: TwoLayer | VectorTwoLayer):
-    """w2 (m,) or W2 (m, K)."""
-    return network.W2 if isinstance(network, VectorTwoLayer) else network.w2
 
 
 def distinct_limits(objective, certificate, verdict, polished=None, rtol: float = GLOBAL_RTOL) -> list[dict]:
