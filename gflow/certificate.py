@@ -92,11 +92,7 @@ def certify(
     c = objective * B if np.isfinite(objective) else np.inf
     facts = {"objective": objective, "p": p, "exact": known.complete}
     if not np.isfinite(objective):
-        if given is not None:
-            unfitted = given.stuck
-        else:
-            fits = bool(jnp.min(problem.margins(balanced)) > 0)  # P(theta) may overflow all the same
-            unfitted = not fits and cannot_fit(problem, merge(problem, balanced, 0.0, 0.0)[0])
+        unfitted = given.stuck if given is not None else _unfitted(problem, balanced)
         verdict = VERDICT.UNFITTED if unfitted else VERDICT.INCONCLUSIVE
         return Certificate(verdict, lower_bound=lower, c=c, **_nothing(), optimum=_value(optimum), **facts)
     if c < 1 - rounding - GLOBAL_RTOL:  # weak duality forbids it: whatever went wrong, nothing is proved
@@ -110,10 +106,7 @@ def certify(
         proved_by_program = optimum.dual > lower
         lower = max(lower, optimum.dual)
         c = c if known.complete else objective / lower
-        if optimum.network is not None:
-            gap = BETTER_RTOL + rounding + float(problem.rounding(optimum.network))
-            if optimum.primal < (1 - gap) * objective:
-                better = optimum.network
+        better = _better(problem, optimum, objective, rounding)
         # a flow that has not reached its limit may yet go on to a better one: nothing is proved about the limit
         if better is not None and (given is None or given.polished):
             verdict = VERDICT.NOT_GLOBAL
@@ -127,6 +120,20 @@ def certify(
     return Certificate(
         verdict, lower_bound=lower, c=c, missing_neuron=missing, better=better, optimum=_value(optimum), **facts
     )
+
+
+def _unfitted(problem: Problem, balanced: TwoLayer) -> bool:
+    """Whether no weights with the activation patterns of a given network fit, by a linear program."""
+    fits = bool(jnp.min(problem.margins(balanced)) > 0)  # P(theta) may overflow all the same
+    return not fits and cannot_fit(problem, merge(problem, balanced, 0.0, 0.0)[0])
+
+
+def _better(problem: Problem, optimum: MaxMargin, objective: float, rounding: float) -> TwoLayer | None:
+    """The program's network if its objective is lower, by more than rounding leaves open."""
+    if optimum.network is None:
+        return None
+    gap = BETTER_RTOL + rounding + float(problem.rounding(optimum.network))
+    return optimum.network if optimum.primal < (1 - gap) * objective else None
 
 
 def _nothing() -> dict:

@@ -105,6 +105,14 @@ def check_frozen(problem, until_s: float | None, until_t: float | None) -> None:
         )
 
 
+def check_steps(rtol: float, max_steps: int) -> None:
+    """Tolerance and step budget of an integration."""
+    if not 0 < rtol < 1:
+        raise InputError(f"--rtol must be between 0 and 1, got {rtol}")
+    if max_steps < 1:
+        raise InputError(f"--max-steps must be at least 1, got {max_steps}")
+
+
 def check_key(seed: int, index: int) -> None:
     """Seeds and numbers of initialisations that fit a key."""
     if not 0 <= seed < 2**63:

@@ -18,6 +18,7 @@ from gflow.cli.inputs import (
     check_file,
     check_frozen,
     check_key,
+    check_steps,
     check_width,
     checked,
     read_problem,
@@ -115,10 +116,7 @@ def run(
         check_gated(problem, optimizer=optimizer, freeze_output=freeze_output, plot=plot)
     if rtol is None:
         rtol = 1e-3 if until_s is None and until_t is None else 1e-4
-    if not 0 < rtol < 1:
-        raise InputError(f"--rtol must be between 0 and 1, got {rtol}")
-    if max_steps < 1:
-        raise InputError(f"--max-steps must be at least 1, got {max_steps}")
+    check_steps(rtol, max_steps)
     check_file(out, (".npz",), data, weights)
     check_file(plot, (".png", ".pdf", ".svg"), data, weights)
     check_key(seed, index)
@@ -148,13 +146,7 @@ def run(
     chart = gflow.FrozenOutput if freeze_output else None
     flow = checked(gflow.solve_flow, problem, network, chart=chart, **options)
     known = gflow.faces(problem.X)
-    frozen = gflow.frozen_limit(problem, flow.final, known) if flow.frozen and problem.directional else None
-    limit = output.of_frozen(problem, flow.final, frozen) if flow.frozen else gflow.find_limit(problem, flow)
-    if not known.complete:
-        say("too many masks to enumerate: bounding P* by a semidefinite program (up to a minute)")
-    # a frozen flow is not on its way to a KKT point of both layers: where it ends is judged as a given network is
-    judged = limit.network if flow.frozen and not limit.stuck else limit
-    certificate = gflow.certify(problem, judged, known_faces=known)
+    limit, frozen, certificate = _proved(problem, flow, known)
     summary = output.limit_summary(problem, limit, certificate) | output.flow_summary(problem, network, flow)
     summary |= output.frozen_summary(flow, frozen)
     if out:
@@ -162,6 +154,20 @@ def run(
     if plot:
         _draw(problem, flow, limit, known, plot)
     output.emit(summary, json, output.print_run)
+
+
+def _proved(problem, flow, known):
+    """(limit, what frozen_limit found or None, certificate) of a flow."""
+    import gflow
+    from gflow.cli import output
+
+    frozen = gflow.frozen_limit(problem, flow.final, known) if flow.frozen and problem.directional else None
+    limit = output.of_frozen(problem, flow.final, frozen) if flow.frozen else gflow.find_limit(problem, flow)
+    if not known.complete:
+        say("too many masks to enumerate: bounding P* by a semidefinite program (up to a minute)")
+    # a frozen flow is not on its way to a KKT point of both layers: where it ends is judged as a given network is
+    judged = limit.network if flow.frozen and not limit.stuck else limit
+    return limit, frozen, gflow.certify(problem, judged, known_faces=known)
 
 
 def _write_trajectory(flow, out: Path) -> None:
