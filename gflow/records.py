@@ -82,8 +82,17 @@ class Records:
         return cls(**{name: column[order] for name, column in whole.items()})
 
 
+def host() -> jax.Device:
+    """The CPU, where limits and certificates are found: small programs, of which a GPU would launch every operation for
+    longer than it takes; the device of the flows where JAX was told to make no other."""
+    try:
+        return jax.devices("cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
+
+
 class Witness:
-    """Finds and judges the limits of flows of one problem; what depends on patterns alone is computed once.
+    """Finds and judges the limits of flows of one problem, on `host()`; what patterns determine is computed once.
 
     `optimum`: the solved convex program or a function that solves it, called once and only if a limit needs it.
 
@@ -93,7 +102,8 @@ class Witness:
     def __init__(
         self, problem: Problem, known_faces: Faces | None = None, optimum: Optimum | Callable[[], Optimum] | None = None
     ):
-        self.problem = problem
+        self.host = host()
+        self.problem = problem = jax.device_put(problem, self.host)
         self.known = faces(problem.X) if known_faces is None else known_faces
         self._solved = (lambda: solve_optimum(problem, self.known)) if optimum is None else optimum
         self.programs = Programs(problem)
@@ -102,7 +112,9 @@ class Witness:
     def rows(self, indices: np.ndarray, ends: End) -> Iterator[dict]:
         """One row per flow, in order; leaves of `ends` have a leading axis, as long as `indices`."""
         for i, index in enumerate(indices):
-            yield self.row(int(index), jax.tree.map(lambda a, i=i: a[i], ends))
+            with jax.default_device(self.host):  # not around `yield`: the caller has another device
+                row = self.row(int(index), jax.tree.map(lambda a, i=i: a[i], ends))
+            yield row
 
     def row(self, index: int, end: End) -> dict:
         """The columns of Records for one flow, that ended at `end`."""

@@ -16,6 +16,12 @@ from gflow.convex.polish import LOOSE, Tight
 SAME = 1e-15
 """Entries of unit vectors that differ by no more are equal."""
 
+CLOSE = 1e-13
+"""Unit vectors with a larger cosine than one minus this may be equal; ends of ascents are no better than that."""
+
+PAIRS = 2**22
+"""Entries of pairs that are compared at once."""
+
 ASCENTS = 40
 """Ascents that slide start from so many of the newest columns and from as many other directions, with both signs."""
 
@@ -31,14 +37,14 @@ def best_directions(X, lam, values, level: float, known: Faces) -> Tight:
     face, opposite = best // 2, best % 2
     g = np.einsum("fij,fj->fi", known.projectors[known.span[face]], (known.masks[known.cell[face]] * lam) @ X)
     U = (1 - 2 * opposite)[:, None] * g / np.maximum(np.linalg.norm(g, axis=1, keepdims=True), 1e-300)
-    return _distinct(X, lam, U, values[best] / level)
+    return _distinct(X, lam, U, values[best] / level, equal)
 
 
 def best_ascended(X, lam, values, U, level: float) -> Tight:
     """As `best_directions`, of the ends of ascents U (F, d) and the values there."""
     best = np.flatnonzero(values >= (1 - LOOSE) * level)
     best = best[np.argsort(-values[best])][: 16 * len(X)]
-    return _distinct(np.asarray(X), np.asarray(lam), U[best], values[best] / level)
+    return _distinct(np.asarray(X), np.asarray(lam), U[best], values[best] / level, close)
 
 
 def slid(X, lam, U, level: float, lower: float = 0.0) -> Tight:
@@ -51,19 +57,25 @@ def slid(X, lam, U, level: float, lower: float = 0.0) -> Tight:
     return best_ascended(rows(X, lower), multipliers(lam, lower), values, np.stack([u for _, u in ends]), level)
 
 
+def close(U: np.ndarray, V: np.ndarray) -> np.ndarray:
+    """Which unit vectors U (K, d) and V (L, d) are closer than an angle of about 4e-7, (K, L)."""
+    return U @ V.T >= 1 - CLOSE
+
+
 def equal(U: np.ndarray, V: np.ndarray) -> np.ndarray:
     """Which unit vectors U (K, d) and V (L, d) are the same up to rounding, (K, L).
 
     Not by their cosine: that is 1 to the last bit up to an angle of 1e-8, over which a steep dual constraint (sum alpha
     = 1e5 and more) changes by 1e-3.
     """
-    same = U @ V.T >= 1 - 1e-13
+    same = close(U, V)
     k, l = np.nonzero(same)  # noqa: E741
-    same[k, l] = np.max(np.abs(U[k] - V[l]), axis=1) <= SAME if len(k) else False
+    for some in np.split(np.arange(len(k)), range(0, len(k), max(PAIRS // U.shape[1], 1))[1:]):
+        same[k[some], l[some]] = np.max(np.abs(U[k[some]] - V[l[some]]), axis=1, initial=0.0) <= SAME
     return same
 
 
-def _distinct(X: np.ndarray, lam: np.ndarray, U: np.ndarray, value: np.ndarray) -> Tight:
+def _distinct(X: np.ndarray, lam: np.ndarray, U: np.ndarray, value: np.ndarray, equal) -> Tight:
     """Without repetitions, at most 4n."""
     earlier = np.tril(equal(U, U), -1).any(axis=1)
     U, value = U[~earlier][: 4 * len(X)], value[~earlier][: 4 * len(X)]
