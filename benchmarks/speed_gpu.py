@@ -2,12 +2,16 @@
 
 The card's ceilings are measured first, in float64 and float32: a product of large matrices for floating point, a sum of
 two long arrays for memory. Then lanes of gaussian (10,5), m = 50, from a thousand to a million: steps per second, the
-share of either ceiling that the compiler's own count of operations and bytes makes of it, and bytes per lane. Certified
-flows per second are those of `gflow.sweep`. The same code runs on the CPU of that machine for comparison.
+share of either ceiling that the compiler's own count of operations and bytes makes of it (the body of a loop counted
+once: a lower bound), and bytes per lane. Flows per second are those of refilled lanes without limits, certified flows
+per second those of `gflow.sweep`, whose limits the cores of the machine find. One core of the same machine steps the
+same lanes for comparison.
 """
 
+import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -21,71 +25,113 @@ import jax.numpy as jnp
 
 import gflow
 from gflow import datasets
-from gflow.flow.lanes import advance, start
+from gflow.flow.lanes import Stepper, advance
+from gflow.flow.pool import Refill, harvests
+from gflow.flow.solve import numeric
 from gflow.records import Records
-from gflow.sweep import cast
+from gflow.sweep import MORE, STEPS, Draw, cast, chunk_for
 
 WIDTH, LAW = 50, gflow.Gaussian(1e-3)
+TYPES = ("float64", "float32")
 LANES = (1_000, 10_000, 100_000, 1_000_000)
-STEPS = 16
+COUNT = 4
+"""Attempted steps that are timed, with lanes under way: the first steps are easier than later ones."""
 
 
 def ceilings(dtype: str, size: int = 8192, length: int = 2**27) -> dict:
     """Operations per second of a matrix product, bytes per second of c = a + b."""
-    a = jnp.ones((size, size), dtype)
-    product = seconds(lambda: jax.jit(jnp.matmul)(a, a))
-    b = jnp.ones(length, dtype)
-    added = seconds(lambda: jax.jit(jnp.add)(b, b))
+    rng = np.random.default_rng(0)
+    a = jnp.asarray(rng.standard_normal((size, size)), dtype)
+    with jax.default_matmul_precision("highest"):
+        product = seconds(lambda: jax.jit(jnp.matmul)(a, a))
+    b = jnp.arange(length, dtype=dtype)
+    added = seconds(lambda: jax.jit(jnp.add)(b, b[::-1]))
     return {
         "flops": 2 * size**3 / product["median_s"], "bytes_per_s": 3 * length * b.dtype.itemsize / added["median_s"],
     }  # fmt: skip
 
 
-def problem_and_stepper(dtype: str):
-    """gaussian (10,5) in this precision."""
+def refill(dtype: str) -> tuple[gflow.Problem, Refill]:
+    """gaussian (10,5), its flows in this precision."""
     data = datasets.gaussian(10, 5)
     problem = gflow.Problem(data.X, data.y)
-    stepper = gflow.Stepper(cast(problem, dtype), controller=diffrax.PIDController(rtol=1e-3, atol=1e-3))
-    return problem, stepper
+    stepper = Stepper(cast(problem, dtype), controller=diffrax.PIDController(rtol=1e-3, atol=1e-3))
+    return problem, Refill(stepper, Draw(numeric(LAW, problem.X.dtype), problem, jnp.asarray(0), WIDTH, dtype))
 
 
-def lanes(dtype: str, count: int, ceiling: dict, steps: int = STEPS) -> dict:
-    """`steps` attempted steps of `count` lanes."""
-    problem, stepper = problem_and_stepper(dtype)
-    networks = cast(jax.vmap(lambda i: LAW(gflow.key_of(0, i), problem, WIDTH))(jnp.arange(count)), dtype)
-    first = start(stepper, networks)
-    timed = seconds(lambda: advance(stepper, first, jnp.asarray(steps)).steps, 3)
-    compiled = advance.lower(stepper, first, jnp.asarray(steps)).compile().compiled
-    used, one = compiled.memory_analysis(), _one_step(stepper, first)
-    rate = count * steps / timed["median_s"]
+@eqx.filter_jit
+def begun(refill: Refill, index):
+    """Lanes of these initialisations at s = 0."""
+    return jax.vmap(lambda i: refill.stepper.start(refill.draw(i)))(index)
+
+
+def compiled(stepper: Stepper, first, count: int):
+    """The first `count` lanes, and the program that advances them."""
+    some = jax.tree.map(lambda a: a[:count], first)
+    return stepper, some, advance.lower(stepper, some, jnp.asarray(COUNT)).compile()
+
+
+def on_one_core(count: int = 256):
+    """The same on the CPU."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        _, filled = refill("float64")
+        return compiled(filled.stepper, begun(filled, jnp.arange(count)), count)
+
+
+def lanes(made, dtype: str, ceiling: dict) -> dict:
+    """COUNT attempted steps of lanes under way, and what the compiler counts for them: a loop's body once."""
+    stepper, first, program = made
+    count, steps = len(first.steps), jnp.asarray(COUNT)
+    under_way = program(stepper, program(stepper, first, steps), steps)
+    timed = seconds(lambda: program(stepper, under_way, steps).steps, 2)
+    used, counted = program.compiled.memory_analysis(), program.compiled.cost_analysis()
+    counted = counted if isinstance(counted, dict) else counted[0]
+    a_second, a_lane = COUNT / timed["median_s"], (used.temp_size_in_bytes + used.argument_size_in_bytes) / count
     return {
-        "steps_per_s": rate, **timed,
-        "bytes_per_lane": (used.temp_size_in_bytes + used.argument_size_in_bytes) / count,
-        "share_of_flops": rate * one["flops"] / count / ceiling["flops"],
-        "share_of_bandwidth": rate * one["bytes accessed"] / count / ceiling["bytes_per_s"],
+        "steps_per_s": count * a_second, **timed, "bytes_per_lane": a_lane,
+        "arrays_of_n_m": a_lane / (10 * WIDTH * np.dtype(dtype).itemsize),
+        "share_of_flops": a_second * counted["flops"] / ceiling["flops"],
+        "share_of_bandwidth": a_second * counted["bytes accessed"] / ceiling["bytes_per_s"],
     }  # fmt: skip
 
 
-def _one_step(stepper, lanes) -> dict:
-    """What the compiler counts for one step of all lanes, a loop's body once."""
-    step = eqx.filter_jit(lambda stepper, lanes: jax.vmap(stepper.step)(lanes))
-    counted = step.lower(stepper, lanes).compile().compiled.cost_analysis()
-    return counted if isinstance(counted, dict) else counted[0]
+def flows(dtype: str, inits: int, lanes_for: int) -> dict:
+    """Flows of refilled lanes, without their limits; lanes as for a sweep of `lanes_for`."""
+    problem, filled = refill(dtype)
+    device = jax.local_devices()[0]
+    chunk = chunk_for(device, problem, WIDTH, lanes_for)
+    options = {"devices": [device], "chunk": chunk, "chunks": MORE, "steps": STEPS}
+    begin = time.perf_counter()
+    steps = sum(int(ends.steps.sum()) for _, ends in harvests(filled, np.arange(inits), **options))
+    took = time.perf_counter() - begin
+    return {
+        "flows_per_s": inits / took,
+        "seconds": took,
+        "steps_per_s": steps / took,
+        "lanes": chunk * MORE,
+        "of": inits,
+    }
 
 
-def certified(inits: int, dtype: str, devices=None) -> dict:
-    """`gflow.sweep` to certified limits, the second of two runs."""
-    problem, _ = problem_and_stepper("float64")
-    out = {}
-    for run in ("with_compilation_s", "seconds"):
-        begin = time.perf_counter()
-        rows = Records.joined(gflow.sweep(problem, LAW, WIDTH, inits, dtype=dtype, devices=devices))
-        out[run] = time.perf_counter() - begin
+def certified(inits: int, dtype: str, processes: int) -> dict:
+    """`gflow.sweep` to certified limits, with its compilation and the start of its processes."""
+    problem, _ = refill("float64")
+    begin = time.perf_counter()
+    swept = gflow.sweep(problem, LAW, WIDTH, inits, dtype=dtype, processes=processes)
+    times, several = [], []
+    for records in swept:
+        times.append(time.perf_counter() - begin)
+        several.append(records)
+    rows = Records.joined(several)
     settled = (rows.polished & (rows.kkt_residual <= 1e-8)) | (rows.verdict == gflow.VERDICT.UNFITTED)
-    return out | {"flows_per_s": inits / out["seconds"], "settled": int(np.sum(settled)), "of": inits}
+    # between the quarter and the end: what lies before is compilation and the first, longest wait
+    quarter = len(times) // 4
+    rate = sum(map(len, several[quarter + 1 :])) / max(times[-1] - times[quarter], 1e-9)
+    return {"with_compilation_s": times[-1], "flows_per_s": inits / times[-1], "flows_per_s_after_a_quarter": rate,
+            "settled": int(np.sum(settled)), "of": inits, "processes": processes}  # fmt: skip
 
 
-def programs(count: int = 64, n: int = 20, d: int = 3) -> dict:
+def programs(count: int = 16, n: int = 20, d: int = 3) -> dict:
     """Max-margin programs one after the other: what of them runs on the device is pricing alone."""
     rng = np.random.default_rng(0)
     made = [gflow.Problem(rng.standard_normal((n, d)), rng.choice([-1.0, 1.0], n)) for _ in range(count)]
@@ -98,29 +144,54 @@ def programs(count: int = 64, n: int = 20, d: int = 3) -> dict:
     }  # fmt: skip
 
 
-def main(anyway: bool, counts=LANES, inits: int = 100_000, sizes: dict | None = None) -> None:
+def prepared(counts, inits: int) -> dict:
+    """All programs, compiled side by side; under (dtype, None) the lanes of a sweep are warmed up."""
+    with ThreadPoolExecutor() as threads:
+        made = {"core": threads.submit(on_one_core)}
+        for dtype in TYPES:
+            made[dtype, None] = threads.submit(flows, dtype, 8, inits)
+        for dtype in TYPES:
+            _, filled = refill(dtype)
+            first = begun(filled, jnp.arange(max(counts)))
+            made |= {(dtype, count): threads.submit(compiled, filled.stepper, first, count) for count in counts}
+    return made
+
+
+def main(anyway: bool, counts=LANES, inits: int = 131_072, sizes: dict | None = None) -> None:
     device = jax.devices()[0]
     if device.platform == "cpu" and not anyway:
         print("no GPU here: nothing was measured (--anyway runs the same on the CPU)")
         return
-    report = Report(f"speed_gpu_{device.platform}", keep=True)
-    name = device.device_kind
-    for dtype in ("float64", "float32"):
+    report, name = Report(f"speed_gpu_{device.platform}", keep=True), device.device_kind
+    begin = time.perf_counter()
+    made = prepared(counts, inits)
+    flags = os.environ.get("XLA_FLAGS", "")
+    report.line(f"{name}: compilation of all programs", measured=time.perf_counter() - begin, unit="s", xla_flags=flags)
+    found = lanes(made.pop("core").result(), "float64", {"flops": np.nan, "bytes_per_s": np.nan})
+    report.line("one core of that machine, float64: 256 lanes", measured=found["steps_per_s"], unit="steps/s")
+    for dtype in TYPES:
         ceiling = ceilings(dtype, **(sizes or {}))
         report.line(f"{name}, {dtype}: ceilings", measured=ceiling)
         for count in counts:
+            claim = f"{name}, {dtype}: {count} lanes"
             try:
-                found = lanes(dtype, count, ceiling)
+                found = lanes(made.pop((dtype, count)).result(), dtype, ceiling)
             except jax.errors.JaxRuntimeError as error:  # out of memory: the figure is that it does not fit
-                report.line(f"{name}, {dtype}: {count} lanes", measured=None, failed=str(error).splitlines()[0][:120])
-                break
-            report.line(f"{name}, {dtype}: {count} lanes", measured=found["steps_per_s"], unit="steps/s", **found)
-        found, target = certified(inits, dtype), 20_000
-        report.line(
-            f"{name}, flows in {dtype}: certified flows", target=f">= {target} flows/s (H200)",
-            measured=found["flows_per_s"], met=found["flows_per_s"] >= target, **found,
-        )  # fmt: skip
-    report.line(f"{name}: 64 max-margin programs (20,3)", measured=programs())
+                report.line(claim, measured=None, failed=str(error).splitlines()[0][:120])
+                continue
+            report.line(claim, measured=found["steps_per_s"], unit="steps/s", **found)
+    processes, target = max((os.cpu_count() or 1) - 1, 1), 20_000
+    found = certified(inits // 4, "float32", processes)
+    report.line(
+        f"{name}, flows in float32: certified flows", target=f">= {target} flows/s (H200)",
+        measured=found["flows_per_s"], met=found["flows_per_s"] >= target, **found,
+    )  # fmt: skip
+    for dtype in TYPES[::-1]:
+        found = flows(dtype, inits, inits)
+        report.line(f"{name}, {dtype}: flows without limits", measured=found["flows_per_s"], unit="flows/s", **found)
+    with jax.default_device(jax.devices("cpu")[0]):
+        report.line("16 max-margin programs (20,3) on the CPU of that machine", measured=programs())
+    report.line(f"{name}: 16 max-margin programs (20,3)", measured=programs())
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ class Records:
         return cls(**{name: column[order] for name, column in whole.items()})
 
 
-def host() -> jax.Device:
+def host():
     """The CPU, where limits and certificates are found: small programs, of which a GPU would launch every operation for
     longer than it takes; the device of the flows where JAX was told to make no other."""
     try:
@@ -108,6 +108,11 @@ class Witness:
         self._solved = (lambda: solve_optimum(problem, self.known)) if optimum is None else optimum
         self.programs = Programs(problem)
         self._proved: OrderedDict[bytes, tuple[Certificate, float]] = OrderedDict()
+
+    def __reduce__(self):
+        """As NumPy arrays, which do not choose a device where they are read; what is remembered stays here."""
+        solved = None if callable(self._solved) else self._solved
+        return Witness, jax.tree.map(_as_numpy, (self.problem, self.known, solved))
 
     def rows(self, indices: np.ndarray, ends: End) -> Iterator[dict]:
         """One row per flow, in order; leaves of `ends` have a leading axis, as long as `indices`."""
@@ -174,6 +179,10 @@ class Witness:
             proof = certify(self.problem, limit, known_faces=self.known, optimum=self.optimum)
         margin = self.problem.normalised_margin(limit.network) if self.problem.directional else np.nan
         return proof, float(margin)
+
+
+def _as_numpy(leaf):
+    return np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf
 
 
 def distinct_limits(objective, certificate, verdict, polished=None, rtol: float = GLOBAL_RTOL) -> list[dict]:

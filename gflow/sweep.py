@@ -17,6 +17,7 @@ import numpy as np
 
 from gflow.convex.faces import Faces
 from gflow.convex.oracle import require_float64
+from gflow.elsewhere import judged
 from gflow.flow.charts import AbstractChart, BalancedPolar, Cartesian, Hyperbolic
 from gflow.flow.lanes import Stepper
 from gflow.flow.pool import Refill, harvests
@@ -31,13 +32,22 @@ from gflow.records import Records, Witness
 CHUNK = 128
 """Lanes that are compiled together on a CPU; a row may depend on it by rounding, and on nothing else of the batch."""
 
-MOST = 8192
-"""On other devices as many, a power of two, as SHARE of the memory holds, up to this."""
+MOST = 131072
+"""On other devices as many, a power of two, as SHARE of the memory holds, up to this, and"""
+
+SMALL = 16384
+"""up to this, or as many as leave GENERATIONS of flows for every lane: fewer lanes would take such a device as long,
+and the last flows of more are waited for."""
+
+GENERATIONS = 4
 
 SHARE = 0.25
 
 CHUNKS = 2
-"""Chunks on every device: while one waits for its last flow, the others go on."""
+"""Chunks on every CPU device: towards the end of a sweep they are closed up, and a turn takes as long as full ones."""
+
+MORE = 4
+"""Chunks on every other device."""
 
 STEPS = 48
 """Attempted steps between two looks at which flows have ended."""
@@ -93,7 +103,8 @@ def sweep(
     optimum: Optimum | Callable[[], Optimum] | None = None,
     rows: int = ROWS,
     chunk: int | None = None,
-    chunks: int = CHUNKS,
+    chunks: int | None = None,
+    processes: int = 0,
     devices: Sequence | None = None,
     watch: Callable[[int, int], None] | None = None,
     dtype: str = "float64",
@@ -104,8 +115,9 @@ def sweep(
     they are complete; rows k rows ... (k + 1) rows of the given order come together.
 
     Every one of `devices` (`lane_devices()`) has at most `chunks` of `chunk` (see `chunk_for`) lanes, and half as many
-    whenever these do not fit into its memory. `watch(busy, lanes)` is called at every turn. `dtype`: of the flows,
-    float64 or float32; limits and certificates are float64. `controller` and `flow_options` (solver, stop, max_steps,
+    whenever these do not fit into its memory. Limits and certificates are found here, on the CPU, or in so many other
+    `processes` (see `judged`). `watch(busy, lanes)` is called at every turn. `dtype`: of the flows, float64 or float32;
+    limits and certificates are float64. `controller` and `flow_options` (solver, stop, max_steps,
     ...) go to `Stepper`. The faces of X and the convex program are computed once and shared; pass them in if you have
     them, the program also as a function, which is called only if a limit needs it. Raises ValueError for a problem in
     float32 and, with labels (n, K), a law that is not balanced, before anything runs.
@@ -123,11 +135,13 @@ def sweep(
     witness = Witness(problem, known_faces, optimum)
     pending: dict[int, dict[int, dict]] = {}
     # rows are held until those around them are there: a row of records is complete or absent
-    chunk = chunk_for(devices[0], problem, width) if chunk is None else chunk
+    chunk = chunk_for(devices[0], problem, width, len(indices)) if chunk is None else chunk
+    chunks = (CHUNKS if devices[0].platform == "cpu" else MORE) if chunks is None else chunks
     devices = devices[: math.ceil(len(indices) / chunk)]  # every one of them compiles for itself
     options = {"devices": devices, "chunk": chunk, "chunks": chunks, "steps": STEPS, "watch": watch}
-    for where, ends in _fitting(refill, indices, **options):
-        for k, row in zip(where, witness.rows(indices[where], ends), strict=True):
+    ended = ((where, indices[where], ends) for where, ends in _fitting(refill, indices, **options))
+    for where, found in judged(witness, processes, ended):
+        for k, row in zip(where, found, strict=True):
             group = pending.setdefault(int(k) // rows, {})
             group[int(k)] = row
             if len(group) == min(rows, len(indices) - int(k) // rows * rows):
@@ -143,7 +157,7 @@ def _chart(problem: Problem, law: AbstractInitializer) -> type[AbstractChart]:
     return Hyperbolic if problem.weight_decay is None else Cartesian
 
 
-def chunk_for(device, problem: Problem, width: int) -> int:
+def chunk_for(device, problem: Problem, width: int, inits: int) -> int:
     """How many lanes of this width one chunk has on a device: CHUNK on a CPU, or where its memory is not known."""
     limit = None if device.platform == "cpu" else (device.memory_stats() or {}).get("bytes_limit")
     if not limit:
@@ -151,7 +165,9 @@ def chunk_for(device, problem: Problem, width: int) -> int:
     n, d = problem.shape
     # a dozen stages of pre-activations and weights, and the factors of the hyperplanes on which neurons slide
     lane = problem.X.dtype.itemsize * width * (16 * n + 40 * d + 4 * min(n, d) * (min(n, d) + d))
-    return min(MOST, 2 ** int(math.log2(max(SHARE * limit / (CHUNKS * lane), 1))))
+    fitting = min(MOST, 2 ** int(math.log2(max(SHARE * limit / lane, 1))))
+    wanted = min(2 ** math.ceil(math.log2(inits)), max(SMALL, 2 ** int(math.log2(inits / (MORE * GENERATIONS)))))
+    return min(fitting, wanted)
 
 
 def _fitting(refill: Refill, indices: np.ndarray, *, devices, chunk: int, chunks: int, **options):

@@ -10,12 +10,12 @@ from gflow import datasets
 pytestmark = pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU")
 
 DATA = datasets.gaussian(10, 5)
-INITS = 200
+INITS, CHUNK = 200, 256
 
 
 def rows(devices=None, **options):
     problem = gflow.Problem(DATA.X, DATA.y)
-    swept = gflow.sweep(problem, gflow.Gaussian(1e-3), 20, INITS, devices=devices, **options)
+    swept = gflow.sweep(problem, gflow.Gaussian(1e-3), 20, INITS, devices=devices, chunk=CHUNK, **options)
     return gflow.Records.joined(swept)
 
 
@@ -43,15 +43,8 @@ def test_limits_are_exact_and_in_float64(on_gpu):
 
 
 def test_other_lanes_change_nothing(on_gpu):
-    some = gflow.Records.joined(
-        gflow.sweep(
-            gflow.Problem(DATA.X, DATA.y),
-            gflow.Gaussian(1e-3),
-            20,
-            range(150, 50, -1),
-            chunks=1,
-        )  # fmt: skip
-    )
+    swept = gflow.sweep(gflow.Problem(DATA.X, DATA.y), gflow.Gaussian(1e-3), 20, range(150, 50, -1), chunk=CHUNK)
+    some = gflow.Records.joined(swept)
     for name, column in some.columns().items():
         np.testing.assert_array_equal(column, on_gpu.columns()[name][some.index], err_msg=name)
 

@@ -144,8 +144,9 @@ ALLOWED = {
         "_types", "certificate", "convex.faces", "optimum", "fates", "flow.pool", "limit", "network",
         "problem", "programs", "proof",
     },
+    "elsewhere": {"flow.pool", "records"},
     "sweep": {
-        "convex.faces", "optimum", "convex.oracle", "flow.charts", "flow.lanes", "flow.pool", "flow.solve",
+        "convex.faces", "optimum", "convex.oracle", "elsewhere", "flow.charts", "flow.lanes", "flow.pool", "flow.solve",
         "flow.vector_chart", "initializers", "network", "problem", "records",
     },
     "summary": {"_types", "records"},

@@ -36,6 +36,22 @@ def test_more_lanes_change_nothing(whole):
     assert_same(rows(chunks=3), whole)
 
 
+def test_the_last_flows_are_gathered_into_few_chunks(whole, monkeypatch):
+    from gflow.flow import pool
+
+    turn, busy = pool._turn, []
+
+    def watched(refill, lanes, fresh, count):
+        busy.append(np.asarray(lanes.lanes.running | (fresh >= 0)).sum(axis=1))
+        return turn(refill, lanes, fresh, count)
+
+    monkeypatch.setattr(pool, "_turn", watched)
+    monkeypatch.setattr(sys.modules["gflow.sweep"], "STEPS", 3)  # flows end in turns of their own
+    assert_same(rows(chunks=3), whole)
+    late = [per_chunk for per_chunk in busy if per_chunk.sum() <= 4]
+    assert late and all((per_chunk > 0).sum() <= 1 for per_chunk in late)
+
+
 def test_order_and_neighbours_change_nothing(whole):
     assert_same(rows(np.arange(INITS)[::-1]), whole)
     alone = rows([17])
@@ -121,10 +137,16 @@ def test_lanes_are_chosen_from_the_memory():
         def memory_stats(self):
             return {"bytes_limit": self.limit} if self.limit else None
 
-    sizes = [chunk_for(Device(2.0**k), A, 50) for k in range(10, 40)]
-    assert sizes[0] == 1 and sizes[-1] == 8192 and sizes == sorted(sizes)
+    sizes = [chunk_for(Device(2.0**k), A, 50, 10**7) for k in range(10, 40)]
+    assert sizes[0] == 1 and sizes[-1] == 131072 and sizes == sorted(sizes)
     assert all(size & (size - 1) == 0 for size in sizes)
-    assert chunk_for(Device(None), A, 50) == chunk_for(jax.devices()[0], A, 50) == 128
+    assert chunk_for(Device(None), A, 50, 10**7) == chunk_for(jax.devices()[0], A, 50, 10**7) == 128
+    # no more lanes than flows, and in long sweeps several flows for every lane
+    assert [chunk_for(Device(2.0**40), A, 50, inits) for inits in (1, 100, 10**5, 10**6)] == [1, 128, 16384, 32768]
+
+
+def test_limits_found_in_another_process_are_the_same(whole):
+    assert_same(rows(processes=1), whole)
 
 
 def test_flows_in_float32_end_at_the_same_limits(whole):

@@ -19,6 +19,10 @@ from gflow.cli.provenance import provenance
 SpecData = Annotated[
     str, typer.Argument(metavar="DATA|SPEC.toml", help="as for run, or a .toml file with data and any of the options")
 ]
+MOST_PROCESSES = 1024
+WORTH = 512
+"""A process starts in about the time in which it finds so many limits."""
+
 Grid = "a value, a list 4,8,16 or a range 2..16: more than one makes a grid"
 
 
@@ -43,6 +47,9 @@ def sweep(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="refuse to begin a store: only continue one")] = False,
     devices: Annotated[int | None, typer.Option(help="how many local devices (cores, GPUs) to use [all]")] = None,
+    limit_processes: Annotated[
+        int | None, typer.Option(help="processes that find limits beside the flows [0, beside a GPU its cores]")
+    ] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="tcp://host:port of a Dask scheduler whose workers do the work")
     ] = None,
@@ -75,7 +82,7 @@ def sweep(
         if (done >= 0).any():
             say(f"{out} holds {int((done >= 0).sum())} of {done.size} initialisations; continuing")
         progress = held.enter_context(Progress(done.size, done))
-        run = _on_cluster(scheduler) if scheduler else _here(use)
+        run = _on_cluster(scheduler) if scheduler else _here(use, _processes(limit_processes, use, count))
         for cell in chosen.cells():
             left = np.flatnonzero(done[tuple(cell.where.values())] == store.PENDING)
             for records in run(cell, left, chosen.values, rows, progress) if len(left) else ():
@@ -143,10 +150,11 @@ def verify(
         raise typer.Exit(1)
 
 
-def _here(devices):
-    """Run cells on these devices of this machine."""
+def _here(devices, processes: int):
+    """Run cells on these devices of this machine, and find their limits in so many other processes."""
     import gflow
     from gflow.optimum import solve_optimum
+    from gflow.sweep import chunk_for
 
     known: dict[tuple[int, int], tuple] = {}
 
@@ -164,6 +172,9 @@ def _here(devices):
             "optimum": optimum,
             "rows": rows,
             "devices": devices,
+            "processes": processes,
+            # that of the whole cell also where only some of it is left: a row may depend on it by rounding
+            "chunk": chunk_for(devices[0], cell.problem, cell.width, values["inits"]),
         }
         return gflow.sweep(cell.problem, cell.law, cell.width, left, watch=progress.watch, **options)
 
@@ -203,13 +214,26 @@ def _devices(wanted: int | None):
 
     from gflow.sweep import lane_devices
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = _cores()
     with contextlib.suppress(RuntimeError):  # somebody who calls this from Python has devices already
         jax.config.update("jax_num_cpu_devices", cores + 1)
     present = lane_devices()
     if wanted is not None and not 1 <= wanted <= len(present):
         raise InputError(f"--devices must be between 1 and {len(present)}, got {wanted}")
     return present[:wanted]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processes(wanted: int | None, devices, inits: int) -> int:
+    """How many processes find limits: by default none where the flows need the cores, and few where flows are few."""
+    if wanted is not None and not 0 <= wanted <= MOST_PROCESSES:
+        raise InputError(f"--limit-processes must be between 0 and {MOST_PROCESSES}, got {wanted}")
+    if wanted is not None or devices[0].platform == "cpu":
+        return wanted or 0
+    return min(_cores() - 1, inits // WORTH)
 
 
 def _arrays(problems, chosen):

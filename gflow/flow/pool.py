@@ -140,8 +140,23 @@ def _harvests(threads, refill: Refill, indices: np.ndarray, devices, chunk: int,
         ends = jax.tree.map(lambda *leaves: np.stack([np.asarray(a) for a in leaves]), *(end for _, end in turns))
         harvest = held[over], jax.tree.map(lambda a, over=over: a[over], ends)
         held[over] = IDLE
+        if next_ == len(indices):
+            pools = [_closed_up(pool, lanes) for pool, lanes in zip(pools, held, strict=True)]
     if harvest is not None:
         yield harvest
+
+
+def _closed_up(pool: Pool, held: np.ndarray) -> Pool:
+    """The pool with its lanes under way moved into as few chunks as hold them, and `held` (chunks, lanes) with it.
+
+    When nothing is left to fill lanes with, a chunk takes a turn for its last flow as long as it does for all.
+    """
+    busy = held != IDLE
+    if np.sum(np.any(busy, axis=1)) <= -(-np.sum(busy) // held.shape[1]):
+        return pool
+    order = np.argsort(~busy.ravel(), kind="stable")
+    held[:] = held.ravel()[order].reshape(held.shape)
+    return _reordered(pool, order)
 
 
 def _ended(refill: Refill, pool: Pool, fresh: np.ndarray, steps: int) -> tuple[Pool, End]:
@@ -160,6 +175,11 @@ def _idle(refill: Refill, index) -> Pool:
     pool = jax.lax.map(refill._started, index)
     over = jax.tree.map(lambda code: jnp.full_like(code, result_code(RESULTS.horizon_reached)), pool.lanes.result)
     return pool._replace(lanes=pool.lanes._replace(result=over))
+
+
+@eqx.filter_jit
+def _reordered(pool: Pool, order) -> Pool:
+    return jax.tree.map(lambda a: a.reshape(order.size, *a.shape[2:])[order].reshape(a.shape), pool)
 
 
 @eqx.filter_jit(donate="all-except-first")
