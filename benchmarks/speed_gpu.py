@@ -34,6 +34,9 @@ from gflow.sweep import MORE, STEPS, Draw, cast, chunk_for
 WIDTH, LAW = 50, gflow.Gaussian(1e-3)
 TYPES = ("float64", "float32")
 LANES = (1_000, 10_000, 100_000, 1_000_000)
+BLOCK = 10_000
+"""Lanes that are begun together."""
+
 COUNT = 4
 """Attempted steps that are timed, with lanes under way: the first steps are easier than later ones."""
 
@@ -65,17 +68,18 @@ def begun(refill: Refill, index):
     return jax.vmap(lambda i: refill.stepper.start(refill.draw(i)))(index)
 
 
-def compiled(stepper: Stepper, first, count: int):
-    """The first `count` lanes, and the program that advances them."""
-    some = jax.tree.map(lambda a: a[:count], first)
-    return stepper, some, advance.lower(stepper, some, jnp.asarray(COUNT)).compile()
+def compiled(filled: Refill, count: int):
+    """`count` lanes, and the program that advances them."""
+    blocks = np.split(np.arange(count), range(BLOCK, count, BLOCK))  # all at once they may not fit into the memory
+    several = [begun(filled, jnp.asarray(block)) for block in blocks]
+    lanes = jax.tree.map(lambda *a: jnp.concatenate(a), *several)
+    return filled.stepper, lanes, advance.lower(filled.stepper, lanes, jnp.asarray(COUNT)).compile()
 
 
 def on_one_core(count: int = 256):
     """The same on the CPU."""
     with jax.default_device(jax.devices("cpu")[0]):
-        _, filled = refill("float64")
-        return compiled(filled.stepper, begun(filled, jnp.arange(count)), count)
+        return compiled(refill("float64")[1], count)
 
 
 def lanes(made, dtype: str, ceiling: dict) -> dict:
@@ -144,42 +148,29 @@ def programs(count: int = 16, n: int = 20, d: int = 3) -> dict:
     }  # fmt: skip
 
 
-def prepared(counts, inits: int) -> dict:
-    """All programs, compiled side by side; under (dtype, None) the lanes of a sweep are warmed up."""
-    with ThreadPoolExecutor() as threads:
-        made = {"core": threads.submit(on_one_core)}
-        for dtype in TYPES:
-            made[dtype, None] = threads.submit(flows, dtype, 8, inits)
-        for dtype in TYPES:
-            _, filled = refill(dtype)
-            first = begun(filled, jnp.arange(max(counts)))
-            made |= {(dtype, count): threads.submit(compiled, filled.stepper, first, count) for count in counts}
-    return made
-
-
 def main(anyway: bool, counts=LANES, inits: int = 131_072, sizes: dict | None = None) -> None:
     device = jax.devices()[0]
     if device.platform == "cpu" and not anyway:
         print("no GPU here: nothing was measured (--anyway runs the same on the CPU)")
         return
     report, name = Report(f"speed_gpu_{device.platform}", keep=True), device.device_kind
-    begin = time.perf_counter()
-    made = prepared(counts, inits)
     flags = os.environ.get("XLA_FLAGS", "")
-    report.line(f"{name}: compilation of all programs", measured=time.perf_counter() - begin, unit="s", xla_flags=flags)
-    found = lanes(made.pop("core").result(), "float64", {"flops": np.nan, "bytes_per_s": np.nan})
-    report.line("one core of that machine, float64: 256 lanes", measured=found["steps_per_s"], unit="steps/s")
     for dtype in TYPES:
         ceiling = ceilings(dtype, **(sizes or {}))
-        report.line(f"{name}, {dtype}: ceilings", measured=ceiling)
-        for count in counts:
+        report.line(f"{name}, {dtype}: ceilings", measured=ceiling, xla_flags=flags)
+        with ThreadPoolExecutor() as threads:  # programs are compiled side by side
+            made = {count: threads.submit(compiled, refill(dtype)[1], count) for count in counts}
+            threads.submit(flows, dtype, 8, inits)
+        for count in counts:  # those that do not fit come last
             claim = f"{name}, {dtype}: {count} lanes"
             try:
-                found = lanes(made.pop((dtype, count)).result(), dtype, ceiling)
+                found = lanes(made.pop(count).result(), dtype, ceiling)
             except jax.errors.JaxRuntimeError as error:  # out of memory: the figure is that it does not fit
                 report.line(claim, measured=None, failed=str(error).splitlines()[0][:120])
                 continue
             report.line(claim, measured=found["steps_per_s"], unit="steps/s", **found)
+    found = lanes(on_one_core(), "float64", {"flops": np.nan, "bytes_per_s": np.nan})
+    report.line("one core of that machine, float64: 256 lanes", measured=found["steps_per_s"], unit="steps/s")
     processes, target = max((os.cpu_count() or 1) - 1, 1), 20_000
     found = certified(inits // 4, "float32", processes)
     report.line(
