@@ -195,9 +195,7 @@ def many_limits() -> None:
     optimum = gflow.solve_max_margin(gflow.Problem(data.X, data.y)).primal
     rows = swept("gaussian:n=10,d=5,seed=0", "--width", "20", "--inits", "1000")
     figure, axes = plots.panels(2)
-    plots.objective_histogram(axes[0], rows["objective"].values, rows["verdict"].values)
-    axes[0].axvline(optimum, color="black", lw=1, ls="--", label=f"optimum $P^*$ = {optimum:.4f}")
-    axes[0].legend(frameon=False, fontsize=8)
+    plots.objective_histogram(axes[0], rows["objective"].values, rows["verdict"].values, optimum)
     plots.certificate_histogram(axes[1], rows["certificate"].values, rows["verdict"].values)
     save(figure, "many_limits")
 

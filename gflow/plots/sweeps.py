@@ -26,10 +26,11 @@ def certificate_histogram(ax, certificate, verdict):
     return ax
 
 
-def objective_histogram(ax, objective, verdict):
+def objective_histogram(ax, objective, verdict, optimum: float | None = None):
     """Histogram of the objectives P of the limits over the fitted initialisations, stacked by verdict.
 
-    The axis is logarithmic where the objectives span more than WIDE: those of flows under way may be far out.
+    `optimum`: P*, drawn as a line at which the bars begin, as no network is below it. The axis is logarithmic where the
+    objectives span more than WIDE: those of flows under way may be far out.
     """
     objective, verdict = np.asarray(objective), np.asarray(verdict)
     fitted = np.isfinite(objective)
@@ -37,8 +38,14 @@ def objective_histogram(ax, objective, verdict):
     wide = low > 0 and high > WIDE * low
     # some room on both sides, also where all limits are one
     room = max(0.03 * (high - low), 0.01 * abs(high), 1e-300)
-    bins = np.linspace(low - room, high + room, BINS + 1)
-    _stacked(ax, objective, fitted, verdict, np.geomspace(0.9 * low, 1.1 * high, BINS + 1) if wide else bins)
+    first, last = (0.9 * low, 1.1 * high) if wide else (low - room, high + room)
+    if optimum is not None:
+        first = min(low, optimum)
+    bins = (np.geomspace if wide else np.linspace)(first, last, BINS + 1)
+    _stacked(ax, objective, fitted, verdict, bins)
+    if optimum is not None:
+        ax.axvline(optimum, color="black", lw=1, ls="--", label=f"optimum $P^*$ = {optimum:.4f}")
+        ax.legend(frameon=False, fontsize=8)
     if wide:
         ax.set_xscale("log")
     ax.set(title="objectives", xlabel="objective $P$ of the limit", ylabel="initialisations")
