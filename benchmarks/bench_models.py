@@ -280,3 +280,4 @@ if __name__ == "__main__":
     report = Report("bench_models", keep=len(sys.argv) > 1)
     for part in chosen:
         PARTS[part](report)
+        jax.clear_caches()  # compiled programs are mapped into memory, and Linux allows 65,530 maps

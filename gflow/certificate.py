@@ -20,10 +20,10 @@ from gflow.convex.oracle import Bound, dual_maxima, require_float64
 from gflow.convex.semidefinite import bound_of_dual
 from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.optimum import Optimum
-from gflow.patterns import cannot_fit, merge
+from gflow.patterns import cannot_fit, distinct, merge
 from gflow.point_certificate import certify_point
 from gflow.problem import Problem
-from gflow.programs import Limit
+from gflow.programs import Limit, Programs
 from gflow.proof import Certificate
 from gflow.vector.certificate import certify_vector
 from gflow.vector.program import VectorMaxMargin
@@ -170,8 +170,9 @@ def _candidate_weights(problem: Problem, network: TwoLayer, given: Limit | None)
 def _guess_weights(problem: Problem, network: TwoLayer, q: np.ndarray) -> list[np.ndarray]:
     """Candidate weights for a network that fits but comes without multipliers.
 
-    p ~ exp(-tau (q_n/q_min - 1)) for a range of tau, and the multipliers that explain the weights best:
-    min_{alpha >= 0} |theta - sum_n alpha_n y_n grad f(x_n)|.
+    p ~ exp(-tau (q_n/q_min - 1)) for a range of tau, the multipliers that explain the weights best,
+    min_{alpha >= 0} |theta - sum_n alpha_n y_n grad f(x_n)|, and those of the KKT point with the same patterns: where
+    neurons slide the gradient is one of many, and these know the right one.
     """
     from scipy.optimize import nnls
 
@@ -179,6 +180,9 @@ def _guess_weights(problem: Problem, network: TwoLayer, q: np.ndarray) -> list[n
     X, y = np.asarray(problem.X), np.asarray(problem.y)
     # neurons of one pattern act together: one unit vector per pattern, |X^T D lambda| = 1 at a KKT point
     patterns, V = merge(problem, network, 1e-9, 1e-9)
+    point = Programs(problem).near(distinct(patterns), None)
+    if point is not None and bool(jnp.any(point.limit.lam != 0)):
+        weights.append(np.abs(np.asarray(point.limit.lam)))
     masses = np.linalg.norm(V, axis=0)
     if not np.all(masses > 0) or len(masses) == 0:
         return weights

@@ -11,6 +11,7 @@ from gflow.records import distinct_limits, wilson
 def sweep_summary(dataset, path=None) -> dict:
     """What `gflow report --json` prints of `store.open_store(path)`, and `plots.phase_diagram` draws.
 
+    `predicted`: how many limits were found by following changes of patterns beyond the flow's end (`changes` > 0).
     `seconds`: wall clock of all runs that filled the store, compilation included. `axes`, `cells`: of a grid, with
     the fractions of initialisations that are GLOBAL and that are fitted, and their 95 % Wilson intervals."""
     verdict = dataset["verdict"].values
@@ -21,6 +22,7 @@ def sweep_summary(dataset, path=None) -> dict:
         "inits": int(verdict.size),
         "done": int(done.sum()),
         "verdicts": verdict_counts(verdict),
+        "predicted": int(np.sum((dataset["changes"].values > 0) & (dataset["polished"].values > 0) & done)),
         "limits": _limits(dataset, done, axes),
         "axes": {name: dataset[name].values.tolist() for name in axes},
         "cells": [_cell(dataset, axes, at) for at in np.ndindex(verdict.shape[:-1])] if axes else [],

@@ -4,6 +4,7 @@ import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -357,3 +358,20 @@ def test_weights_of_the_program_prove_a_given_network():
     angle = np.linspace(0, 2 * np.pi, 100_001)
     values = np.abs(np.maximum(X @ np.stack([np.cos(angle), np.sin(angle)]), 0).T @ lam)
     assert cert.objective * values.max() <= cert.c * (1 + 1e-9)
+
+
+def test_weights_of_a_limit_are_certified_as_the_limit_is():
+    # neurons of most limits slide, where the gradient has no one value: the multipliers must be found all the same
+    adam, seen = optax.adam(1e-2), 0
+    for seed in range(8):
+        data = datasets.gaussian(10, 5, seed=seed)
+        problem = gflow.Problem(data.X, data.y)
+        network = gflow.Gaussian(1e-2)(jax.random.key(seed), problem, 20)
+        limit = limit_of_network(problem, gflow.descend(problem, network, adam, 3000, saves=1).final, settled=2.0)
+        if limit.polished and limit.sliding.any():
+            known = gflow.faces(problem.X)
+            as_limit = gflow.certify(problem, limit, known_faces=known)
+            given = gflow.certify(problem, limit.network, known_faces=known)
+            assert given.c <= as_limit.c * (1 + 1e-6)
+            seen += 1
+    assert seen >= 3

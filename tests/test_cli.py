@@ -246,6 +246,17 @@ def test_data_lists_and_prints(gflow, tmp_path):
     np.testing.assert_array_equal(read.y, built_in("iris").y)
 
 
+def test_classes_are_counted_and_real_labels_questioned(tmp_path):
+    from gflow.cli.data import from_csv
+
+    X = np.arange(8.0).reshape(4, 2) + 1
+    write_csv(tmp_path / "stray.csv", X, [0, 1, 1, 2])
+    _, (counts,) = from_csv(tmp_path / "stray.csv")
+    assert "0 (1), 1 (2), 2 (1)" in counts
+    write_csv(tmp_path / "real.csv", X, [0.5, 1.25, 1.25, 2.0])
+    assert any("--loss squared" in note for note in from_csv(tmp_path / "real.csv")[1])
+
+
 X3 = np.array([[1.0, 2.0], [3.0, -1.0], [-1.0, 0.5]])
 
 
@@ -332,6 +343,9 @@ BAD = {
     "no parameter after colon": ("run gaussian:", "whole number"),
     "file as built-in": ("data good.csv", "is a file"),
     "other kind of file": ("run w.npy", ".csv"),
+    "processes -1": ("sweep good.csv --limit-processes -1 --out s.zarr", "--limit-processes"),
+    "devices and a scheduler": ("sweep good.csv --devices 1 --scheduler tcp://x:1 --out s.zarr", "this machine"),
+    "weight decay -1": ("run good.csv --weight-decay -1", "--weight-decay"),
     "unknown option": ("run good.csv --speed 3", "--speed"),
 }
 

@@ -90,6 +90,13 @@ def test_flows_under_way_are_one_line_of_the_table():
     from rich.console import Console
 
     text = io.StringIO()
-    summary = {"axes": {}, "limits": found, "done": 4, "inits": 4, "verdicts": verdict_counts([G, N, N, G])}
+    summary = {
+        "axes": {},
+        "limits": found,
+        "done": 4,
+        "inits": 4,
+        "verdicts": verdict_counts([G, N, N, G]),
+        "predicted": 1,
+    }
     tables.print_sweep(Console(file=text, width=120), summary)
     assert "3 and more, under way" in text.getvalue()

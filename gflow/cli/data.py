@@ -160,7 +160,11 @@ def _dataset(X, y, features, where: str, real: bool) -> tuple[Dataset, list[str]
         )
     if len(values) > 2:
         labels = np.where(y[:, None] == values, 1.0, -1.0)
-        return Dataset(X, labels, names, features), [f"{len(values)} classes, one output each: {', '.join(names)}"]
+        counts = ", ".join(f"{name} ({np.sum(y == value)})" for name, value in zip(names, values, strict=True))
+        notes = [f"{len(values)} classes, one output each, with their numbers of samples: {counts}"]
+        if numeric and np.any(np.mod(y.astype(float), 1) != 0):
+            notes.append("the labels are not whole numbers: if they are real values and no classes, use --loss squared")
+        return Dataset(X, labels, names, features), notes
     low, high = names
     return (
         Dataset(X, np.where(y == values[1], 1.0, -1.0), (low, high), features),

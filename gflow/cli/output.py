@@ -237,6 +237,11 @@ def print_run(console, summary: dict) -> None:
             f"This is the network at s = {float(np.asarray(summary['s'])):.6g}, where the integration ended "
             f"({summary['result']}); the figures below are about it."
         )
+    if summary["polished"] and summary["changes"]:
+        console.print(
+            f"The limit is a prediction: patterns had not settled when the flow was stopped, and {summary['changes']} "
+            "changes were followed by programs."
+        )
     if frozen is not None:
         console.print(FROZEN + _proved_of_frozen(frozen))
     table = Table("quantity", "value", box=None)

@@ -65,8 +65,11 @@ def sweep(
     flags = {"inits": inits, "width": width, "scale": scale, "law": law, "loss": loss, "data_seed": data_seed}
     flags |= {"seed": seed, "bias": bias or None, "standardize": standardize or None, "dtype": dtype}
     flags |= {"weight_decay": weight_decay, "activation": activation}
+    if scheduler and not (devices is None and limit_processes is None):
+        raise InputError("--devices and --limit-processes are about this machine: leave them out with --scheduler")
     use = _devices(devices)  # before anything makes an array: from then on JAX has the devices that it has
     chosen = checked(spec.read_spec, data, flags)
+    processes = _processes(limit_processes, use, chosen.values["inits"])
     _check_out(out, resume)
     started = time.perf_counter()
     problems, notes = chosen.problems()
@@ -82,7 +85,7 @@ def sweep(
         if (done >= 0).any():
             say(f"{out} holds {int((done >= 0).sum())} of {done.size} initialisations; continuing")
         progress = held.enter_context(Progress(done.size, done))
-        run = _on_cluster(scheduler) if scheduler else _here(use, _processes(limit_processes, use, count))
+        run = _on_cluster(scheduler) if scheduler else _here(use, processes)
         for cell in chosen.cells():
             left = np.flatnonzero(done[tuple(cell.where.values())] == store.PENDING)
             for records in run(cell, left, chosen.values, rows, progress) if len(left) else ():

@@ -29,6 +29,11 @@ def print_sweep(console, summary: dict) -> None:
     console.print(table)
     if len(lines) > SHOWN:
         console.print(f"and {len(lines) - SHOWN} more; --json prints all")
+    if summary["predicted"]:
+        console.print(
+            f"{summary['predicted']} of these limits are predictions: patterns had not settled when the flow was "
+            "stopped (changes > 0)"
+        )
     if summary["verdicts"]["UNFITTED"] > 0.5 * summary["done"]:
         console.print("Most flows do not fit the data: try more neurons (--width), a larger --scale, or --bias")
 

@@ -89,6 +89,10 @@ def _facts(dataset, summary: dict, values: dict) -> list[tuple[str, str]]:
         ("seed", f"{values['seed']}: initialisation i depends on (seed, i) alone"),
         ("flows in", f"{values['dtype']}, limits and certificates in float64"),
         ("initialisations", done),
+        (
+            "limits predicted",
+            f"{summary['predicted']}, by changes of patterns after the flow's end (changes > 0)",
+        ),
         ("wall clock", None if seconds is None else f"{formats.duration(float(seconds))}, compilation included"),
         ("flows per second", None if rate is None else f"{rate:.3g}"),
         ("device", dataset.attrs.get("device")),

@@ -125,8 +125,15 @@ def _by_descent(problem: Problem, neurons: Neurons, patterns: Patterns) -> Itera
 
 def _slopes(problem: Problem, neurons: Neurons, Lam: np.ndarray) -> np.ndarray:
     """(n, k): slopes of the least-norm velocity of every neuron."""
-    W, pull = jnp.asarray(neurons.W), jnp.asarray(Lam @ neurons.A)
-    return np.asarray(least_norm_slopes(problem.X, pull, W, problem.activation, MOVING, problem.lines))
+    k = neurons.W.shape[1]
+    # neurons that are zero, up to a multiple of 16, so that few shapes are compiled
+    W, pull = (jnp.asarray(np.pad(a, ((0, 0), (0, -k % 16)))) for a in (neurons.W, Lam @ neurons.A))
+    return np.asarray(_least_norm(problem, W, pull))[:, :k]
+
+
+@jax.jit
+def _least_norm(problem: Problem, W, pull):
+    return least_norm_slopes(problem.X, pull, W, problem.activation, MOVING, problem.lines)
 
 
 def _solved(problem: Problem, optimum: Optimum, patterns: Patterns) -> Limit | None:
