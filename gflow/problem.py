@@ -315,7 +315,7 @@ def _decay(weight_decay, dtype) -> Float[Array, ""] | None:
     if weight_decay is None or isinstance(weight_decay, jax.core.Tracer):
         return weight_decay
     if not 0 <= float(weight_decay) < np.inf:
-        raise ValueError(f"the weight decay (--weight-decay) must be at least 0 and finite, got {weight_decay}")
+        raise ValueError(f"the weight decay must be at least 0 and finite, got {weight_decay} (--weight-decay)")
     return jnp.asarray(weight_decay, dtype) if float(weight_decay) > 0 else None
 
 
