@@ -140,7 +140,7 @@ def _crossed(problem: Problem, patterns: Patterns, optimum: Optimum, limit: Limi
     """
     X = np.asarray(problem.X)
     network, K = padded(limit.network)
-    slopes = np.asarray(_slopes(problem, network, limit.lam, BAND))[:, :K]
+    slopes = np.asarray(moving_slopes(problem, network.W1, limit.lam, BAND))[:, :K]
     velocity = optimum.patterns.sign * (X.T @ (slopes * np.asarray(limit.lam)[:, None]))
     across = X @ velocity / np.maximum(np.linalg.norm(X, axis=1)[:, None], 1e-300)
     border, cones = optimum.patterns.sliding, optimum.cones
@@ -181,8 +181,10 @@ def padded(network: TwoLayer) -> tuple[TwoLayer, int]:
 
 
 @jax.jit
-def _slopes(problem: Problem, network: TwoLayer, lam, band):
-    return least_norm_slopes(problem.X, lam, network.W1, problem.activation, band, problem.lines)
+def moving_slopes(problem: Problem, W1, lam, band):
+    """`least_norm_slopes` of neurons W1 (d, K), lam (n,) or one for every neuron (n, K): compiled once for every shape,
+    where a call outside jit would be compiled every time."""
+    return least_norm_slopes(problem.X, lam, W1, problem.activation, band, problem.lines)
 
 
 @jax.jit

@@ -20,6 +20,8 @@ SpecData = Annotated[
     str, typer.Argument(metavar="DATA|SPEC.toml", help="as for run, or a .toml file with data and any of the options")
 ]
 MOST_PROCESSES = 1024
+"""More are taken for a slip of the keyboard."""
+
 WORTH = 512
 """A process starts in about the time in which it finds so many limits."""
 

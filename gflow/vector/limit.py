@@ -16,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gflow.convex.oracle import require_float64
-from gflow.inclusion import least_norm_slopes
 from gflow.network import VectorTwoLayer
 from gflow.problem import Problem
-from gflow.programs import ACCEPT, BAND, MOVING, Limit, agrees
+from gflow.programs import ACCEPT, BAND, MOVING, Limit, agrees, moving_slopes
 from gflow.vector.kkt import Neurons, Patterns, grouped, solve_kkt
 from gflow.vector.local import local_minimum
 from gflow.vector.subsampled import Optimum, Path, distinct, onward, released, solve_subsampled
@@ -128,12 +127,7 @@ def _slopes(problem: Problem, neurons: Neurons, Lam: np.ndarray) -> np.ndarray:
     k = neurons.W.shape[1]
     # neurons that are zero, up to a multiple of 16, so that few shapes are compiled
     W, pull = (jnp.asarray(np.pad(a, ((0, 0), (0, -k % 16)))) for a in (neurons.W, Lam @ neurons.A))
-    return np.asarray(_least_norm(problem, W, pull))[:, :k]
-
-
-@jax.jit
-def _least_norm(problem: Problem, W, pull):
-    return least_norm_slopes(problem.X, pull, W, problem.activation, MOVING, problem.lines)
+    return np.asarray(moving_slopes(problem, W, pull, MOVING))[:, :k]
 
 
 def _solved(problem: Problem, optimum: Optimum, patterns: Patterns) -> Limit | None:
