@@ -33,7 +33,7 @@ class Progress:
         self.total, self.done, self.start, self.fresh = total, done, time.perf_counter(), 0
         self.counts = verdict_counts(verdict)
         self.bar, self.said = None, time.perf_counter()
-        self.text, self.lanes = "", ""
+        self.text, self.lanes, self.turns = "", "", 0
         if sys.stderr.isatty():
             columns = (
                 rich.TextColumn("flows"),
@@ -58,6 +58,9 @@ class Progress:
 
     def watch(self, busy: int, lanes: int) -> None:
         """A turn has begun with so many of the lanes busy."""
+        self.turns += 1
+        if self.turns == 2 and not self.fresh:  # the first turn compiled: what is left need not wait for that again
+            self.start = time.perf_counter()
         self.lanes = f"{busy} of {lanes} lanes busy"
         if self.bar:
             self.bar.update(self.task, description=f"{self.text}  {self.lanes}")
@@ -79,6 +82,8 @@ class Progress:
         rate = self.fresh / (time.perf_counter() - self.start)
         text = f"{rate:.1f} flows/s  " + ", ".join(f"{k} {v}" for k, v in self.counts.items() if v)
         self.text = text
+        if self.done == self.total:  # the last turn is over
+            self.lanes = ""
         if self.bar:
             self.bar.update(self.task, completed=self.done, description=f"{text}  {self.lanes}")
         elif self.done == self.total or time.perf_counter() - self.said > OFTEN:
