@@ -142,7 +142,11 @@ def test_semidefinite_bounds_hold(shape, seed):
     known = gflow.faces(X)
     lam = y * np.random.default_rng(seed).dirichlet(np.ones(len(y)))
     exact = float(dual_maximum(problem.X, jnp.asarray(lam), known).upper)
-    assert bound_of_dual(X, lam) >= exact * (1 - 1e-12)
+    bound = bound_of_dual(X, lam)
+    assert bound >= exact * (1 - 1e-12)
+    # homogeneous, also where products with X vanish in rounding: entries of 1e-320 keep four digits
+    assert bound_of_dual(X, 1e-300 * lam) == pytest.approx(1e-300 * bound, rel=1e-9)
+    assert bound_of_dual(X, 1e-320 * lam) >= 0.99 * 1e-320 * exact
     solved, lower = gflow.solve_max_margin(problem, known), lower_bound(X, y)
     assert lower is not None and lower.value <= solved.primal * (1 + 1e-9)
     largest = float(dual_maximum(problem.X, jnp.asarray(y * lower.alpha), known).upper)

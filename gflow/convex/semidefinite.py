@@ -66,11 +66,16 @@ def bound_of_dual(X: np.ndarray, lam: np.ndarray) -> float:
 
     Samples without a multiplier do not enter: the size is the number of support vectors.
     """
-    live = lam != 0
+    live = (lam != 0) & np.any(X != 0, axis=1)
     X, lam = X[live], lam[live]
     if not live.any():
         return 0.0
+    # first to size 1: of multipliers like 1e-320 a product with X would be 0
+    top = np.max(np.abs(lam))
+    lam = lam / top
     scale = float(np.linalg.norm(lam @ X) + np.linalg.norm(np.abs(lam) @ np.abs(X)))
+    if scale == 0:
+        return np.inf
     worst = 0.0
     for s in (1.0, -1.0):
         F, _ = sides(lam, s)
@@ -80,7 +85,7 @@ def bound_of_dual(X: np.ndarray, lam: np.ndarray) -> float:
             return np.inf
         proposal = _one_sign(_reduced(X), lam / scale, s)
         worst = max(worst, np.inf if proposal is None else scale * proved(X, lam / scale, s, proposal))
-    return worst
+    return float(np.nextafter(top * worst, np.inf))
 
 
 class Lower(NamedTuple):
