@@ -77,7 +77,7 @@ def refill(report: Report, inits: int = 512, lanes: int = 512) -> None:
     for name, what in (("mixed", "all widths mixed"), ("vmapped", "one width each")):
         ratio = seconds[name] / seconds["refilled"]
         report.line(
-            f"certified limits, refilled lanes, over vmapped batches of {lanes} without limits, {what}, {inits} of each",
+            f"certified limits, lanes refilled, over vmapped batches of {lanes} without limits, {what}, {inits} each",
             target=">= 3", measured=ratio, met=bool(ratio >= 3), seconds=seconds, table=table,
             mixed_steps=np.percentile(mixed, [0, 50, 99, 100]).tolist(),
         )  # fmt: skip
