@@ -24,6 +24,7 @@ from gflow.flow.pool import Refill, harvests
 from gflow.flow.solve import numeric
 from gflow.flow.vector_chart import VectorPolar
 from gflow.initializers import AbstractInitializer, key_of
+from gflow.maps import make_room
 from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.optimum import Optimum
 from gflow.problem import Problem
@@ -54,6 +55,9 @@ STEPS = 48
 
 RTOL = 1e-3
 """Tolerance of the integrator: the program makes limits exact, and 511 of 512 limits are those at 1e-6."""
+
+LOOK = 16
+"""Harvests between two looks at how many memory maps are taken."""
 
 ROWS = 128
 """Rows of one Records."""
@@ -128,6 +132,7 @@ def sweep(
     indices = np.arange(inits) if isinstance(inits, int) else np.fromiter(inits, int)
     if len(indices) == 0:
         return
+    make_room()  # of a grid every cell compiles programs of its own
     draw = Draw(numeric(law, problem.X.dtype), problem, jnp.asarray(seed), width, dtype)
     flow_options.setdefault("chart", _chart(problem, law))
     refill = Refill(Stepper(cast(problem, dtype), controller=controller, **flow_options), draw)
@@ -140,7 +145,9 @@ def sweep(
     devices = devices[: math.ceil(len(indices) / chunk)]  # every one of them compiles for itself
     options = {"devices": devices, "chunk": chunk, "chunks": chunks, "steps": STEPS, "watch": watch}
     ended = ((where, indices[where], ends) for where, ends in _fitting(refill, indices, **options))
-    for where, found in judged(witness, processes, ended):
+    for turn, (where, found) in enumerate(judged(witness, processes, ended)):
+        if turn % LOOK == LOOK - 1:
+            make_room(0.8)
         for k, row in zip(where, found, strict=True):
             group = pending.setdefault(int(k) // rows, {})
             group[int(k)] = row

@@ -1,10 +1,10 @@
-import gc
 import os
-import pathlib
 
 import jax
 import numpy as np
 import pytest
+
+from gflow import maps
 
 if jax.__version__.startswith("0.10."):  # elsewhere XLA may not know the flag, and then it aborts
     # compiles a third faster, and runs a fifth slower: right for tests, which compile most of the time
@@ -23,18 +23,11 @@ def xla_cache(tmp_path_factory, worker_id):
     return str(folder)
 
 
-MOST_MAPS = 30_000
-"""Compiled programs are mapped into memory, and Linux ends a process that has 65,530 maps."""
-
-
 @pytest.fixture(autouse=True)
 def compiled_programs_are_dropped():
     """Before a worker has too many of them: what is needed again comes from the cache of the run."""
     yield
-    maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
-        jax.clear_caches()
-        gc.collect()
+    maps.make_room()
 
 
 @pytest.fixture

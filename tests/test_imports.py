@@ -10,6 +10,7 @@ ROOT = pathlib.Path(__file__).parent.parent / "gflow"
 # module -> what it may import from gflow; each line sees only what stands above it
 ALLOWED = {
     "_types": set(),
+    "maps": set(),
     "activations": {"_types"},
     "gates": {"activations"},
     "losses": {"_types"},
@@ -147,7 +148,7 @@ ALLOWED = {
     "elsewhere": {"flow.pool", "records"},
     "sweep": {
         "convex.faces", "optimum", "convex.oracle", "elsewhere", "flow.charts", "flow.lanes", "flow.pool", "flow.solve",
-        "flow.vector_chart", "initializers", "network", "problem", "records",
+        "flow.vector_chart", "initializers", "maps", "network", "problem", "records",
     },
     "summary": {"_types", "records"},
     "store": {"_types", "records"},

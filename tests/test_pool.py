@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import gflow
+from gflow import maps
 from gflow.sweep import chunk_for
 
 A = gflow.Problem(cases.A_X, cases.A_y)
@@ -50,6 +51,23 @@ def test_the_last_flows_are_gathered_into_few_chunks(whole, monkeypatch):
     assert_same(rows(chunks=3), whole)
     late = [per_chunk for per_chunk in busy if per_chunk.sum() <= 4]
     assert late and all((per_chunk > 0).sum() <= 1 for per_chunk in late)
+
+
+def test_programs_that_are_dropped_change_nothing(whole, monkeypatch, tmp_path):
+    dropped = []
+    monkeypatch.setattr(jax, "clear_caches", lambda clear=jax.clear_caches: dropped.append(clear()))
+    (tmp_path / "allowed").write_text("10\n")
+    (tmp_path / "present").write_text("a map\n" * 9)
+    monkeypatch.setattr(maps, "ALLOWED", tmp_path / "allowed")
+    monkeypatch.setattr(maps, "PRESENT", tmp_path / "present")
+    monkeypatch.setattr(sys.modules["gflow.sweep"], "LOOK", 1)
+    monkeypatch.setattr(sys.modules["gflow.sweep"], "STEPS", 20)
+    assert_same(rows(), whole)
+    assert len(dropped) > 2  # at the start, and at every harvest
+    (tmp_path / "allowed").write_text("100\n")
+    assert not maps.make_room() and len(maps.PRESENT.read_text().splitlines()) == 9
+    monkeypatch.setattr(maps, "PRESENT", tmp_path / "absent")
+    assert not maps.crowded(0.0)
 
 
 def test_order_and_neighbours_change_nothing(whole):
