@@ -30,6 +30,9 @@ TYPOGRAPHY = (
     (r'<mn mathvariant="bold">1</mn>', "<mn>&#x1D7CF;</mn>"),
 )
 
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""What a terminal is told between the characters of a table."""
+
 LONGEST = 40
 """Lines of text that one output of a notebook shows."""
 
@@ -103,7 +106,7 @@ def _shown(output: dict) -> str:
 
 
 def _as_text(text: str) -> str:
-    lines = text.rstrip().splitlines()
+    lines = COLOUR.sub("", text).rstrip().splitlines()
     if len(lines) > LONGEST:
         lines = [*lines[:LONGEST], "..."]
     return "````text\n" + "\n".join(lines) + "\n````" if lines else ""
