@@ -2,16 +2,21 @@
 
 The store is laid out once, every verdict marked PENDING, and filled in groups of rows, a group being one chunk of every
 variable. A chunk is whole or absent: files are written beside their place and moved there, the verdicts of a group
-last, and every chunk carries a checksum. A store may be a local path or a URL that fsspec knows.
+last, and every chunk carries a checksum; so is the layout, but not that of a URL. What is finished has a file for every
+chunk. A store may be a local path or a URL that fsspec knows.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
+import functools
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +29,7 @@ from gflow.records import Records
 PENDING = -1
 """Verdict of a row that has not been computed yet."""
 
-FORMAT = "gflow-sweep-5"
+FORMAT = "gflow-sweep-6"
 
 MOST_ROWS, FEWEST_ROWS, GROUPS = 1024, 64, 64
 """A group has at most MOST_ROWS rows, and so few, down to FEWEST_ROWS, that there are GROUPS of them."""
@@ -104,14 +109,33 @@ def create(
     sweep is at `path`. An unfinished store of the same sweep is kept, and `pending` says what is left.
     """
     identity = {"format": FORMAT, "fingerprint": fingerprint(X, y), "spec": json.dumps(spec, sort_keys=True)}
-    if _occupied(path):
-        _check_same(path, identity)
-        return
-    axes = axes or {}
-    dataset, encoding = _layout(np.asarray(X, float), np.asarray(y, float), axes, inits, width)
-    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    dataset.attrs = {**identity, "created": created, **attributes}
-    dataset.to_zarr(place_of(path), mode="w-", encoding=encoding, zarr_format=3, consolidated=False)
+    if not _occupied(path):
+        dataset, encoding = _layout(np.asarray(X, float), np.asarray(y, float), axes or {}, inits, width)
+        created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        dataset.attrs = {**identity, "created": created, **attributes}
+        write = functools.partial(dataset.to_zarr, mode="w-", encoding=encoding, zarr_format=3, consolidated=False)
+        place = local(path)
+        write(place_of(path)) if place is None else _whole_or_absent(place, write)
+    _check_same(path, identity)
+
+
+def _whole_or_absent(place: Path, write) -> None:
+    """write(folder), a folder beside `place`, which is moved there when everything in it is on the disk."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    try:
+        write(str(beside / "store"))
+        for entry in [*beside.rglob("*"), beside]:
+            _synced(entry)
+        if place.is_dir():  # empty, or another process was faster: then this fails
+            place.rmdir()
+        (beside / "store").rename(place)
+        _synced(place.parent)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _layout(X, y, axes: dict[str, list], inits: int, width: int):
@@ -171,21 +195,43 @@ def append(path, records: Records, where: dict[str, int] | None = None, seconds:
     """
     import zarr
 
-    group, columns = zarr.open_group(place_of(path), mode="r+"), records.columns()
+    # what is missing can be told from what is empty only if that is written
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        group, columns = zarr.open_group(place_of(path), mode="r+"), records.columns()
+        arrays = dict(group.arrays())
     start, stop = int(records.index[0]), int(records.index[-1]) + 1
     if stop - start != len(records):
         raise ValueError("the rows of a group must be consecutive")
-    verdict: zarr.Array = group["verdict"]  # pyright: ignore[reportAssignmentType]
+    verdict = arrays["verdict"]
     *axes, _ = verdict.metadata.dimension_names  # pyright: ignore
     cell = tuple((where or {})[str(axis)] for axis in axes)
     for names in ([k for k in LONG_NAMES if k != "verdict"], ["verdict"]):
         for name in names:
-            array: zarr.Array = group[stored(name, axes)]  # pyright: ignore[reportAssignmentType]
-            values = columns[name]
-            rest = tuple(slice(0, size) for size in values.shape[1:])
-            array[(*cell, slice(start, stop), *rest)] = values.astype(array.dtype)
+            array, values = arrays[stored(name, axes)], columns[name]
+            # to the full width: of a chunk that is written whole nothing is read, were it damaged or not
+            missing = [
+                (0, size - own) for size, own in zip(array.shape[len(cell) + 1 :], values.shape[1:], strict=True)
+            ]
+            values = np.pad(values, [(0, 0), *missing], constant_values=np.nan) if missing else values
+            array[(*cell, slice(start, stop))] = values.astype(array.dtype)
         _durable(path, [stored(name, axes) for name in names], cell, start // rows_of(verdict.shape[-1]))
-    group.attrs["seconds"] = float(group.attrs.get("seconds", 0.0)) + seconds  # pyright: ignore[reportArgumentType]
+    _add(path, group, seconds)
+
+
+def _add(path, group, seconds: float) -> None:
+    """Add to the attribute `seconds`. It stands in one file with the store's identity: on the disk before its move."""
+    total = float(group.attrs.get("seconds", 0.0)) + seconds
+    place = local(path)
+    if place is None:
+        group.attrs["seconds"] = total
+        return
+    about = json.loads((place / "zarr.json").read_text())
+    about["attributes"]["seconds"] = total
+    beside = place / ".zarr.json"
+    beside.write_text(json.dumps(about, indent=2))
+    _synced(beside)
+    beside.replace(place / "zarr.json")
+    _synced(place)
 
 
 def _durable(path, names: list[str], cell: tuple[int, ...], group: int) -> None:
@@ -195,13 +241,20 @@ def _durable(path, names: list[str], cell: tuple[int, ...], group: int) -> None:
         return
     for name in names:
         chunk = place / name / "c" / "/".join(map(str, (*cell, group)))
-        for file in [chunk] if chunk.is_file() else [*chunk.rglob("*")]:
-            for entry in (file, file.parent):
-                handle = os.open(entry, os.O_RDONLY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
+        files = [chunk] if chunk.is_file() else [*chunk.rglob("*")]
+        for entry in {entry for file in files for entry in (file, *file.parents) if entry.is_relative_to(place / name)}:
+            _synced(entry)
+
+
+def _synced(entry: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if os.name != "posix" and entry.is_dir():
+        return
+    handle = os.open(entry, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def open_store(path):
@@ -263,7 +316,13 @@ def _occupied(path) -> bool:
 
 
 def _check_same(path, identity: dict) -> None:
-    have = open_store(path).attrs
+    dataset = open_store(path)
+    have = dataset.attrs
+    lacks = sorted({"X", "y", "init", *(stored(name, dataset.dims) for name in LONG_NAMES)} - set(dataset.variables))
+    if lacks:
+        raise ValueError(
+            f"{path} lacks {', '.join(lacks)}: its layout was interrupted, or it is damaged; delete it and begin again"
+        )
     if have["fingerprint"] != identity["fingerprint"]:
         raise ValueError(f"{path} holds a sweep of another problem (different data); choose another --out")
     if have["spec"] != identity["spec"]:

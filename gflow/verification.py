@@ -29,22 +29,24 @@ AGREE = 1e-6
 def verify(path, sample: int = 32, seed: int = 0) -> dict:
     """{rows, done, damaged, changed, checked, wrong, whole} of the store at `path`.
 
-    `damaged`: chunks that cannot be read or whose checksum fails, as "name/c/0/3", and rows that have a verdict but not
-    the rest; `changed`: whether X and y are not those of the sweep. Of a random `sample` of the finished rows the limit
-    is solved for again from its weights and certified; `wrong`: [{where, index, what}] for those that differ. `whole`:
-    nothing is damaged, changed or wrong, and no row is pending. Raises ValueError if `path` is no sweep.
+    `damaged`: chunks that cannot be read or whose checksum fails, as "name/c/0/3", and those that rows with a verdict
+    lack; `changed`: whether X and y are not those of the sweep, or the axes not those of its spec. Of a random `sample`
+    of the finished rows the limit is solved for again from its weights and certified; `wrong`: [{where, index, what}]
+    for those that differ. `whole`: nothing is damaged, changed or wrong, and no row is pending. Raises ValueError if
+    `path` is no sweep.
     """
     dataset = open_store(path)
     damaged = _damaged(path)
     report: dict = {"rows": int(dataset["verdict"].size), "done": None, "damaged": damaged}
     report |= {"changed": None, "checked": 0, "wrong": []}
     if not any(name.split("/")[0] in ("X", "y") for name in damaged):
-        report["changed"] = fingerprint(dataset["X"].values, dataset["y"].values) != dataset.attrs["fingerprint"]
+        same = fingerprint(dataset["X"].values, dataset["y"].values) == dataset.attrs["fingerprint"]
+        report["changed"] = not (same and _has_its_axes(dataset))
     if not any(name.startswith("verdict/") for name in damaged):
         verdict = dataset["verdict"].values
         report["done"] = int(np.sum(verdict != PENDING))
-        if not damaged and not report["changed"]:
-            report["damaged"] = _incomplete(dataset, verdict)
+        report["damaged"] = damaged or _incomplete(path, dataset, verdict)
+        if not report["damaged"] and not report["changed"]:
             report["checked"], report["wrong"] = _recomputed(dataset, verdict, sample, seed)
     sound = not report["damaged"] and report["changed"] is False and not report["wrong"]
     return report | {"whole": bool(sound and report["done"] == report["rows"])}
@@ -66,10 +68,34 @@ def _damaged(path) -> list[str]:
     return bad
 
 
-def _incomplete(dataset, verdict) -> list[str]:
-    rows = rows_of(dataset.sizes["init"])
-    missing = np.argwhere((verdict != PENDING) & (dataset["steps"].values == PENDING))
-    return sorted({"rows/c/" + "/".join(map(str, (*at[:-1], at[-1] // rows))) for at in missing})
+def _has_its_axes(dataset) -> bool:
+    """Whether coordinates are those of the spec, and initialisations counted from 0."""
+    spec, (*axes, _) = json.loads(dataset.attrs["spec"]), dataset["verdict"].dims
+    counted = np.array_equal(dataset["init"].values, np.arange(dataset.sizes["init"]))
+    for name in axes:
+        values = dataset[name].values
+        listed = spec.get(name)
+        if isinstance(listed, list) and [*map(str, values)] != [*map(str, np.asarray(listed).astype(values.dtype))]:
+            return False
+    return counted
+
+
+def _incomplete(path, dataset, verdict) -> list[str]:
+    """Chunks that a group of rows with verdicts lacks: what is not there is read as if it were empty."""
+    import zarr
+    from zarr.core.sync import sync
+
+    group, rows = zarr.open_group(place_of(path), mode="r"), rows_of(dataset.sizes["init"])
+    *axes, _ = dataset["verdict"].dims
+    groups = sorted({(*at[:-1], at[-1] // rows) for at in np.argwhere(verdict != PENDING).tolist()})
+    lacking = []
+    for name in (stored(name, axes) for name in LONG_NAMES):
+        array: zarr.Array = group[name]  # pyright: ignore[reportAssignmentType]
+        for at in groups:
+            key = array.metadata.encode_chunk_key((*at, *(0,) * (array.ndim - len(at))))  # pyright: ignore
+            if not sync(array.store.exists(f"{array.path}/{key}")):
+                lacking.append(f"{name}/{key}")
+    return lacking
 
 
 def _recomputed(dataset, verdict, sample: int, seed: int) -> tuple[int, list[dict]]:
@@ -105,21 +131,31 @@ def problem_of(row, spec: dict, loss: int) -> Problem:
 
 
 def _differs(row, problem: Problem, listed, optimum) -> dict | None:
-    said, objective = VERDICT(int(row["verdict"])), float(row["objective"])
-    if not np.isfinite(objective):
-        return None if said in (VERDICT.UNFITTED, VERDICT.INCONCLUSIVE) else {"what": f"{said.name} without a limit"}
+    said, objective, c = VERDICT(int(row["verdict"])), float(row["objective"]), float(row["certificate"])
     K = int(row["neurons"])
     kind = TwoLayer if problem.outputs is None else VectorTwoLayer
-    network = kind(jnp.asarray(row["W1"].values[:K].T), jnp.asarray(row["w2"].values[:K]))
-    as_it_is = limit_of_network(problem, network, polish=False)
-    found = as_it_is.objective
+    W1, w2 = row["W1"].values[:K].T, row["w2"].values[:K]
+    if not (np.all(np.isfinite(W1)) and np.all(np.isfinite(w2))):
+        return {"what": f"{said.name}, and weights that are not finite"}
+    network = kind(jnp.asarray(W1), jnp.asarray(w2))
+    best = optimum.primal if np.isfinite(optimum.primal) else np.inf
+    if not float(row["lower_bound"]) <= (1 + AGREE) * best and not np.isnan(row["lower_bound"]):
+        return {"what": f"lower bound {float(row['lower_bound']):.9g}, and a network of {best:.9g} is known"}
+    found = limit_of_network(problem, network, polish=False).objective if K else np.inf
+    if not np.isfinite(objective):
+        if said not in (VERDICT.UNFITTED, VERDICT.INCONCLUSIVE):
+            return {"what": f"{said.name} without a limit"}
+        return {"what": f"{said.name}, and its weights have objective {found:.9g}"} if np.isfinite(found) else None
     if not abs(found - objective) <= AGREE * objective:
         return {"what": f"objective {objective:.9g}, recomputed {found:.9g}"}
+    if said == VERDICT.GLOBAL and not objective <= (1 + 2 * AGREE) * best:
+        return {"what": f"GLOBAL at {objective:.9g}, and a network of {best:.9g} is known"}
     if not bool(row["polished"]):
-        return None  # the end of a flow: its multipliers are not in the store, and nothing was proved but a bound
+        # the end of a flow: its multipliers are not in the store, and little was proved
+        return {"what": "NOT_GLOBAL of a limit that is not exact"} if said == VERDICT.NOT_GLOBAL else None
     limit = limit_of_network(problem, network, settled=2.0)
     proof = certify(problem, limit, known_faces=listed, optimum=optimum)
     if proof.verdict != said:
         return {"what": f"{said.name}, recomputed {proof.verdict.name}"}
-    c = float(row["certificate"])
-    return None if proof.c == c or abs(proof.c - c) <= AGREE * c else {"what": f"c {c:.9g}, recomputed {proof.c:.9g}"}
+    same = proof.c == c or (np.isfinite(c) and abs(proof.c - c) <= AGREE * c)
+    return None if same else {"what": f"c {c:.9g}, recomputed {proof.c:.9g}"}

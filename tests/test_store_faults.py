@@ -122,10 +122,9 @@ def test_damage_is_found_and_repaired(gflow, copy, whole):
 
 
 def test_a_row_without_its_columns_is_found(gflow, copy):
-    group = zarr.open_group(copy, mode="r+")
-    group["steps"][130] = -1
+    (copy / "loss" / "c" / "2").unlink()
     status, out, _ = gflow("verify", copy, "--json")
-    assert status == 1 and json.loads(out)["damaged"] == ["rows/c/2"]
+    assert status == 1 and "loss/c/2" in json.loads(out)["damaged"]
 
 
 def test_edited_results_and_data_are_found(gflow, copy):

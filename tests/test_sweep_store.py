@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 import gflow
 import gflow.verification
@@ -82,6 +83,93 @@ def test_store_holds_what_was_written(tmp_path, records):
     assert len(store.pending(path)) == 0
     assert dataset.verdict.attrs["flag_meanings"].split()[1:] == [v.name for v in gflow.VERDICT]
     np.testing.assert_array_equal(dataset.X, cases.A_X)
+
+
+def test_an_interrupted_layout_leaves_nothing(tmp_path, records, monkeypatch):
+    written = xr.Dataset.to_zarr
+
+    def interrupted(self, *arguments, **options):
+        written(self[["verdict", "X"]], *arguments, **options | {"encoding": {}})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(xr.Dataset, "to_zarr", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "a.zarr")
+    assert list(tmp_path.iterdir()) == []
+    # a URL has no folder beside its place: what is there is refused, not continued
+    with pytest.raises(KeyboardInterrupt):
+        make(f"memory://{tmp_path}/half.zarr")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"lacks W1, .*layout was interrupted"):
+        make(f"memory://{tmp_path}/half.zarr")
+    (tmp_path / "a.zarr").mkdir()  # an empty folder is a place for a store
+    make(tmp_path / "a.zarr")
+    store.append(tmp_path / "a.zarr", gflow.Records.joined(records))
+    assert len(store.pending(tmp_path / "a.zarr")) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def grid(path, records):
+    """Widths 6 and 8, the first of them done."""
+    options = {"inits": 10, "width": 8, "axes": {"width": [6, 8]}, "attributes": {"seed": 0}}
+    store.create(path, cases.A_X, cases.A_y, SPEC | {"width": [6, 8]}, **options)
+    store.append(path, gflow.Records.joined(records), {"width": 0})
+
+
+def test_a_damaged_chunk_of_a_narrow_width_is_written_again(tmp_path, records):
+    path = tmp_path / "a.zarr"
+    grid(path, records)
+    chunk = path / "W1" / "c" / "0" / "0" / "0" / "0"
+    before = chunk.read_bytes()
+    for damage in (before[:-5], b""):
+        chunk.write_bytes(damage)
+        assert gflow.verification.verify(path)["damaged"] == ["W1/c/0/0/0/0"]
+        assert store.forget(path, ["W1/c/0/0/0/0"]) == 10
+        store.append(path, gflow.Records.joined(records), {"width": 0})
+        assert chunk.read_bytes() == before
+
+
+def test_chunks_that_are_gone_and_edited_axes_are_found(tmp_path, records):
+    path = tmp_path / "a.zarr"
+    grid(path, records)
+    assert gflow.verification.verify(path)["damaged"] == []  # nothing is missed where nothing was computed
+    for name in ("slackness", "loss", "w2"):
+        next(p for p in (path / name).rglob("*") if p.is_file() and p.name != "zarr.json").unlink()
+    assert gflow.verification.verify(path)["damaged"] == ["loss/c/0/0", "slackness/c/0/0", "w2/c/0/0/0"]
+    group = zarr.open_group(path, mode="r+")
+    group["width"][0] = 7
+    assert gflow.verification.verify(path)["changed"]
+
+
+@pytest.mark.parametrize(
+    "column, value, what",
+    [
+        ("verdict", gflow.VERDICT.UNFITTED, "recomputed"),
+        ("certificate", np.inf, "c inf"),
+        ("lower_bound", 2.0, "lower bound 2"),
+        ("objective", np.inf, "without a limit"),
+    ],
+)
+def test_every_part_of_a_proof_is_recomputed(tmp_path, records, column, value, what):
+    path, joined = tmp_path / "a.zarr", gflow.Records.joined(records)
+    make(path)
+    store.append(path, joined)
+    fitted = int(np.flatnonzero(joined.verdict == gflow.VERDICT.GLOBAL)[0])
+    assert gflow.verification.verify(path, sample=10)["wrong"] == []
+    zarr.open_group(path, mode="r+")[column][fitted] = value
+    (wrong,) = gflow.verification.verify(path, sample=10)["wrong"]
+    assert wrong["index"] == fitted and what in wrong["what"]
+
+
+def test_weights_that_fit_are_not_unfitted(tmp_path, records):
+    path, joined = tmp_path / "a.zarr", gflow.Records.joined(records)
+    make(path)
+    store.append(path, joined)
+    fitted = int(np.flatnonzero(joined.verdict == gflow.VERDICT.GLOBAL)[0])
+    group = zarr.open_group(path, mode="r+")
+    group["objective"][fitted], group["verdict"][fitted] = np.inf, int(gflow.VERDICT.UNFITTED)
+    (wrong,) = gflow.verification.verify(path, sample=10)["wrong"]
+    assert "its weights have objective 1.6" in wrong["what"]
 
 
 def test_other_problems_and_settings_are_refused(tmp_path):
