@@ -11,8 +11,10 @@ from pathlib import Path
 import jax
 
 ALLOWED = Path("/proc/sys/vm/max_map_count")
+"""How many maps a process may have."""
 
 PRESENT = Path("/proc/self/maps")
+"""A line for each that this one has."""
 
 
 def crowded(share: float) -> bool:

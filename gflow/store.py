@@ -215,10 +215,10 @@ def append(path, records: Records, where: dict[str, int] | None = None, seconds:
             values = np.pad(values, [(0, 0), *missing], constant_values=np.nan) if missing else values
             array[(*cell, slice(start, stop))] = values.astype(array.dtype)
         _durable(path, [stored(name, axes) for name in names], cell, start // rows_of(verdict.shape[-1]))
-    _add(path, group, seconds)
+    _add_seconds(path, group, seconds)
 
 
-def _add(path, group, seconds: float) -> None:
+def _add_seconds(path, group, seconds: float) -> None:
     """Add to the attribute `seconds`. It stands in one file with the store's identity: on the disk before its move."""
     total = float(group.attrs.get("seconds", 0.0)) + seconds
     place = local(path)
