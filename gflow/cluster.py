@@ -16,7 +16,11 @@ from gflow.problem import Problem
 from gflow.records import Records
 
 TRIES = 5
-"""How often a task is tried whose worker was lost."""
+"""How often a task is tried again that raised; how often one whose worker was lost, the scheduler says."""
+
+
+class WorkersLost(ValueError):
+    """So many workers were lost while they had one task that the scheduler gave it up."""
 
 
 def connect(address: str):
@@ -32,14 +36,23 @@ def connect(address: str):
 
 
 def sweep_on(
-    client, problem: Problem, law: AbstractInitializer, width: int, indices: np.ndarray, *, rows: int, **options
+    client,
+    problem: Problem,
+    law: AbstractInitializer,
+    width: int,
+    indices: np.ndarray,
+    *,
+    rows: int,
+    inits: int,
+    **options,
 ) -> Iterator[Records]:
     """`gflow.sweep` of these initialisations on the workers of `client`; Records in the order in which they come back.
 
+    `inits`: how many the whole sweep has; chunks of lanes have the size that suits it, whatever is left of it.
     `options`: seed and dtype, as `gflow.sweep` takes them.
-    Raises what a task raises, after TRIES lost workers.
+    Raises what a task raises, tried TRIES times again, and WorkersLost if it was given up for the workers it cost.
     """
-    from distributed import as_completed  # pyright: ignore[reportMissingImports]
+    from distributed import KilledWorker, as_completed  # pyright: ignore[reportMissingImports]
 
     X, y = np.asarray(problem.X), np.asarray(problem.y)
     groups = [indices[at : at + rows] for at in range(0, len(indices), rows)]
@@ -55,6 +68,7 @@ def sweep_on(
             law,
             width,
             group,
+            inits,
             options,
             pure=True,
             retries=TRIES,
@@ -62,7 +76,14 @@ def sweep_on(
         for group in groups
     ]
     for task in as_completed(tasks):
-        yield task.result()
+        try:
+            yield task.result()
+        except KilledWorker as error:
+            raise WorkersLost(
+                f"{error.allowed_failures + 1} workers were lost while they had the same initialisations, often for "
+                "lack of memory. The same command continues; distributed.scheduler.allowed-failures of the scheduler "
+                "lets it lose more"
+            ) from None
         task.release()
 
 
@@ -79,20 +100,16 @@ def run_group(
     law: AbstractInitializer,
     width: int,
     group: np.ndarray,
+    inits: int,
     options: dict,
 ) -> Records:
     """What one task does, in the process of a worker."""
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    from gflow.sweep import sweep
+    from gflow.sweep import chunk_for, lane_devices, sweep
 
-    (records,) = sweep(
-        Problem(X, y, loss(), LeakyReLU(lower) if lower else ReLU(), weight_decay),
-        law,
-        width,
-        group,
-        rows=len(group),
-        **options,
-    )
+    problem = Problem(X, y, loss(), LeakyReLU(lower) if lower else ReLU(), weight_decay)
+    chunk = chunk_for(lane_devices()[0], problem, width, inits)
+    (records,) = sweep(problem, law, width, group, rows=len(group), chunk=chunk, **options)
     return records

@@ -170,7 +170,7 @@ def _layout(X, y, axes: dict[str, list], inits: int, width: int):
 
 @contextlib.contextmanager
 def writing(path) -> Iterator[None]:
-    """Hold the store as its only writer. Raises ValueError if another process does; a URL cannot be held."""
+    """Hold the store as its only writer. ValueError if another process does, or nobody can; a URL is not held."""
     place = local(path)
     if place is None or os.name != "posix":
         yield
@@ -181,8 +181,12 @@ def writing(path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise ValueError(f"another process is writing {path}; wait for it, or choose another --out") from error
+        except OSError as error:
+            raise ValueError(
+                f"the file system of {path} cannot lock a folder ({error}); choose another --out"
+            ) from error
         yield  # the lock goes with the process, however that ends
     finally:
         os.close(handle)

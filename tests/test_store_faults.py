@@ -151,6 +151,29 @@ def test_a_second_writer_is_refused(gflow, copy):
     assert status == 2 and "another process" in err
 
 
+def test_a_file_system_without_locks_is_named(gflow, copy, monkeypatch):
+    import errno
+    import fcntl
+
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    status, _, err = gflow(*COMMAND, "--out", copy)
+    assert status == 2 and "cannot lock" in err and "another process" not in err
+
+
+def test_another_version_or_device_is_told_of_when_a_store_is_continued(gflow, copy):
+    group = zarr.open_group(copy, mode="r+")
+    group.attrs["versions"] = group.attrs["versions"] | {"jax": "0.1.2", "zarr": "1.0"}
+    group.attrs["device"] = "8 x NVIDIA H100 (gpu)"
+    store.forget(copy, ["verdict/c/0"])
+    status, _, err = gflow(*COMMAND, "--out", copy)
+    assert status == 0 and "jax 0.1.2, here" in err and "NVIDIA H100 (gpu), here" in err and "zarr 1.0" not in err
+    status, _, err = gflow(*COMMAND, "--out", copy)
+    assert status == 0 and "warning" not in err  # nothing was left to do
+
+
 def test_a_full_disk_leaves_whole_chunks(gflow, tmp_path, monkeypatch, whole):
     import zarr.storage
 

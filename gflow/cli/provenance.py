@@ -6,6 +6,9 @@ import platform
 import shlex
 import sys
 
+COMPUTING = ("gflow", "jax", "jaxlib", "diffrax", "equinox", "numpy")
+"""Packages whose version may show in a result."""
+
 
 def provenance(seed: int, dtype: str) -> dict:
     """Attributes of a store; none of them determines a result."""
@@ -15,7 +18,7 @@ def provenance(seed: int, dtype: str) -> dict:
 
     from gflow.sweep import lane_devices
 
-    packages = ("gflow", "jax", "jaxlib", "diffrax", "equinox", "numpy", "zarr", "xarray")
+    packages = (*COMPUTING, "zarr", "xarray")
     return {
         "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
         "device": f"{len(lane_devices())} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
@@ -23,3 +26,15 @@ def provenance(seed: int, dtype: str) -> dict:
         "command": shlex.join(["gflow", *sys.argv[1:]]),
         "seed": seed,
     }
+
+
+def warn_of_others(begun: dict, here: dict) -> None:
+    """Say so where a store was begun on another kind of device or by other versions: rows may differ by rounding."""
+    from gflow.cli.progress import say
+
+    kind = lambda attributes: attributes["device"].partition(" x ")[2]  # noqa: E731
+    pairs = {"device": (kind(begun), kind(here))}
+    pairs |= {name: (begun["versions"].get(name), here["versions"][name]) for name in COMPUTING}
+    changed = [f"{name} {old}, here {new}" for name, (old, new) in pairs.items() if old != new]
+    if changed:
+        say(f"warning: begun with {'; '.join(changed)}: rows from here on may differ from what those give by rounding")

@@ -14,7 +14,7 @@ import typer
 from gflow.cli.inputs import InputError, announce, check_folder, checked
 from gflow.cli.options import Bias, Json, Standardize
 from gflow.cli.progress import Progress, say
-from gflow.cli.provenance import provenance
+from gflow.cli.provenance import provenance, warn_of_others
 
 SpecData = Annotated[
     str, typer.Argument(metavar="DATA|SPEC.toml", help="as for run, or a .toml file with data and any of the options")
@@ -86,6 +86,8 @@ def sweep(
         done = store.open_store(out)["verdict"].values
         if (done >= 0).any():
             say(f"{out} holds {int((done >= 0).sum())} of {done.size} initialisations; continuing")
+            if (done == store.PENDING).any():
+                warn_of_others(store.open_store(out).attrs, attributes)
         progress = held.enter_context(Progress(done.size, done))
         run = _on_cluster(scheduler) if scheduler else _here(use, processes)
         for cell in chosen.cells():
@@ -192,8 +194,11 @@ def _on_cluster(address: str):
     client = checked(cluster.connect, address)
 
     def run(cell, left, values, rows, progress):
-        options = {"seed": values["seed"], "dtype": values["dtype"], "rows": rows}
-        return cluster.sweep_on(client, cell.problem, cell.law, cell.width, left, **options)
+        options = {"seed": values["seed"], "dtype": values["dtype"], "rows": rows, "inits": values["inits"]}
+        try:
+            yield from cluster.sweep_on(client, cell.problem, cell.law, cell.width, left, **options)
+        except cluster.WorkersLost as error:
+            raise InputError(str(error)) from None
 
     return run
 
