@@ -6,7 +6,7 @@ another worker, returns the same bytes. Records come back to the one process tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -33,6 +33,22 @@ def connect(address: str):
         return Client(address, timeout=10)
     except (OSError, ValueError) as error:
         raise ValueError(f"no Dask scheduler answers at {address}: {error}") from None
+
+
+def of_workers(client, machine: Callable[[], dict]) -> dict:
+    """machine() = {versions, device} as the workers have it; waits for the first one.
+
+    Raises ValueError if they have not all the same versions and kind of device: their rows would differ by rounding.
+    Workers that come later are not asked.
+    """
+    client.wait_for_workers(1)
+    found = list(client.run(machine).values())
+    first = found[0]
+    for other in found[1:]:
+        kinds = [about["device"].partition(" x ")[2] for about in (first, other)]
+        if kinds[0] != kinds[1] or first["versions"] != other["versions"]:
+            raise ValueError(f"workers differ, and their rows would by rounding: {first}, and {other}")
+    return first
 
 
 def sweep_on(
@@ -80,9 +96,9 @@ def sweep_on(
             yield task.result()
         except KilledWorker as error:
             raise WorkersLost(
-                f"{error.allowed_failures + 1} workers were lost while they had the same initialisations, often for "
-                "lack of memory. The same command continues; distributed.scheduler.allowed-failures of the scheduler "
-                "lets it lose more"
+                f"workers lost while they had the same initialisations: {error.allowed_failures + 1}, often for lack "
+                "of memory. The same command continues; distributed.scheduler.allowed-failures of the scheduler lets "
+                "it lose more"
             ) from None
         task.release()
 

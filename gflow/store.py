@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from gflow.records import Records
 PENDING = -1
 """Verdict of a row that has not been computed yet."""
 
-FORMAT = "gflow-sweep-6"
+FORMAT = "gflow-sweep-7"
 
 MOST_ROWS, FEWEST_ROWS, GROUPS = 1024, 64, 64
 """A group has at most MOST_ROWS rows, and so few, down to FEWEST_ROWS, that there are GROUPS of them."""
@@ -86,6 +86,11 @@ def fingerprint(X, y) -> str:
     return digest.hexdigest()
 
 
+def digest(identity) -> str:
+    """SHA-256 of what a store is of: its format, data and spec."""
+    return hashlib.sha256("\n".join(identity[k] for k in ("format", "fingerprint", "spec")).encode()).hexdigest()
+
+
 def local(path) -> Path | None:
     """The path, also of a file:// URL, or None for any other URL."""
     if str(path).startswith("file://"):
@@ -109,6 +114,7 @@ def create(
     sweep is at `path`. An unfinished store of the same sweep is kept, and `pending` says what is left.
     """
     identity = {"format": FORMAT, "fingerprint": fingerprint(X, y), "spec": json.dumps(spec, sort_keys=True)}
+    identity["digest"] = digest(identity)
     if not _occupied(path):
         dataset, encoding = _layout(np.asarray(X, float), np.asarray(y, float), axes or {}, inits, width)
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -169,11 +175,15 @@ def _layout(X, y, axes: dict[str, list], inits: int, width: int):
 
 
 @contextlib.contextmanager
-def writing(path) -> Iterator[None]:
-    """Hold the store as its only writer. ValueError if another process does, or nobody can; a URL is not held."""
+def writing(path) -> Iterator[Callable[[], None]]:
+    """Hold the store as its only writer. ValueError if another process does, or nobody can; a URL is not held.
+
+    What is held is a folder, not its name: the function that this yields raises ValueError if another one, or none, has
+    the name now.
+    """
     place = local(path)
     if place is None or os.name != "posix":
-        yield
+        yield lambda: None
         return
     import fcntl
 
@@ -187,7 +197,12 @@ def writing(path) -> Iterator[None]:
             raise ValueError(
                 f"the file system of {path} cannot lock a folder ({error}); choose another --out"
             ) from error
-        yield  # the lock goes with the process, however that ends
+
+        def held() -> None:
+            if not place.is_dir() or not os.path.samestat(os.fstat(handle), place.stat()):
+                raise ValueError(f"{path} was moved, deleted or replaced while it was being written")
+
+        yield held  # the lock goes with the process, however that ends
     finally:
         os.close(handle)
 
@@ -280,6 +295,16 @@ def open_store(path):
     return dataset
 
 
+def verdicts(path) -> np.ndarray:
+    """All verdicts, PENDING where there is none yet. Raises ValueError if a chunk of them is damaged."""
+    try:
+        return open_store(path)["verdict"].values
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; if {path} is damaged, gflow verify {path} --repair marks the rows to compute anew"
+        ) from None
+
+
 def pending(path, where: dict[str, int] | None = None) -> np.ndarray:
     """Indices of the rows of a cell that have not been computed yet; whole groups."""
     return np.flatnonzero(open_store(path)["verdict"].isel(where or {}).values == PENDING)
@@ -295,8 +320,8 @@ def forget(path, damaged: list[str]) -> int:
     group, rows = zarr.open_group(place_of(path), mode="r+"), 0
     for chunk in damaged:
         name, _, at = chunk.partition("/c/")
-        if name in ("X", "y"):
-            raise ValueError(f"{chunk} of {path} is damaged: the data are lost, and with them the sweep")
+        if name in ("X", "y") or not at:
+            raise ValueError(f"{chunk} of {path} is damaged: data or layout are lost, and with them the sweep")
         verdict: zarr.Array = group["verdict"]  # pyright: ignore[reportAssignmentType]
         *cell, start = map(int, at.split("/")[: verdict.ndim])
         size = rows_of(verdict.shape[-1])

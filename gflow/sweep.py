@@ -7,6 +7,7 @@ nothing of a lane enters another. This stage knows no disk.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import diffrax
@@ -190,5 +191,6 @@ def _fitting(refill: Refill, indices: np.ndarray, *, devices, chunk: int, chunks
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or chunk * chunks == 1:
                 raise
+            warnings.warn("the device is out of memory: half as many lanes from here on", stacklevel=2)
         left = left[left != GONE]
         chunk, chunks = (chunk, chunks // 2) if chunks > 1 else (chunk // 2, 1)

@@ -20,7 +20,7 @@ from gflow.losses import TRAINED
 from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.optimum import solve_optimum
 from gflow.problem import Problem
-from gflow.store import LONG_NAMES, PENDING, fingerprint, open_store, place_of, rows_of, stored
+from gflow.store import LONG_NAMES, PENDING, digest, fingerprint, open_store, place_of, rows_of, stored
 
 AGREE = 1e-6
 """Recomputed objectives and certificates may differ by this, relatively."""
@@ -30,10 +30,10 @@ def verify(path, sample: int = 32, seed: int = 0) -> dict:
     """{rows, done, damaged, changed, checked, wrong, whole} of the store at `path`.
 
     `damaged`: chunks that cannot be read or whose checksum fails, as "name/c/0/3", and those that rows with a verdict
-    lack; `changed`: whether X and y are not those of the sweep, or the axes not those of its spec. Of a random `sample`
-    of the finished rows the limit is solved for again from its weights and certified; `wrong`: [{where, index, what}]
-    for those that differ. `whole`: nothing is damaged, changed or wrong, and no row is pending. Raises ValueError if
-    `path` is no sweep.
+    lack; `changed`: whether X, y or the spec are not those of the sweep, or the axes not those of its spec. Of a random
+    `sample` of the finished rows the limit is solved for again from its weights and certified; `wrong`: [{where, index,
+    what}] for those that differ. `whole`: nothing is damaged, changed or wrong, and no row is pending. Raises
+    ValueError if `path` is no sweep.
     """
     dataset = open_store(path)
     damaged = _damaged(path)
@@ -41,11 +41,12 @@ def verify(path, sample: int = 32, seed: int = 0) -> dict:
     report |= {"changed": None, "checked": 0, "wrong": []}
     if not any(name.split("/")[0] in ("X", "y") for name in damaged):
         same = fingerprint(dataset["X"].values, dataset["y"].values) == dataset.attrs["fingerprint"]
+        same = same and dataset.attrs.get("digest") == digest(dataset.attrs)
         report["changed"] = not (same and _has_its_axes(dataset))
     if not any(name.startswith("verdict/") for name in damaged):
         verdict = dataset["verdict"].values
         report["done"] = int(np.sum(verdict != PENDING))
-        report["damaged"] = damaged or _incomplete(path, dataset, verdict)
+        report["damaged"] = sorted({*damaged, *_incomplete(path, dataset, verdict)})
         if not report["damaged"] and not report["changed"]:
             report["checked"], report["wrong"] = _recomputed(dataset, verdict, sample, seed)
     sound = not report["damaged"] and report["changed"] is False and not report["wrong"]
@@ -58,6 +59,9 @@ def _damaged(path) -> list[str]:
     group, bad = zarr.open_group(place_of(path), mode="r"), []
     *axes, _ = group["verdict"].metadata.dimension_names  # pyright: ignore
     for name in ("X", "y", *(stored(name, axes) for name in LONG_NAMES)):
+        if name not in group:
+            bad.append(f"{name}/zarr.json")
+            continue
         array: zarr.Array = group[name]  # pyright: ignore[reportAssignmentType]
         counts = [range(-(-size // chunk)) for size, chunk in zip(array.shape, array.chunks, strict=True)]
         for which in itertools.product(*counts):
@@ -71,6 +75,8 @@ def _damaged(path) -> list[str]:
 def _has_its_axes(dataset) -> bool:
     """Whether coordinates are those of the spec, and initialisations counted from 0."""
     spec, (*axes, _) = json.loads(dataset.attrs["spec"]), dataset["verdict"].dims
+    if not {"init", *axes} <= set(dataset.coords):
+        return False
     counted = np.array_equal(dataset["init"].values, np.arange(dataset.sizes["init"]))
     for name in axes:
         values = dataset[name].values
@@ -90,6 +96,8 @@ def _incomplete(path, dataset, verdict) -> list[str]:
     groups = sorted({(*at[:-1], at[-1] // rows) for at in np.argwhere(verdict != PENDING).tolist()})
     lacking = []
     for name in (stored(name, axes) for name in LONG_NAMES):
+        if name not in group:
+            continue
         array: zarr.Array = group[name]  # pyright: ignore[reportAssignmentType]
         for at in groups:
             key = array.metadata.encode_chunk_key((*at, *(0,) * (array.ndim - len(at))))  # pyright: ignore

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,7 +57,6 @@ def gflow(tmp_path, monkeypatch, xla_cache, capsys):
 
 @pytest.fixture
 def copy(whole, tmp_path):
-    import shutil
 
     return shutil.copytree(whole, tmp_path / "copy.zarr")
 
@@ -118,13 +118,55 @@ def test_damage_is_found_and_repaired(gflow, copy, whole):
     status, _, err = gflow(*COMMAND, "--out", copy)
     assert status == 0, err
     assert gflow("verify", copy, "--sample", 2)[0] == 0
-    assert sorted(chunks(copy)) == sorted(chunks(whole))
+    assert chunks(copy) == chunks(whole)
 
 
-def test_a_row_without_its_columns_is_found(gflow, copy):
+def test_damaged_verdicts_are_computed_anew(gflow, copy, whole):
+    chunk = copy / "verdict" / "c" / "3"
+    chunk.write_bytes(b"")
+    status, _, err = gflow(*COMMAND, "--out", copy)
+    assert status == 2 and "--repair" in err
+    assert gflow("verify", copy, "--repair")[0] == 1
+    assert gflow(*COMMAND, "--out", copy)[0] == 0
+    assert chunks(copy) == chunks(whole)
+
+
+def test_what_a_row_lacks_is_found_beside_what_is_damaged(gflow, copy):
     (copy / "loss" / "c" / "2").unlink()
+    chunk = copy / "objective" / "c" / "1"
+    chunk.write_bytes(chunk.read_bytes()[:-5])
     status, out, _ = gflow("verify", copy, "--json")
-    assert status == 1 and "loss/c/2" in json.loads(out)["damaged"]
+    assert status == 1 and json.loads(out)["damaged"] == ["loss/c/2", "objective/c/1"]
+
+
+@pytest.mark.filterwarnings("ignore:Object at loss")
+def test_lost_parts_of_the_layout_are_found(gflow, copy):
+    shutil.rmtree(copy / "init")
+    status, out, _ = gflow("verify", copy, "--json")
+    assert status == 1 and json.loads(out)["changed"]
+    (copy / "loss" / "zarr.json").unlink()
+    status, out, _ = gflow("verify", copy, "--json")
+    assert status == 1 and "loss/zarr.json" in json.loads(out)["damaged"]
+    status, _, err = gflow("verify", copy, "--repair")
+    assert status == 2 and "layout" in err
+
+
+def test_an_edited_spec_is_found(gflow, copy):
+    group = zarr.open_group(copy, mode="r+")
+    group.attrs["spec"] = json.dumps(json.loads(group.attrs["spec"]) | {"seed": 7}, sort_keys=True)
+    status, out, _ = gflow("verify", copy, "--json")
+    assert status == 1 and json.loads(out)["changed"]
+
+
+def test_a_store_that_is_replaced_while_it_is_written_is_left_alone(copy):
+    with store.writing(copy) as held:
+        held()
+        copy.rename(copy.with_name("moved"))
+        with pytest.raises(ValueError, match="moved"):
+            held()
+        copy.mkdir()
+        with pytest.raises(ValueError, match="replaced"):
+            held()
 
 
 def test_edited_results_and_data_are_found(gflow, copy):
@@ -193,9 +235,10 @@ def test_a_full_disk_leaves_whole_chunks(gflow, tmp_path, monkeypatch, whole):
     monkeypatch.setattr(zarr.storage.LocalStore, "set", put)
     assert 0 < len(store.pending(path)) <= 200
     assert gflow(*COMMAND, "--out", path)[0] == 0
-    assert sorted(chunks(path)) == sorted(chunks(whole))
+    assert chunks(path).keys() == chunks(whole).keys()
+    # rows were in other lanes, on which they may depend by rounding as tests compile them (the flag in conftest.py)
     a, b = (xr.open_zarr(p, consolidated=False) for p in (path, whole))
-    for name in ("objective", "verdict", "neurons"):
+    for name in ("objective", "verdict", "neurons", "certificate", "margin", "W1", "w2"):
         np.testing.assert_allclose(a[name], b[name], rtol=1e-9)
 
 

@@ -6,12 +6,12 @@ import platform
 import shlex
 import sys
 
-COMPUTING = ("gflow", "jax", "jaxlib", "diffrax", "equinox", "numpy")
+COMPUTING = ("gflow", "jax", "jaxlib", "diffrax", "equinox", "numpy", "scipy")
 """Packages whose version may show in a result."""
 
 
-def provenance(seed: int, dtype: str) -> dict:
-    """Attributes of a store; none of them determines a result."""
+def machine() -> dict:
+    """{versions, device} of this process."""
     from importlib.metadata import version
 
     import jax
@@ -22,10 +22,12 @@ def provenance(seed: int, dtype: str) -> dict:
     return {
         "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
         "device": f"{len(lane_devices())} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
-        "dtype": dtype,
-        "command": shlex.join(["gflow", *sys.argv[1:]]),
-        "seed": seed,
     }
+
+
+def provenance(seed: int, dtype: str) -> dict:
+    """What was asked for; attributes of a store, with those of `machine`. None of them determines a result."""
+    return {"dtype": dtype, "command": shlex.join(["gflow", *sys.argv[1:]]), "seed": seed}
 
 
 def warn_of_others(begun: dict, here: dict) -> None:

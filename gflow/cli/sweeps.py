@@ -14,7 +14,7 @@ import typer
 from gflow.cli.inputs import InputError, announce, check_folder, checked
 from gflow.cli.options import Bias, Json, Standardize
 from gflow.cli.progress import Progress, say
-from gflow.cli.provenance import provenance, warn_of_others
+from gflow.cli.provenance import machine, provenance, warn_of_others
 
 SpecData = Annotated[
     str, typer.Argument(metavar="DATA|SPEC.toml", help="as for run, or a .toml file with data and any of the options")
@@ -60,7 +60,7 @@ def sweep(
     """Many initialisations, each to its certified limit, into a store; continues a store that was interrupted."""
     import numpy as np
 
-    from gflow import store
+    from gflow import cluster, store
     from gflow.cli import output, spec, tables
     from gflow.summary import sweep_summary
 
@@ -77,23 +77,28 @@ def sweep(
     problems, notes = chosen.problems()
     X, y = _arrays(problems, chosen)
     count, rows = chosen.values["inits"], store.rows_of(chosen.values["inits"])
-    attributes = provenance(chosen.values["seed"], chosen.values["dtype"])
+    client = checked(cluster.connect, scheduler) if scheduler else None
+    if client and not client.scheduler_info()["workers"]:
+        say(f"{scheduler} has no workers yet; waiting for the first")
+    made_by = checked(cluster.of_workers, client, machine) if client else machine()
+    attributes = made_by | provenance(chosen.values["seed"], chosen.values["dtype"])
     create = {"inits": count, "width": chosen.width, "axes": chosen.axes, "attributes": attributes}
     checked(store.create, out, X, y, chosen.values, **create)
     announce(notes)
     with contextlib.ExitStack() as held:
-        checked(held.enter_context, store.writing(out))
-        done = store.open_store(out)["verdict"].values
+        in_place = checked(held.enter_context, store.writing(out))
+        done = checked(store.verdicts, out)
         if (done >= 0).any():
             say(f"{out} holds {int((done >= 0).sum())} of {done.size} initialisations; continuing")
             if (done == store.PENDING).any():
                 warn_of_others(store.open_store(out).attrs, attributes)
         progress = held.enter_context(Progress(done.size, done))
-        run = _on_cluster(scheduler) if scheduler else _here(use, processes)
+        run = _on_cluster(client) if client else _here(use, processes)
         for cell in chosen.cells():
             left = np.flatnonzero(done[tuple(cell.where.values())] == store.PENDING)
             for records in run(cell, left, chosen.values, rows, progress) if len(left) else ():
                 now = time.perf_counter()
+                checked(in_place)
                 store.append(out, records, cell.where, now - started)
                 started = now
                 progress.advance(records)
@@ -188,10 +193,8 @@ def _here(devices, processes: int):
     return run
 
 
-def _on_cluster(address: str):
+def _on_cluster(client):
     from gflow import cluster
-
-    client = checked(cluster.connect, address)
 
     def run(cell, left, values, rows, progress):
         options = {"seed": values["seed"], "dtype": values["dtype"], "rows": rows, "inits": values["inits"]}

@@ -43,7 +43,7 @@ def print_verified(console, found: dict) -> None:
     done = "unknown" if found["done"] is None else found["done"]
     console.print(f"[bold]{'whole' if found['whole'] else 'NOT WHOLE'}[/bold]: {done} of {found['rows']} rows are done")
     if found["changed"]:
-        console.print("X and y in the store are not those of the sweep")
+        console.print("data, spec or axes in the store are not those of the sweep")
     for name in found["damaged"][:SHOWN]:
         console.print(f"damaged: {name}")
     for row in found["wrong"][:SHOWN]:
