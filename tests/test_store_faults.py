@@ -57,7 +57,6 @@ def gflow(tmp_path, monkeypatch, xla_cache, capsys):
 
 @pytest.fixture
 def copy(whole, tmp_path):
-
     return shutil.copytree(whole, tmp_path / "copy.zarr")
 
 
@@ -194,7 +193,6 @@ def test_a_second_writer_is_refused(gflow, copy):
 
 
 def test_a_file_system_without_locks_is_named(gflow, copy, monkeypatch):
-    import errno
     import fcntl
 
     def none(*_):

@@ -30,13 +30,9 @@ def provenance(seed: int, dtype: str) -> dict:
     return {"dtype": dtype, "command": shlex.join(["gflow", *sys.argv[1:]]), "seed": seed}
 
 
-def warn_of_others(begun: dict, here: dict) -> None:
-    """Say so where a store was begun on another kind of device or by other versions: rows may differ by rounding."""
-    from gflow.cli.progress import say
-
-    kind = lambda attributes: attributes["device"].partition(" x ")[2]  # noqa: E731
-    pairs = {"device": (kind(begun), kind(here))}
-    pairs |= {name: (begun["versions"].get(name), here["versions"][name]) for name in COMPUTING}
-    changed = [f"{name} {old}, here {new}" for name, (old, new) in pairs.items() if old != new]
-    if changed:
-        say(f"warning: begun with {'; '.join(changed)}: rows from here on may differ from what those give by rounding")
+def differences(other: dict, here: dict) -> str:
+    """What of two `machine`s may show in a result by rounding, kind of device and versions; empty if nothing."""
+    kind = lambda about: about["device"].partition(" x ")[2]  # noqa: E731
+    pairs = {"device": (kind(other), kind(here))}
+    pairs |= {name: (other["versions"].get(name), here["versions"][name]) for name in COMPUTING}
+    return "; ".join(f"{name} {old}, here {new}" for name, (old, new) in pairs.items() if old != new)

@@ -14,7 +14,7 @@ import typer
 from gflow.cli.inputs import InputError, announce, check_folder, checked
 from gflow.cli.options import Bias, Json, Standardize
 from gflow.cli.progress import Progress, say
-from gflow.cli.provenance import machine, provenance, warn_of_others
+from gflow.cli.provenance import differences, machine, provenance
 
 SpecData = Annotated[
     str, typer.Argument(metavar="DATA|SPEC.toml", help="as for run, or a .toml file with data and any of the options")
@@ -78,10 +78,9 @@ def sweep(
     X, y = _arrays(problems, chosen)
     count, rows = chosen.values["inits"], store.rows_of(chosen.values["inits"])
     client = checked(cluster.connect, scheduler) if scheduler else None
-    if client and not client.scheduler_info()["workers"]:
-        say(f"{scheduler} has no workers yet; waiting for the first")
-    made_by = checked(cluster.of_workers, client, machine) if client else machine()
-    attributes = made_by | provenance(chosen.values["seed"], chosen.values["dtype"])
+    attributes = (_machine_of_workers(client) if client else machine()) | provenance(
+        chosen.values["seed"], chosen.values["dtype"]
+    )
     create = {"inits": count, "width": chosen.width, "axes": chosen.axes, "attributes": attributes}
     checked(store.create, out, X, y, chosen.values, **create)
     announce(notes)
@@ -90,8 +89,9 @@ def sweep(
         done = checked(store.verdicts, out)
         if (done >= 0).any():
             say(f"{out} holds {int((done >= 0).sum())} of {done.size} initialisations; continuing")
-            if (done == store.PENDING).any():
-                warn_of_others(store.open_store(out).attrs, attributes)
+            changed = differences(store.open_store(out).attrs, attributes)
+            if changed and (done == store.PENDING).any():
+                say(f"warning: begun with {changed}: rows from here on may differ from what those give by rounding")
         progress = held.enter_context(Progress(done.size, done))
         run = _on_cluster(client) if client else _here(use, processes)
         for cell in chosen.cells():
@@ -191,6 +191,19 @@ def _here(devices, processes: int):
         return gflow.sweep(cell.problem, cell.law, cell.width, left, watch=progress.watch, **options)
 
     return run
+
+
+def _machine_of_workers(client) -> dict:
+    """{versions, device} of the workers, which must agree."""
+    from gflow import cluster
+
+    if not client.scheduler_info()["workers"]:
+        say("the scheduler has no workers yet; waiting for the first")
+    first, *others = cluster.of_workers(client, machine)
+    for other in others:
+        if differences(other, first):
+            raise InputError(f"workers differ, and their rows would by rounding: {differences(other, first)}")
+    return first
 
 
 def _on_cluster(client):
