@@ -36,7 +36,7 @@ TSIT5 = gflow.Filippov(diffrax.Tsit5())
 
 
 def tolerance(rtol: float) -> diffrax.PIDController:
-    return diffrax.PIDController(rtol=rtol, atol=rtol)
+    return gflow.PIController(rtol)
 
 
 def problem_of(data) -> gflow.Problem:

@@ -15,7 +15,6 @@ from harness import Report
 
 jax.config.update("jax_enable_x64", True)
 
-import diffrax
 import jax.numpy as jnp
 import optax
 
@@ -27,7 +26,7 @@ def case_d(report: Report) -> None:
     """Two orthogonal samples: the flow ends at the interpolating network of least norm."""
     problem = gflow.Problem([[-0.5, 1.0], [2.0, 1.0]], [-1.0, 1.0], loss=gflow.Squared())
     network = gflow.Gaussian(1e-30)(jax.random.key(0), problem, 20)
-    tight = diffrax.PIDController(rtol=1e-8, atol=1e-8)
+    tight = gflow.PIController(1e-8)
     limit = gflow.find_limit(problem, gflow.solve_flow(problem, network, saves=1, controller=tight))
     v, sign = np.asarray(limit.network.W1 * jnp.abs(limit.network.w2)), np.sign(limit.network.w2)
     off = max(np.abs(v[:, sign > 0].sum(1) - [0.4, 0.2]).max(), np.abs(v[:, sign < 0].sum(1) - [-0.4, 0.8]).max())
@@ -103,7 +102,7 @@ def optimizers(report: Report, inits: int = 8) -> None:
     known = gflow.faces(problem.X)
     optimum = gflow.solve_max_margin(problem, known)
     networks = [gflow.Gaussian(1e-2)(gflow.key_of(0, i), problem, 50) for i in range(inits)]
-    coarse = diffrax.PIDController(rtol=1e-3, atol=1e-3)
+    coarse = gflow.PIController(1e-3)
     flow = jax.jit(
         lambda net: gflow.solve_flow(problem, net, saves=1, chart=gflow.BalancedPolar, controller=coarse).final
     )
@@ -206,7 +205,7 @@ def real(report: Report, steps: int = 20_000) -> None:
         problem, known = gflow.Problem(X, data.y), gflow.faces(X)
         network = gflow.Gaussian(1e-3)(gflow.key_of(0, 0), problem, 50)
         start = time.perf_counter()
-        flow = gflow.solve_flow(problem, network, saves=1, controller=diffrax.PIDController(rtol=1e-3, atol=1e-3))
+        flow = gflow.solve_flow(problem, network, saves=1, controller=gflow.PIController(1e-3))
         limit = gflow.find_limit(problem, flow)
         _proved(
             report,

@@ -22,7 +22,6 @@ import jax
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", (os.cpu_count() or 1) + 1)
 
-import diffrax
 import jax.numpy as jnp
 import numpy as np
 from harness import Report
@@ -111,7 +110,7 @@ def first_weights(problem, law, width: int, inits: int):
 
 def timed_batches(problem, networks, lanes: int):
     """Seconds of the flows of stacked networks, `lanes` at a time, and the steps of every flow."""
-    options = {"saves": 1, "chart": gflow.BalancedPolar, "controller": diffrax.PIDController(rtol=1e-3, atol=1e-3)}
+    options = {"saves": 1, "chart": gflow.BalancedPolar, "controller": gflow.PIController(1e-3)}
     run = jax.jit(jax.vmap(lambda network: gflow.solve_flow(problem, network, **options).steps))
     count = jax.tree.leaves(networks)[0].shape[0]
     batches = [jax.tree.map(lambda a, at=at: a[at : at + lanes], networks) for at in range(0, count, lanes)]

@@ -69,7 +69,7 @@ def case_c(report: Report) -> None:
     for clock in (gflow.ScaledClock(), gflow.PhysicalClock()):
         flow = gflow.solve_flow(
             problem, gflow.TwoLayer(root[None, None], root[None]), until_t=cases.C_T, clock=clock,
-            solver=diffrax.Dopri8(), controller=diffrax.PIDController(rtol=1e-11, atol=1e-11),
+            solver=diffrax.Dopri8(), controller=gflow.PIController(1e-11),
         )  # fmt: skip
         at_most(report, f"case C on {type(clock).__name__}", 1e-8, abs(float(flow.margins[-1, 0]) / p - 1))
 

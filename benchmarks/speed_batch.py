@@ -67,7 +67,7 @@ def residuals(problem, networks):
 def lanes(problem, inits: int, level: float) -> dict:
     """Lanes alone, stopped at the residual; a vmapped batch."""
     stop = (gflow.KKTTarget(level, jnp.inf), gflow.Unfitted())
-    stepper = gflow.Stepper(problem, stop=stop, controller=diffrax.PIDController(rtol=1e-3, atol=1e-3))
+    stepper = gflow.Stepper(problem, stop=stop, controller=gflow.PIController(1e-3))
     start = eqx.filter_jit(lambda networks: jax.vmap(stepper.start)(networks))
     networks = first_networks(problem, inits)
     for _ in range(2):  # the first time compiles

@@ -19,7 +19,6 @@ from harness import Report, seconds
 
 jax.config.update("jax_enable_x64", True)
 
-import diffrax
 import equinox as eqx
 import jax.numpy as jnp
 
@@ -58,7 +57,7 @@ def refill(dtype: str) -> tuple[gflow.Problem, Refill]:
     """gaussian (10,5), its flows in this precision."""
     data = datasets.gaussian(10, 5)
     problem = gflow.Problem(data.X, data.y)
-    stepper = Stepper(cast(problem, dtype), controller=diffrax.PIDController(rtol=1e-3, atol=1e-3))
+    stepper = Stepper(cast(problem, dtype), controller=gflow.PIController(1e-3))
     return problem, Refill(stepper, Draw(numeric(LAW, problem.X.dtype), problem, jnp.asarray(0), WIDTH, dtype))
 
 

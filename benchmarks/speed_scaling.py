@@ -17,7 +17,6 @@ from harness import Report, seconds
 
 jax.config.update("jax_enable_x64", True)
 
-import diffrax
 import jax.numpy as jnp
 
 import gflow
@@ -35,7 +34,7 @@ def batch(n: int, d: int, m: int, lanes: int):
     problem = gflow.Problem(data.X, data.y)
     law = gflow.Gaussian(1e-2)
     networks = jax.vmap(lambda i: law(gflow.key_of(0, i), problem, m))(jnp.arange(lanes))
-    stepper = gflow.Stepper(problem, controller=diffrax.PIDController(rtol=1e-3, atol=1e-3))
+    stepper = gflow.Stepper(problem, controller=gflow.PIController(1e-3))
     return stepper, start(stepper, networks)
 
 

@@ -25,6 +25,7 @@ from gflow.fates import FATE, fates
 from gflow.flow.charts import BalancedPolar, Cartesian, FrozenOutput, Hyperbolic
 from gflow.flow.chebyshev import Chebyshev
 from gflow.flow.clocks import PhysicalClock, ScaledClock
+from gflow.flow.controller import PIController
 from gflow.flow.filippov import Filippov
 from gflow.flow.kinks import KINK, Kinks
 from gflow.flow.lanes import Stepper
@@ -78,6 +79,7 @@ __all__ = [
     "MarginTarget",
     "MaxMargin",
     "MinNorm",
+    "PIController",
     "Penalized",
     "PhysicalClock",
     "Problem",

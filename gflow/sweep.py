@@ -20,6 +20,7 @@ from gflow.convex.faces import Faces
 from gflow.convex.oracle import require_float64
 from gflow.elsewhere import judged
 from gflow.flow.charts import AbstractChart, BalancedPolar, Cartesian, Hyperbolic
+from gflow.flow.controller import PIController
 from gflow.flow.lanes import Stepper
 from gflow.flow.pool import Refill, harvests
 from gflow.flow.solve import numeric
@@ -113,7 +114,7 @@ def sweep(
     devices: Sequence | None = None,
     watch: Callable[[int, int], None] | None = None,
     dtype: str = "float64",
-    controller: diffrax.PIDController = diffrax.PIDController(rtol=RTOL, atol=RTOL),
+    controller: diffrax.PIDController = PIController(RTOL),
     **flow_options,
 ) -> Iterator[Records]:
     """Run initialisations 0..inits-1 (or the given ones) and yield Records of `rows` of them, in the order in which

@@ -4,7 +4,6 @@ import inspect
 import itertools
 
 import cases
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -47,7 +46,7 @@ def test_no_entry_is_left_out():
 
 def assert_lanes_are_flows(problem, networks, chart, clock):
     """Every lane of a batch against the flow of its network alone."""
-    tight = diffrax.PIDController(rtol=RTOL, atol=RTOL)
+    tight = gflow.PIController(RTOL)
     stepper = gflow.Stepper(problem, chart=chart, clock=clock, controller=tight, stop=(), until=UNTIL)
     lanes = start(stepper, networks)
     while bool(jnp.any(lanes.running)):

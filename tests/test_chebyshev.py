@@ -2,6 +2,7 @@
 
 import diffrax
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from hypothesis import strategies as st
 import gflow
 from gflow import datasets
 from gflow.flow.chebyshev import recurrence
+from gflow.flow.clocks import ScaledClock
+from gflow.flow.field import Field
+from gflow.flow.start import initial_modes
 
 
 def polynomial(stages, z):
@@ -55,6 +59,38 @@ def test_against_diffrax_on_a_stiff_linear_system():
     )  # fmt: skip
     np.testing.assert_allclose(sol.ys[0, 0], np.exp(-1.0), rtol=1e-4)
     assert abs(sol.ys[0, 1]) < 1e-6
+
+
+@given(st.floats(0.0, 600.0))
+def test_a_step_has_the_stages_that_it_needs(extent):
+    family = gflow.Chebyshev().family
+    stages = int(family.needed(extent))
+    assert abs(polynomial(stages, -extent)) <= 1 + 1e-9
+    assert stages == family.fewest or extent > 0.65 * ((stages - 1) ** 2 - 1)
+    np.testing.assert_array_equal(np.array(family.table)[:, stages - family.fewest, : stages + 1], recurrence(stages))
+
+
+@pytest.mark.parametrize("loss", [gflow.Logistic(), gflow.Exponential(), gflow.Squared()])
+@pytest.mark.parametrize("scale", [0.1, 3.0])
+def test_stiffness_bounds_the_eigenvalues_of_the_field(loss, scale):
+    data = datasets.gaussian(n=8, d=3)
+    problem = gflow.Problem(data.X, data.y, loss=loss)
+    law = gflow.Gaussian(scale)
+
+    def compared(key):
+        chart, z = gflow.Cartesian.encode(law(key, problem, 6))
+        field = Field(problem, chart, ScaledClock())
+        modes = initial_modes(field, z)
+        flat, unravel = jax.flatten_util.ravel_pytree(z)
+        velocity = lambda v: jax.flatten_util.ravel_pytree(field.rates(unravel(v), modes).dz)[0]  # noqa: E731
+        return jax.jacfwd(velocity)(flat), field.stiffness(z, field.rates(z, modes), field.slopes(modes.on))
+
+    J, bound = jax.jit(jax.vmap(compared))(jax.vmap(lambda i: gflow.key_of(0, i))(jnp.arange(20)))
+    # what pulls back: eigenvalues on the negative side; those that push away are of order 1 on the clock s
+    fastest = -np.min(np.linalg.eigvals(np.asarray(J)).real, axis=1)
+    assert np.all(fastest <= np.asarray(bound) * (1 + 1e-9))
+    # samples on the wrong side have weights that hardly depend on their margins: a bound by p is loose for them
+    assert scale < 1 or isinstance(loss, gflow.Logistic) or np.median(np.asarray(bound) / fastest) < 6
 
 
 def test_too_few_stages_are_refused():

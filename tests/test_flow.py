@@ -12,7 +12,7 @@ import gflow
 from gflow import datasets
 
 A = gflow.Problem(cases.A_X, cases.A_y)
-TIGHT = diffrax.PIDController(rtol=1e-11, atol=1e-11)
+TIGHT = gflow.PIController(1e-11)
 
 
 def first(problem, width=20, scale=1e-3, index=0):

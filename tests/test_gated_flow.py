@@ -9,7 +9,7 @@ import gflow
 from gflow import datasets
 
 DATA = datasets.gaussian(n=10, d=5)
-ROUGH = diffrax.PIDController(rtol=1e-3, atol=1e-3)
+ROUGH = gflow.PIController(1e-3)
 
 
 def start_of(decay=0.0, seed=0):
@@ -21,7 +21,7 @@ def start_of(decay=0.0, seed=0):
 def test_a_flow_with_fixed_gates_against_small_steps():
     problem, _ = start_of()
     network = gflow.Gaussian(0.3)(gflow.key_of(0, 0), problem, 20)
-    tight = diffrax.PIDController(rtol=1e-6, atol=1e-6)
+    tight = gflow.PIController(1e-6)
     flow = gflow.solve_flow(problem, network, until_s=2.0, saves=1, controller=tight)
     gates, h = np.asarray(problem.activation.masks) * 1.0, 2e-5
     W, a = np.asarray(network.W1), np.asarray(network.w2)

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 import gflow
 from gflow import KINK, datasets
 
-TIGHT = diffrax.PIDController(rtol=1e-11, atol=1e-11)
+TIGHT = gflow.PIController(1e-11)
 
 
 def one_neuron(w, a=1.0):
@@ -50,7 +50,7 @@ def test_the_log_agrees_with_the_reference():
     kind = {("slide", "on"): KINK.LEFT, ("slide", "off"): KINK.LEFT}
     kind |= {(a, "slide"): KINK.STARTED_SLIDING for a in ("on", "off")}
     events = [(i, k, kind.get((a, b), KINK.CROSSED), s) for s, i, k, a, b in exact.events if a != b]
-    tight = diffrax.PIDController(rtol=1e-9, atol=1e-9)
+    tight = gflow.PIController(1e-9)
     flow = gflow.solve_flow(problem, network, until_s=until, saves=1, kinks=200, controller=tight)
     log = flow.kinks
     assert int(log.lost) == 0 and bool(jnp.all(jnp.diff(log.s[: int(log.total)]) >= 0))
@@ -95,7 +95,7 @@ def test_leaky_relu_flows():
     data = datasets.gaussian(n=6, d=2, seed=3)
     problem = gflow.Problem(data.X, data.y, activation=gflow.LeakyReLU(0.3))
     network = gflow.Gaussian(1e-1)(gflow.key_of(0, 0), problem, 4)
-    tight = diffrax.PIDController(rtol=1e-8, atol=1e-8)
+    tight = gflow.PIController(1e-8)
     own = gflow.solve_flow(problem, network, until_s=2.0, saves=8, controller=tight)
     plain = gflow.solve_flow(problem, network, until_s=2.0, saves=8, controller=tight, solver=diffrax.Tsit5())
     np.testing.assert_allclose(own.network.W1[-1], plain.network.W1[-1], rtol=1e-5, atol=1e-6)

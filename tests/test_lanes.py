@@ -23,7 +23,7 @@ def networks(count, problem=PROBLEM):
 
 
 def test_lanes_are_the_flows_of_solve_flow():
-    tight = diffrax.PIDController(rtol=1e-6, atol=1e-6)
+    tight = gflow.PIController(1e-6)
     stepper = gflow.Stepper(PROBLEM, controller=tight, stop=(), until=8.0)
     nets = networks(8)
     lanes = start(stepper, nets)
@@ -64,11 +64,9 @@ def test_a_lane_at_the_step_limit_ends_alone():
 @pytest.mark.parametrize("solver", [diffrax.Heun(), diffrax.Bosh3(), diffrax.Dopri5(), diffrax.Dopri8()])
 def test_any_explicit_method_reaches_the_same_state(solver):
     tolerance = 1e-5 if isinstance(solver, diffrax.Heun) else 1e-6
-    controller = diffrax.PIDController(rtol=tolerance, atol=tolerance)
+    controller = gflow.PIController(tolerance)
     network = jax.tree.map(lambda a: a[0], networks(1))
-    exact = gflow.solve_flow(
-        PROBLEM, network, until_s=8.0, saves=1, controller=diffrax.PIDController(rtol=1e-9, atol=1e-9)
-    )
+    exact = gflow.solve_flow(PROBLEM, network, until_s=8.0, saves=1, controller=gflow.PIController(1e-9))
     flow = gflow.solve_flow(
         PROBLEM, network, until_s=8.0, saves=1, solver=gflow.Filippov(solver), controller=controller, max_steps=20_000
     )
@@ -84,7 +82,7 @@ def test_methods_that_are_not_explicit_are_refused():
 
 def test_saved_points_lie_on_the_curve():
     # dense output through dozens of kinks: a saved state is the end of a flow to that time
-    network, tight = jax.tree.map(lambda a: a[0], networks(1)), diffrax.PIDController(rtol=1e-7, atol=1e-7)
+    network, tight = jax.tree.map(lambda a: a[0], networks(1)), gflow.PIController(1e-7)
     curve = gflow.solve_flow(PROBLEM, network, until_s=9.0, saves=7, controller=tight)
     end = gflow.solve_flow(PROBLEM, network, until_s=float(curve.s[4]), saves=1, controller=tight)
     np.testing.assert_allclose(curve.margins[4], end.margins[-1], atol=1e-5 * float(jnp.max(jnp.abs(end.margins))))

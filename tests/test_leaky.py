@@ -1,6 +1,5 @@
 """Leaky ReLU: the convex program, limits and certificates, against CVXPY, brute force and a closed form."""
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,7 +79,7 @@ def test_symmetric_data_have_the_margin_of_the_linear_separator(alpha):
     assert np.all(X @ u >= 1 - 1e-12) and np.all(np.linalg.solve(X[1:].T, u) > 0)  # the hard-margin SVM's conditions
     problem = gflow.Problem(np.vstack([X, -X]), np.repeat([1.0, -1.0], 3), activation=gflow.LeakyReLU(alpha))
     network = gflow.Gaussian()(jax.random.key(0), problem, 30)
-    controller = diffrax.PIDController(rtol=1e-3, atol=1e-3)
+    controller = gflow.PIController(1e-3)
     limit = gflow.find_limit(problem, gflow.solve_flow(problem, network, saves=1, controller=controller))
     assert limit.polished and limit.kkt_residual < 1e-12
     assert float(problem.normalised_margin(limit.network)) == pytest.approx((1 + alpha) * gamma / 4, rel=1e-8)
@@ -159,7 +158,7 @@ def test_one_neuron_ends_at_its_closed_form(beta):
         [[1.0], [-1.0]], [1.0, -alpha], loss=gflow.Squared(), activation=gflow.LeakyReLU(alpha), weight_decay=beta
     )
     start = gflow.TwoLayer(jnp.asarray([[1e-5]]), jnp.asarray([1e-5]))
-    flow = gflow.solve_flow(problem, start, saves=1, controller=diffrax.PIDController(rtol=1e-3, atol=1e-3))
+    flow = gflow.solve_flow(problem, start, saves=1, controller=gflow.PIController(1e-3))
     limit = gflow.find_limit(problem, flow)
     p = 1 - beta / (1 + alpha**2)
     assert limit.polished and float(limit.network.W1[0, 0] * limit.network.w2[0]) == pytest.approx(p, rel=1e-8)
@@ -176,7 +175,7 @@ def test_limits_with_weight_decay_never_beat_the_program():
         X, y = rng.standard_normal((8, 2)), rng.choice([-1.0, 1.0], 8)
         problem = gflow.Problem(X, y, loss=gflow.Squared(), activation=gflow.LeakyReLU(0.2), weight_decay=0.3)
         network = gflow.Gaussian()(gflow.key_of(0, seed), problem, 30)
-        controller = diffrax.PIDController(rtol=1e-3, atol=1e-3)
+        controller = gflow.PIController(1e-3)
         flow = gflow.solve_flow(problem, network, saves=1, controller=controller)
         limit, program = gflow.find_limit(problem, flow), gflow.solve_penalized(problem, 0.3)
         assert limit.polished and limit.kkt_residual <= 1e-9

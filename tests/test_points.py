@@ -1,6 +1,5 @@
 """Flows that end at points: the squared loss and weight decay, their limits and certificates."""
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 import gflow
 
-TIGHT = diffrax.PIDController(rtol=1e-11, atol=1e-11)
+TIGHT = gflow.PIController(1e-11)
 NORM = 1 / np.sqrt(5) + 1 / np.sqrt(1.25)
 CASE_D = {"X": [[-0.5, 1.0], [2.0, 1.0]], "y": [-1.0, 1.0], "loss": gflow.Squared()}
 
@@ -22,7 +21,7 @@ def grouped(network, sign):
 def case_d():
     problem = gflow.Problem(**CASE_D)
     network = gflow.Gaussian(1e-30)(jax.random.key(0), problem, 20)
-    controller = diffrax.PIDController(rtol=1e-8, atol=1e-8)
+    controller = gflow.PIController(1e-8)
     return problem, network, gflow.solve_flow(problem, network, saves=200, controller=controller)
 
 
@@ -100,7 +99,7 @@ def test_sliding_flows_against_a_descent_of_small_steps(loss, decay):
     X, y = rng.standard_normal((10, 3)), rng.choice([-1.0, 1.0], 10)
     problem = gflow.Problem(X, y, loss=loss, weight_decay=decay)
     network = gflow.Gaussian(0.1)(jax.random.key(1), problem, 12)
-    controller = diffrax.PIDController(rtol=1e-7, atol=1e-7)
+    controller = gflow.PIController(1e-7)
     flow = gflow.solve_flow(problem, network, until_t=2.0, saves=1, controller=controller, kinks=200)
     assert int(jnp.sum(flow.kinks.kind == gflow.KINK.STARTED_SLIDING)) > 0
     expected = euler(problem, network, 2.0, 200_000)
@@ -110,7 +109,7 @@ def test_sliding_flows_against_a_descent_of_small_steps(loss, decay):
 
 @pytest.mark.parametrize("loss", [gflow.Squared(), gflow.Logistic()], ids=["squared", "logistic"])
 def test_limits_with_weight_decay_never_beat_the_program(loss):
-    verdicts, options = set(), {"saves": 1, "controller": diffrax.PIDController(rtol=1e-3, atol=1e-3)}
+    verdicts, options = set(), {"saves": 1, "controller": gflow.PIController(1e-3)}
     for seed in range(2):
         rng = np.random.default_rng(seed)
         X, y = rng.standard_normal((12, 2)), rng.choice([-1.0, 1.0], 12)
@@ -184,7 +183,7 @@ def test_a_flow_stopped_at_a_saddle_is_not_its_limit():
     problem = gflow.Problem(**CASE_D, weight_decay=0.05)
     v = jnp.asarray([[0.4, -0.4], [0.2, 0.8]]) * jnp.asarray([1.0, 1e-12])
     root = jnp.sqrt(jnp.linalg.norm(v, axis=0))
-    controller = diffrax.PIDController(rtol=1e-6, atol=1e-6)
+    controller = gflow.PIController(1e-6)
     network = gflow.TwoLayer(v / root, root * jnp.asarray([1.0, -1.0]))
     flow = gflow.solve_flow(problem, network, until_t=8.0, saves=1, controller=controller)
     limit = gflow.find_limit(problem, flow)

@@ -1,6 +1,5 @@
 """Neurons with a^2 > |w|^2 that pass w = 0, rest there, and leave: closed forms, a plain descent, and the circle."""
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import gflow
 from gflow.flow.departure import departure, descent
 
-TIGHT = diffrax.PIDController(rtol=1e-11, atol=1e-11)
+TIGHT = gflow.PIController(1e-11)
 
 
 def end(X, y, W1, w2, until, controller=TIGHT, loss=gflow.Logistic()):
@@ -42,7 +41,7 @@ def test_a_neuron_leaves_the_tip_when_a_ray_opens():
     y = np.array([-1.0, 1, 1, 1, 1])
     W1, w2 = np.array([[0.038, -0.003, 0.0312], [0.0735, -0.0768, 0.0182]]), np.array([0.0414, -0.0768, -0.3616])
     for rtol in (1e-4, 1e-6, 1e-8):
-        flow = end(X, y, W1, w2, 6.0, diffrax.PIDController(rtol=rtol, atol=rtol))
+        flow = end(X, y, W1, w2, 6.0, gflow.PIController(rtol))
         # a descent with steps of 1e-6 ends at (-0.018161, -0.001183)
         np.testing.assert_allclose(flow.final.W1[:, 2], [-0.0181626587, -0.0011823792], atol=max(1.5 * rtol, 2e-9))
         assert gflow.result_name(flow.result) == "horizon_reached" and int(flow.steps) < 200
@@ -61,7 +60,7 @@ def test_two_hyperplanes_closer_than_the_tolerance():
     X, y = rng.standard_normal((10, 2)), np.sign(rng.standard_normal(10))
     y[0], y[1] = 1, -1
     W1, w2 = 0.05 * rng.standard_normal((2, 4)), 0.4 * np.sign(rng.standard_normal(4)) * rng.uniform(0.5, 1.0, 4)
-    loose, tight = (end(X, y, W1, w2, 8.0, diffrax.PIDController(rtol=rtol, atol=rtol)) for rtol in (1e-4, 1e-7))
+    loose, tight = (end(X, y, W1, w2, 8.0, gflow.PIController(rtol)) for rtol in (1e-4, 1e-7))
     assert int(loose.steps) < 200
     np.testing.assert_allclose(loose.final.W1, tight.final.W1, rtol=1e-3, atol=1e-3)
 
@@ -117,7 +116,7 @@ def test_data_in_a_plane_of_three_dimensions():
         "until_s": 5.0,
         "saves": 1,
         "max_steps": 5_000,
-        "controller": diffrax.PIDController(rtol=1e-9, atol=1e-9),
+        "controller": gflow.PIController(1e-9),
     }
     flow = gflow.solve_flow(problem, network, **options)
     plane = end(X, -np.ones(5), W1, w2, 5.0, options["controller"])

@@ -76,7 +76,7 @@ def test_disjoint_supports_are_separate_problems():
         problem = gflow.Problem(data.X, data.y)
         network = gflow.Gaussian(scale)(gflow.key_of(0, k), problem, 8)
         W[own, 8 * k : 8 * k + 8], A[8 * k : 8 * k + 8, k] = network.W1, network.w2
-        tight = diffrax.PIDController(rtol=1e-8, atol=1e-8)
+        tight = gflow.PIController(1e-8)
         ends.append(gflow.solve_flow(problem, network, until_t=20.0, saves=1, controller=tight))
         optima.append(gflow.solve_max_margin(problem).primal)
     vector = gflow.Problem(X, Y)

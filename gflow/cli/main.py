@@ -100,10 +100,10 @@ def run(
     json: Json = False,
 ) -> None:
     """One flow to its certified limit."""
-    import diffrax
 
     import gflow
     from gflow.cli import output
+    from gflow.flow.controller import PIController
     from gflow.flow.solve import check_arguments
 
     given = [k for k in ("width", "scale", "init", "seed", "index") if _is_given(context, k)]
@@ -136,7 +136,7 @@ def run(
         check_frozen(problem, until_s, until_t)
     announce(notes)
     options = {"until_s": until_s, "until_t": until_t, "max_steps": max_steps, "saves": 64 if out or plot else 1}
-    options |= {"controller": diffrax.PIDController(rtol=rtol, atol=rtol)}
+    options |= {"controller": PIController(rtol)}
     if fixed:
         summary, flow = run_gated(problem, network, **options)
         if out:

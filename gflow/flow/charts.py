@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
+from gflow.flow.boost import boosted, log_size
 from gflow.network import TwoLayer, column_norms, inner
 
 
@@ -24,6 +25,8 @@ class AbstractChart(eqx.Module):
 
     through_zero: ClassVar[bool] = True
     """Whether w_i may vanish while a_i does not."""
+    both_layers: ClassVar[bool] = True
+    """Whether a_i moves."""
 
     @classmethod
     @abc.abstractmethod
@@ -53,10 +56,6 @@ class AbstractChart(eqx.Module):
     def pull(self, z: PyTree[Array], lam: Float[Array, "n *K"]) -> Float[Array, "n *m"]:
         """The multipliers that move hidden_i: lambda (n,), or with vector output Lambda v_i (n, m)."""
         return lam
-
-    def across(self, z: PyTree[Array], lam: Float[Array, "n *K"]) -> Float[Array, "n m"] | None:
-        """How fast sample n turns the second-layer direction of neuron i; None where it has none."""
-        return None
 
     def output_velocity(self, z: PyTree[Array], lam: Float[Array, "n *K"], activated: Float[Array, "n m"]):
         """d/ds of the second-layer directions, (K, m); None where there are none. `activated`: as in `outputs`."""
@@ -89,6 +88,29 @@ class AbstractChart(eqx.Module):
     @abc.abstractmethod
     def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
         """dz/ds from G, column i of which is X^T D_i lambda."""
+
+    @abc.abstractmethod
+    def lift(self, z: PyTree[Array]) -> PyTree[Array]:
+        """(w_i, a_i), each neuron up to a positive factor: coordinates in which the flow is linear for given G."""
+
+    @abc.abstractmethod
+    def lowered(self, z: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
+        """The state that lies where `y` does, `lift(z)` being at z."""
+
+    def carried(self, y: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
+        """`y` after it was moved by d(w, a) = (a G, w . G) for the time 1."""
+        w, a = y
+        return boosted(w, a, G, self.conserved(y))
+
+    def conserved(self, y: PyTree[Array]) -> Float[Array, " m"] | float:
+        """a^2 - |w|^2 of y."""
+        w, a = y
+        size = jnp.sqrt(inner(w, w))
+        return (jnp.abs(a) - size) * (jnp.abs(a) + size)
+
+    def pulled(self, y: PyTree[Array], lam: Float[Array, "n ..."]) -> Float[Array, "n m"]:
+        """`pull` at y of multipliers (n, m), with vector output (n, K, m), that every neuron has for itself."""
+        return lam
 
 
 class Cartesian(AbstractChart):
@@ -128,6 +150,12 @@ class Cartesian(AbstractChart):
         W1, w2 = z
         return w2 * G, inner(W1, G)
 
+    def lift(self, z: PyTree[Array]) -> PyTree[Array]:
+        return z
+
+    def lowered(self, z: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
+        return y
+
 
 class FrozenOutput(AbstractChart):
     """z = (W1,), dw_i/ds = a_i G_i: the second layer stays as it is, and what is conserved otherwise is not.
@@ -135,6 +163,8 @@ class FrozenOutput(AbstractChart):
     P(theta), limits and certificates are about networks whose layers both move; here W1/|W1| goes to a KKT point of
     min 1/2 |W1|^2 s.t. q_n >= 1: see `frozen_limit`.
     """
+
+    both_layers: ClassVar[bool] = False
 
     w2: Float[Array, " m"]
 
@@ -169,6 +199,16 @@ class FrozenOutput(AbstractChart):
 
     def velocity(self, z: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
         return (self.w2 * G,)
+
+    def lift(self, z: PyTree[Array]) -> PyTree[Array]:
+        return z[0], self.w2
+
+    def lowered(self, z: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
+        return (y[0],)
+
+    def carried(self, y: PyTree[Array], G: Float[Array, "d m"]) -> PyTree[Array]:
+        w, a = y
+        return w + a * G, a
 
 
 class BalancedPolar(AbstractChart):
@@ -223,6 +263,15 @@ class BalancedPolar(AbstractChart):
         g = self.sign * G  # sign is 0 for neurons that are exactly zero, so these stay
         radial = inner(u, g)
         return g - radial * u, radial
+
+    def lift(self, z: PyTree[Array]) -> PyTree[Array]:
+        return unit(z[0]), self.sign
+
+    def lowered(self, z: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
+        return unit(y[0]), z[1] + log_size(y[1])
+
+    def conserved(self, y: PyTree[Array]) -> float:
+        return 0.0
 
 
 class Hyperbolic(AbstractChart):
@@ -305,6 +354,20 @@ class Hyperbolic(AbstractChart):
         turning = g - inner(u, g) * u
         dr = jnp.where(self.kind < 0, jnp.sqrt(1 + r**2) * radial, jnp.where(self.kind == 0, self.sign * radial, 0.0))
         return jnp.where(self.kind > 0, g, turning), dr
+
+    def lift(self, z: PyTree[Array]) -> PyTree[Array]:
+        U, r = z
+        length = jnp.where(self.kind < 0, jnp.sqrt(1 + r**2), 1.0)
+        a = jnp.where(self.kind == 0, self.sign, self._perunit(z))
+        return jnp.where(self.kind > 0, U, length * unit(U)), a
+
+    def lowered(self, z: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
+        w, a = y
+        r = jnp.where(self.kind < 0, a, jnp.where(self.kind == 0, z[1] + log_size(a), z[1]))
+        return jnp.where(self.kind > 0, w, unit(w)), r
+
+    def conserved(self, y: PyTree[Array]) -> Float[Array, " m"]:
+        return self.kind
 
 
 def unit(u: Float[Array, "d m"]) -> Float[Array, "d m"]:

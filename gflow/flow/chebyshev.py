@@ -1,10 +1,11 @@
-"""Chebyshev(stages): a stabilised explicit Runge-Kutta method of order 2, for flows on the way to their limit.
+"""Chebyshev(): a stabilised explicit Runge-Kutta method of order 2, for flows on the way to their limit.
 
 Once the data are fitted, the weights p_n ~ exp(-q_n) let margins follow each other at a rate that grows like q_min, and
 a method like Tsit5 needs steps of length 3/q_min whatever the tolerance. The eigenvalues are real, the field being a
 gradient, and along the negative real axis an explicit method can be stable on an interval that grows like the square of
-its number of stages: 0.65 (stages^2 - 1) here, 93 for 12 stages, where Tsit5 has 3. Source: van der Houwen and
-Sommeijer, ZAMM 60 (1980); Sommeijer, Shampine and Verwer, J. Comp. Appl. Math. 88 (1998), section 2.
+its number of stages: 0.65 (stages^2 - 1) here, 93 for 12 stages, where Tsit5 has 3. Inside Filippov a step has as many
+stages as its length needs. Source: van der Houwen and Sommeijer, ZAMM 60 (1980); Sommeijer, Shampine and Verwer,
+J. Comp. Appl. Math. 88 (1998), section 2.
 """
 
 # diffrax types its abstract attributes as class variables
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import diffrax
+import jax.numpy as jnp
 import numpy as np
 from diffrax._local_interpolation import ThirdOrderHermitePolynomialInterpolation
 
@@ -24,27 +26,34 @@ DAMPING = 2 / 13
 """How far the stability polynomial stays below 1 inside its interval."""
 
 
-def Chebyshev(stages: int = 12) -> diffrax.AbstractERK:
+FEWEST, MOST = 4, 32
+"""Stages of a step whose number is free."""
+
+STABLE = 0.65
+"""A step of length h is stable if h times the largest eigenvalue is at most STABLE (stages^2 - 1)."""
+
+
+def Chebyshev(stages: int | None = None) -> diffrax.AbstractERK:
     """The damped Chebyshev method with `stages` >= 2 evaluations a step; its error estimate is of order 2 too.
 
-    Each stage is made of the two before it (`Recurrence`); the estimate is 4/5 (y_0 - y_1) + 2/5 h (f_0 + f_1). A
-    method of diffrax like any other, but inside Filippov the recurrence is used. Raises ValueError for fewer than two
-    stages.
+    None: inside Filippov from FEWEST to MOST, as many as the step needs to be stable; elsewhere 12. Each stage is made
+    of the two before it (`Recurrence`); the estimate is 4/5 (y_0 - y_1) + 2/5 h (f_0 + f_1). A method of diffrax like
+    any other, but inside Filippov the recurrence is used. Raises ValueError for fewer than two stages.
     """
-    if stages < 2:
+    if stages is not None and stages < 2:
         raise ValueError(f"a Chebyshev method has at least 2 stages, got {stages}")
 
     return _method(stages)()
 
 
 @functools.cache
-def _method(stages: int) -> type[diffrax.AbstractERK]:
+def _method(stages: int | None) -> type[diffrax.AbstractERK]:
     """One class per number of stages, since diffrax asks for one per tableau: equal methods are compiled once."""
-    steps = recurrence(stages)
+    free = range(FEWEST, MOST + 1) if stages is None else range(stages, stages + 1)
 
     class Method(diffrax.AbstractERK):
-        tableau: ClassVar[diffrax.ButcherTableau] = tableau_of(steps)
-        recurrence: ClassVar[Recurrence] = steps
+        tableau: ClassVar[diffrax.ButcherTableau] = tableau_of(recurrence(stages or 12))
+        family: ClassVar[Family] = Family.of(free)
         interpolation_cls: ClassVar[Callable] = ThirdOrderHermitePolynomialInterpolation.from_k
 
         def order(self, terms):
@@ -64,6 +73,29 @@ class Recurrence(NamedTuple):
     nu: np.ndarray
     ahead: np.ndarray
     back: np.ndarray
+
+
+class Family(NamedTuple):
+    """Recurrences of `fewest` stages and more: the rows of `table`, filled up with zeros."""
+
+    fewest: int
+    most: int
+    table: Recurrence
+
+    @classmethod
+    def of(cls, stages: range) -> Family:
+        """The methods with these numbers of stages."""
+        filled = [[np.pad(c, (0, stages[-1] + 1 - len(c))) for c in recurrence(k)] for k in stages]
+        return cls(stages[0], stages[-1], Recurrence(*(np.stack(c) for c in zip(*filled, strict=True))))
+
+    def needed(self, extent):
+        """How many stages a step needs whose length times the largest eigenvalue is `extent`."""
+        return jnp.clip(jnp.ceil(jnp.sqrt(1 + extent / STABLE)), self.fewest, self.most).astype(int)
+
+    @property
+    def longest(self) -> float:
+        """The largest extent of a stable step."""
+        return STABLE * (self.most**2 - 1)
 
 
 def recurrence(stages: int) -> Recurrence:
@@ -96,4 +128,4 @@ def tableau_of(steps: Recurrence) -> diffrax.ButcherTableau:
     return diffrax.ButcherTableau(c=A.sum(axis=1)[1:], b_sol=A[stages].copy(), b_error=error, a_lower=rows)
 
 
-__all__ = ["Chebyshev", "Recurrence"]
+__all__ = ["Chebyshev", "Family", "Recurrence"]

@@ -27,6 +27,14 @@ LARGEST = 1e30
 """In place of infinity in what dense output multiplies by zero."""
 
 
+class Moment(NamedTuple):
+    """What moves neurons: pre-activations, multipliers, log S."""
+
+    Z: Float[Array, "n m"]
+    lam: Float[Array, "n *K"]
+    log_S: Float[Array, ""]
+
+
 class Rates(NamedTuple):
     """What one evaluation of the field yields: pre-activations, margins, log S, multipliers, G, and dz/d time.
 
@@ -108,13 +116,22 @@ class Field(eqx.Module):
         on = on if self.problem.lines is None else self.problem.lines.everywhere(on)
         return slopes(self.problem.activation, on, self.problem.X.dtype)
 
+    def moment(self, z: PyTree[Array], D: Float[Array, "n m"]) -> Moment:
+        """Of the state z, with slopes D."""
+        Z = self.preactivations(z)
+        q = self.problem.scored(self.chart.outputs(z, D * Z))
+        return Moment(Z, *self._multipliers(q))
+
+    def _multipliers(self, q: Float[Array, "n *K"]):
+        lam = self.problem.multipliers(q)
+        return jnp.where(jnp.abs(lam) < NEGLIGIBLE, 0.0, lam), self.problem.log_S(q)
+
     def rates(self, z: PyTree[Array], modes: Modes | None = None) -> Rates:
         """The field at z; slopes sigma'(x_n . w_i) unless `modes` fix them."""
         Z = self.preactivations(z)
         D = self.problem.activation.slope(Z) if modes is None else self.slopes(modes.on)
         q = self.problem.scored(self.chart.outputs(z, D * Z))
-        lam, log_S = self.problem.multipliers(q), self.problem.log_S(q)
-        lam = jnp.where(jnp.abs(lam) < NEGLIGIBLE, 0.0, lam)
+        lam, log_S = self._multipliers(q)
         pull = self.chart.pull(z, lam)
         force = self.problem.X.T @ (D * columns(pull))
         G = force if modes is None else modes.project(force)
@@ -126,6 +143,31 @@ class Field(eqx.Module):
             shrink = self.problem.weight_decay * jnp.exp(-log_S)
             dz = jax.tree.map(lambda v, u: v + shrink * u, dz, self.chart.shrinking(z))
         return Rates(Z, q, log_S, lam, *self.weighted(pull), force, G, jax.tree.map(lambda v: ds * v, dz))
+
+    def stiffness(self, z: PyTree[Array], rates: Rates, D: Float[Array, "n m"]) -> Float[Array, ""]:
+        """An upper bound of the rate, per unit of time, at which margins pull each other back.
+
+        d p_n = -p_n (dq_n - sum p dq) on the tail, and dq/ds = K p with K_nm = grad q_n . grad q_m, so the eigenvalues
+        are those of a positive matrix whose trace is the variance sum_n p_n |grad q_n|^2 - |sum_n p_n grad q_n|^2.
+        Besides it, what the field is of order 1 in.
+        """
+        network, X = self.chart.decode(z), self.problem.X
+        a = network.w2**2 if isinstance(network, TwoLayer) else network.output_norms() ** 2
+        rows = jnp.sum(X**2, axis=1)
+        own, both = rows * (D**2 @ a), self.chart.both_layers
+        if both:
+            own += jnp.sum((D * (X @ network.W1)) ** 2, axis=1)
+        weight = jnp.abs(rates.lam) if self.problem.of_margins else self.problem.loss.curvature(rates.q)
+        # the gradient of the difference of two outputs is at most twice as long
+        weight = weight if weight.ndim == 1 else 4 * jnp.sum(weight, axis=1)
+        trace = weight @ own
+        if self.problem.of_margins and weight.ndim == 1 and self.problem.outputs is None:
+            mean = a * inner(rates.force, rates.force) + (inner(network.W1, rates.force) ** 2 if both else 0.0)
+            trace = jnp.maximum(trace - jnp.sum(mean), 0.0)
+        first = jnp.sum(jnp.abs(columns(rates.lam)) * jnp.sqrt(rows)[:, None]) if both else 0.0
+        if self.problem.weight_decay is not None:
+            first += self.problem.weight_decay * jnp.exp(-rates.log_S)
+        return self.clock.rate(rates.log_S) * (trace + first)
 
     def velocity(self, time, state) -> tuple[PyTree[Array], Anchor]:
         """d(z, anchor)/d time with the slopes of the activation. An anchor does not move."""

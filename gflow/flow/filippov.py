@@ -1,10 +1,10 @@
 """Filippov: any explicit adaptive Runge-Kutta method of diffrax, made to integrate the differential inclusion.
 
 Inside a step every (sample, neuron) pair keeps its activation mode, off, on or sliding, so the field is smooth and the
-method's error estimate means what it says. After the step, pairs that ended on the wrong side of their mode get a new
-one from the box problem of the least-norm velocity, and their neuron is corrected, to second order, by what it moved
-with the old mode since the crossing. What this leaves is charged to the error estimate, and where it is too much for a
-neuron the controller steps onto the crossing instead.
+method's error estimate means what it says. After the step, neurons that met a hyperplane go through it once more,
+alone, under its multipliers and from event to event, where the box problem of the least-norm velocity chooses new
+modes; the difference to the same path with modes held corrects them. What this leaves is charged to the error
+estimate, and where it is too much for a neuron the controller steps onto the event instead.
 Source: docs/mathematics.md, "Crossing and sliding"; arXiv 2110.06488, section 2.
 """
 
@@ -24,23 +24,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from gflow.flow.chebyshev import Recurrence
+from gflow.flow.chebyshev import Family
 from gflow.flow.clocks import Anchor
-from gflow.flow.crossings import after_step, rounding
-from gflow.flow.field import Field, Rates
+from gflow.flow.crossings import after_step
+from gflow.flow.field import Field, Moment, Rates
 from gflow.flow.kinks import Kinks, appended, empty
-from gflow.flow.modes import Modes
+from gflow.flow.modes import Modes, rounding
 from gflow.flow.start import initial_modes
 from gflow.flow.tip import through_tips
 from gflow.network import inner
 
 
 class Start(NamedTuple):
-    """The field at the start of a step: pre-activations, weights of the hyperplanes, and the first stage dz/d time."""
+    """The start of a step: the field there, the first stage dz/d time, and how fast it pulls back (see Field)."""
 
-    Z: Float[Array, "n m"]
-    weight: Float[Array, " n"]
+    field: Moment
     dz: PyTree[Array]
+    stiffness: Float[Array, ""]
 
 
 class _State(NamedTuple):
@@ -53,11 +53,13 @@ class _State(NamedTuple):
 
 class KinkError(NamedTuple):
     """Per neuron: `charge` (m,), the error left by crossings, and `theta` (m,), where in the step the worst one was;
-    `weights`: the error of p, and so of every velocity, that the error of the smooth step makes."""
+    `weights`: the error of p, and so of every velocity, that the error of the smooth step makes. `longest`: up to
+    which length the next step is stable."""
 
     charge: Float[Array, " m"]
     theta: Float[Array, " m"]
     weights: Float[Array, ""]
+    longest: Float[Array, ""]
 
 
 class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
@@ -97,30 +99,30 @@ class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
 
     def init(self, terms, t0, t1, y0, args: Field) -> _State:
         modes = initial_modes(args, y0[0]) if args.modes is None else args.modes
-        return _State(modes, _start(args.rates(y0[0], modes)), empty(self.log, args.problem.y.dtype))
+        return _State(
+            modes, _start(args, y0[0], args.rates(y0[0], modes), modes), empty(self.log, args.problem.y.dtype)
+        )
 
     def step(self, terms, t0, t1, y0, args: Field, solver_state: _State, made_jump):
         # The stages are written out here, since what they evaluate (pre-activations, multipliers, G) is what the
         # choice of modes needs, and since their number must not depend on whether a neighbour in the batch crossed.
         (z0, anchor), h = y0, t1 - t0
         modes, start, log = solver_state
-        recurrence = getattr(self.solver, "recurrence", None)
-        if recurrence is not None:
-            z, error, ks, end = recurrent(recurrence, args, modes, z0, start.dz, h)
+        family = getattr(self.solver, "family", None)
+        if family is not None:
+            z, error, ks, end = recurrent(family, args, modes, z0, start, h)
         else:
             tableau = self.solver.tableau
             assert isinstance(tableau, diffrax.ButcherTableau)
             z, error, ks, end = stages(tableau, args, modes, z0, start.dz, h)
         smooth = {"y0": z0, "y1": z, "k": ks}
         zm = halfway(self.solver, z0, z, ks)
-        Zm = args.preactivations(zm)
-        phi = args.clock.phi(
-            args.problem.log_S(args.problem.scored(args.chart.outputs(zm, args.slopes(modes.on) * Zm)))
-        )
+        middle = args.moment(zm, args.slopes(modes.on))
+        phi = args.clock.phi(middle.log_S)
         off = jnp.sqrt(inner(error[0], error[0]))
-        settled = after_step(args, modes, start, Zm, end, z, off, h, self.log > 0)
+        settled = after_step(args, modes, start.field, middle, end, (z0, z), off, h, self.log > 0)
         if args.tips:
-            settled = through_tips(args, modes, start, end, (z0, z), off, h, settled)
+            settled = through_tips(args, modes, start.field, end, (z0, z), off, h, settled)
         z1 = jax.tree.map(jnp.add, z, settled.correction)
         z1 = args.chart.with_hidden(z1, settled.modes.project(args.chart.hidden(z1)))
         rates = args.rates(z1, settled.modes)
@@ -130,20 +132,22 @@ class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
         if settled.details is not None:
             s = (args.clock.scaled(anchor.time, anchor.other), args.clock.scaled(new.time, new.other))
             log = appended(log, modes, settled.modes, settled.details, *s)
-        kinks = KinkError(settled.charge, settled.theta, weight_error(args, modes, z, error, end))
+        next_ = _start(args, z1, rates, settled.modes)
+        longest = jnp.full_like(h, jnp.inf) if family is None else family.longest / next_.stiffness
+        kinks = KinkError(settled.charge, settled.theta, weight_error(args, modes, z, error, end), longest)
         shift = jax.tree.map(jnp.subtract, z1, z)
         dense = {"smooth": smooth, "shift": shift, "theta": kinks.theta, "anchor": anchor}
         return (
             (z1, new),
             (error, clock_error, kinks),
             dense,
-            _State(settled.modes, _start(rates), log),
+            _State(settled.modes, next_, log),
             diffrax.RESULTS.successful,
         )
 
 
-def _start(rates: Rates) -> Start:
-    return Start(rates.Z, rates.weight, rates.dz)
+def _start(field: Field, z: PyTree[Array], rates: Rates, modes: Modes) -> Start:
+    return Start(Moment(rates.Z, rates.lam, rates.log_S), rates.dz, field.stiffness(z, rates, field.slopes(modes.on)))
 
 
 class _KinkedStep(diffrax.AbstractLocalInterpolation):
@@ -193,23 +197,27 @@ def stages(tableau: diffrax.ButcherTableau, field: Field, modes: Modes, z0: PyTr
     return z, _combine(zero, h, tableau.b_error, slopes), ks, last
 
 
-def recurrent(steps: Recurrence, field: Field, modes: Modes, z0: PyTree[Array], dz0: PyTree[Array], h):
+def recurrent(family: Family, field: Field, modes: Modes, z0: PyTree[Array], start: Start, h):
     """The same by the recurrence of a Chebyshev method, whose dense output needs the first and the last velocity."""
+    count = family.needed(h * start.stiffness)
+    steps = [jnp.asarray(c, start.stiffness.dtype)[count - family.fewest] for c in family.table]
 
-    def stage(carry, coefficients):
-        (before, z, rates), (mu, nu, ahead, back) = carry, coefficients
+    def combined(j, before, z, dz):
+        mu, nu, ahead, back = (c[j] for c in steps)
 
-        def combine(a, two, one, f, f0):
+        def one(a, two, one, f, f0):
             return a + mu * (one - a) + nu * (two - a) + h * (ahead * f + back * f0)
 
-        new = jax.tree.map(combine, z0, before, z, rates.dz, dz0)
-        return (z, new, field.rates(new, modes)), None
+        return jax.tree.map(one, z0, before, z, dz, start.dz)
 
-    blank = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: field.rates(z0, modes)))
-    each = tuple(jnp.asarray(c[1:], dz0[0].dtype) for c in steps)
+    def stage(j, carry):
+        before, z = carry
+        return z, combined(j, before, z, field.rates(z, modes).dz)
+
     # a loop: a dozen stages written out take half a minute to compile
-    (_, z, last), _ = jax.lax.scan(stage, (z0, z0, blank._replace(dz=dz0)), each)
-    ks = tuple(jax.tree.map(lambda k: h * k, slope) for slope in (dz0, last.dz))
+    _, z = jax.lax.fori_loop(2, count + 1, stage, (z0, combined(1, z0, z0, start.dz)))
+    last = field.rates(z, modes)
+    ks = tuple(jax.tree.map(lambda k: h * k, slope) for slope in (start.dz, last.dz))
     error = jax.tree.map(lambda a, b, k0, k1: 0.8 * (a - b) + 0.4 * (k0 + k1), z0, z, *ks)
     return z, error, ks, last
 

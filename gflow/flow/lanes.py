@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from gflow._types import RESULTS
 from gflow.flow.charts import AbstractChart, BalancedPolar
 from gflow.flow.clocks import AbstractClock, ScaledClock
-from gflow.flow.controller import KinkController
+from gflow.flow.controller import KinkController, PIController
 from gflow.flow.field import Field
 from gflow.flow.filippov import Filippov
 from gflow.flow.row_space import Complement, RowSpace, placed, row_space
@@ -82,7 +82,7 @@ class Stepper(eqx.Module):
         chart: type[AbstractChart] = BalancedPolar,
         clock: AbstractClock = ScaledClock(),
         solver: Filippov | None = None,
-        controller: diffrax.PIDController = diffrax.PIDController(rtol=1e-4, atol=1e-4),
+        controller: diffrax.PIDController = PIController(1e-4),
         stop: Sequence[AbstractStop] | None = None,
         until: float = float("inf"),
         max_steps: int = 100_000,

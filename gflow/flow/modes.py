@@ -86,9 +86,9 @@ def slopes(activation: AbstractActivation, on: Bool[Array, "n m"], dtype) -> Flo
     return activation.sided(on, dtype)
 
 
-def tiny(a) -> float:
-    """The smallest positive number of a's kind: 1e-300 is 0 in float32, and what is divided by it infinite."""
-    return float(jnp.finfo(a.dtype).tiny)
+def rounding(dtype) -> float:
+    """|x_n . u_i| / |x_n| up to which a direction counts as lying on a hyperplane: where rounding leaves it."""
+    return 64 * float(jnp.finfo(dtype).eps)
 
 
 def lengths(X: Float[Array, "n d"]) -> Float[Array, "n 1"]:

@@ -6,7 +6,7 @@ Source: docs/mathematics.md, "The flow is a differential inclusion".
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 
 def crossing(Z0: Float[Array, "n m"], Zm: Float[Array, "n m"], Z1: Float[Array, "n m"]) -> Float[Array, "n m"]:
@@ -26,13 +26,3 @@ def dips(Z0, Zm, Z1):
     c = 2 * (Z0 - 2 * Zm + Z1)
     b = Z1 - Z0 - c
     return b, c, (Z0 > 0) & (Z1 > 0) & (c > 0) & (b < 0) & (-b < 2 * c) & (b * b > 4 * c * Z0)
-
-
-def excursion(Z0, Zm, Z1, on: Bool[Array, "n m"]) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
-    """(entry, length): where in the step a pair goes over to the other side, and for how much of it, if it comes back
-    before the end; the length is 0 if it does not go."""
-    side = jnp.where(on, 1.0, -1.0)
-    b, c, goes = dips(side * Z0, side * Zm, side * Z1)
-    safe = jnp.where(goes, c, 1.0)
-    root = jnp.sqrt(jnp.where(goes, b**2 - 4 * c * side * Z0, 0.0)) / safe
-    return jnp.where(goes, -0.5 * b / safe - 0.5 * root, 1.0), jnp.where(goes, root, 0.0)

@@ -19,7 +19,7 @@ from gflow._types import RESULTS
 from gflow.flow.charts import AbstractChart, FrozenOutput, chart_for
 from gflow.flow.chebyshev import Chebyshev
 from gflow.flow.clocks import AbstractClock, ScaledClock
-from gflow.flow.controller import KinkController
+from gflow.flow.controller import KinkController, PIController
 from gflow.flow.field import Field
 from gflow.flow.filippov import Clocked, Filippov
 from gflow.flow.kinks import Kinks, in_order
@@ -80,7 +80,7 @@ def solve_flow(
     chart: type[AbstractChart] | None = None,
     clock: AbstractClock = ScaledClock(),
     solver: diffrax.AbstractSolver | None = None,
-    controller: diffrax.AbstractStepSizeController = diffrax.PIDController(rtol=1e-4, atol=1e-4),
+    controller: diffrax.AbstractStepSizeController = PIController(1e-4),
     saves: int = 64,
     kinks: int = 0,
     max_steps: int = 100_000,

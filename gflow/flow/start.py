@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from gflow.box import orthonormal
-from gflow.flow.crossings import on_kink, repelling, rounding
+from gflow.flow.crossings import on_kink, repelling
 from gflow.flow.departure import at_rest
 from gflow.flow.field import Field
-from gflow.flow.modes import Modes, at_rows, first_rows, lengths, rows_at, slopes
+from gflow.flow.modes import Modes, at_rows, first_rows, lengths, rounding, rows_at, slopes
 from gflow.inclusion import box_entries
 from gflow.lines import columns
 from gflow.network import inner

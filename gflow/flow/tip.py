@@ -15,15 +15,15 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from gflow.activations import AbstractActivation
 from gflow.flow.charts import AbstractChart
-from gflow.flow.crossings import Lane, Settled, rounding
+from gflow.flow.crossings import Settled
 from gflow.flow.departure import departure, descent
-from gflow.flow.field import Field, Rates
+from gflow.flow.field import Field, Moment, Rates
 from gflow.flow.flagged import on_flagged
-from gflow.flow.modes import Modes, lengths
+from gflow.flow.modes import Modes, lengths, rounding
 from gflow.network import inner
 
 
-def through_tips(field: Field, modes: Modes, start, end: Rates, states, error, h, settled: Settled) -> Settled:
+def through_tips(field: Field, modes: Modes, start: Moment, end: Rates, states, error, h, settled: Settled) -> Settled:
     """`settled` with what neurons do that passed the tip in this step, or rested there. `states`: z at its two ends."""
     X, activation, chart, (z0, z1) = field.hyperplanes, field.problem.activation, field.chart, states
     d = X.shape[1]
@@ -37,9 +37,19 @@ def through_tips(field: Field, modes: Modes, start, end: Rates, states, error, h
     miss = jnp.where(resting, 0.0, jnp.sqrt(inner(miss, miss)))
     within = error + rounding(X.dtype) * jnp.sqrt(inner(before, before))
     passes = chart.may_vanish() & (resting | ((squared > 0) & (theta < 1) & (miss <= within)))
-    lane = Lane(start.weight, end.weight, end.drift, h * field.clock.rate(end.log_S))
+    lane = Lane(field.weighted(start.lam)[0], end.weight, end.drift, h * field.clock.rate(end.log_S))
     work = lambda columns, lanes, X: _at_tip(X, activation, columns, lanes, len(passes))  # noqa: E731
     return on_flagged(work, passes, _Passing(chart, z1, theta, miss, resting, settled), lane, X, settled)
+
+
+class Lane(NamedTuple):
+    """Weights of the hyperplanes at the step's start and end, the drift at its end (see Lines), and the step's length
+    on the clock s."""
+
+    lam0: Float[Array, "n ..."]
+    lam: Float[Array, "n ..."]
+    drift: Float[Array, "d ..."]
+    length: Float[Array, "..."]
 
 
 class _Passing(NamedTuple):
@@ -82,5 +92,5 @@ def _at_tip(X, activation: AbstractActivation, neurons: _Passing, lane: Lane, wi
         )
     return Settled(
         leaves.modes, jax.tree.map(jnp.subtract, z1, z), charge, theta, leaves.several.astype(X.dtype),
-        settled.altered, details,
+        details,
     )  # fmt: skip

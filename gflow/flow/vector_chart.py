@@ -15,13 +15,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
+from gflow.flow.boost import log_size
 from gflow.flow.charts import AbstractChart, unit
 from gflow.network import VectorTwoLayer, column_norms, inner
+
+TERMS = 16
+"""Of the series by which a neuron is carried."""
 
 
 class VectorPolar(AbstractChart):
@@ -60,11 +65,6 @@ class VectorPolar(AbstractChart):
     def pull(self, z: PyTree[Array], lam: Float[Array, "n K"]) -> Float[Array, "n m"]:
         return lam @ unit(z[2])
 
-    def across(self, z: PyTree[Array], lam: Float[Array, "n K"]) -> Float[Array, "n m"]:
-        """|(I - v_i v_i^T) Lambda_n|: how fast sample n turns v_i, per unit of pre-activation."""
-        pull = self.pull(z, lam)
-        return jnp.sqrt(jnp.maximum(jnp.sum(lam**2, axis=1)[:, None] - pull**2, 0.0)) if lam.shape[1] > 1 else 0 * pull
-
     def outputs(self, z: PyTree[Array], activated: Float[Array, "n m"]) -> Float[Array, "n K"]:
         return activated @ (self.sizes(z) * unit(z[2])).T
 
@@ -86,6 +86,25 @@ class VectorPolar(AbstractChart):
     def output_velocity(self, z: PyTree[Array], lam: Float[Array, "n K"], activated: Float[Array, "n m"]):
         v, h = unit(z[2]), jnp.where(self.alive, lam.T @ activated, 0.0)
         return h - inner(v, h) * v
+
+    def lift(self, z: PyTree[Array]) -> PyTree[Array]:
+        return unit(z[0]), jnp.where(self.alive, unit(z[2]), 0.0)
+
+    def lowered(self, z: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
+        w, v = y
+        return unit(w), z[1] + log_size(jnp.sqrt(inner(w, w))), unit(v)
+
+    def carried(self, y: PyTree[Array], G: Float[Array, "d K m"]) -> PyTree[Array]:
+        """By the Taylor series of d(w, v) = (G v, G^T w): good to TERMS |G|."""
+        total = term = y
+        for k in range(1, TERMS):
+            w, v = term
+            term = jnp.sum(G * v[None], axis=1) / k, jnp.sum(G * w[:, None], axis=0) / k
+            total = jax.tree.map(jnp.add, total, term)
+        return total
+
+    def pulled(self, y: PyTree[Array], lam: Float[Array, "n K m"]) -> Float[Array, "n m"]:
+        return jnp.sum(lam * unit(y[1])[None], axis=1)
 
     def turned(self, dz: PyTree[Array], turning: Float[Array, "K m"]) -> PyTree[Array]:
         return dz[0], dz[1], dz[2] + turning

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import diffrax
 import numpy as np
 
 from gflow._types import VERDICT, result_name
 from gflow.along import Along, along
 from gflow.certificate import certify
 from gflow.convex.faces import Faces
+from gflow.flow.controller import PIController
 from gflow.flow.solve import Flow, solve_flow
 from gflow.initializers import AbstractInitializer, key_of
 from gflow.limit import find_limit
@@ -56,7 +56,7 @@ def integrated(
     of a sweep.
     """
     network = law(key_of(*key), problem, width)
-    flow = solve_flow(problem, network, saves=SAVES, controller=diffrax.PIDController(rtol=RTOL, atol=RTOL))
+    flow = solve_flow(problem, network, saves=SAVES, controller=PIController(RTOL))
     limit = find_limit(problem, flow)
     proof = certify(problem, limit, known_faces=known, optimum=optimum)
     return Ended(problem, flow, limit, proof, along(problem, flow, known))

@@ -1,0 +1,362 @@
+"""The way of a neuron through a step in which it meets hyperplanes, event by event, under the step's multipliers.
+
+What couples neurons is the multipliers. Where these are given, and as long as its modes hold, a neuron obeys a linear
+equation,
+
+    d(w, a)/ds = (a g, w . g),   g(s) = sum_n D_n lambda_n(s) x_n, projected onto the hyperplanes in which it slides,
+
+a boost of rapidity |g| ds, which conserves a^2 - |w|^2 (charts have it in closed form). So the few neurons that meet a
+hyperplane in a step go through it once more, alone: to the next event, where their modes are chosen anew, and on.
+Source: docs/mathematics.md, "Crossing and sliding"; arXiv 2110.06488, section 2.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from gflow.activations import AbstractActivation
+from gflow.flow.charts import AbstractChart
+from gflow.flow.modes import Modes, at_rows, choose, first_rows, lengths, put, rounding, slopes
+from gflow.flow.parabola import crossing, dips
+from gflow.network import inner
+
+EVENTS = 16
+"""Events of one neuron in one step at most; what comes after them is charged."""
+
+REFINED = 4
+"""Secant steps onto an event at most, from where the parabola has it."""
+
+NEAR, NEAR_ENTRY = 0.1, 1e-4
+"""A crossing is met where the pre-activation is this part of the step's error, a slide ends where its entry is as near
+to its bound as this."""
+
+TOGETHER = 1e-9
+"""Events closer than this, in parts of what is left of the step, are one."""
+
+
+class Given(NamedTuple):
+    """What moves the neurons of a step at its start, middle and end, times its length: `weight` (3, n, C) of the
+    hyperplanes and `drift` (3, d, C) (see Lines), with vector output (3, n, K, C) and (3, d, K, C)."""
+
+    weight: Float[Array, "3 n *K C"]
+    drift: Float[Array, "3 d *K C"]
+
+    def at(self, tau: Float[Array, " C"]) -> tuple[Array, Array]:
+        """Both at `tau` in 0..1, on the parabola through the three."""
+        return self._on(tau, tau**2)
+
+    def mean(self, a: Float[Array, " C"], b: Float[Array, " C"]) -> tuple[Array, Array]:
+        """Their means from a to b."""
+        return self._on(0.5 * (a + b), (a**2 + a * b + b**2) / 3)
+
+    def _on(self, first: Float[Array, " C"], second: Float[Array, " C"]) -> tuple[Array, Array]:
+        on = lambda v: v[0] + first * (4 * v[1] - 3 * v[0] - v[2]) + second * 2 * (v[0] - 2 * v[1] + v[2])  # noqa: E731
+        weight, sign = on(self.weight), jnp.sign(self.weight[0])
+        # a multiplier that falls a hundredfold in a step has no parabola: it keeps its sign, as a size within its ends
+        kept = jnp.all(sign * self.weight > 0, axis=0)
+        least = jnp.min(jnp.abs(self.weight), axis=0)
+        weight = jnp.where(kept, sign * jnp.maximum(sign * weight, least), weight)
+        return weight, on(self.drift)
+
+
+class Way(NamedTuple):
+    """How far neurons have come: `tau` (C,) in 0..1, linear coordinates `y`, `modes`. `over` (C,): at the end.
+
+    `first` (C,): tau of the first event; `theta` (n, C): of a pair's last one, 1 for none. `turned` (n, C): it slid
+    until the neuron changed its orientation. `open` (n, C): pairs whose events are not accounted for; `kept` (n, C):
+    those that reached their hyperplane and are pushed back to the side where they were. `offset` (n, C): what the step
+    knew better when a pair was last on its hyperplane, and has been corrected. `late` (n, C): by how much the crossings
+    of a pair may be misplaced."""
+
+    tau: Float[Array, " C"]
+    y: PyTree[Array]
+    modes: Modes
+    over: Bool[Array, " C"]
+    first: Float[Array, " C"]
+    theta: Float[Array, "n C"]
+    turned: Bool[Array, "n C"]
+    open: Bool[Array, "n C"]
+    kept: Bool[Array, "n C"]
+    offset: Float[Array, "n C"]
+    late: Float[Array, "n C"]
+
+
+class Better(NamedTuple):
+    """What the step found of pre-activations (n, C) beyond the path with its modes, `middle` and `end`: it did not hold
+    multipliers at their means."""
+
+    middle: Float[Array, "n C"]
+    end: Float[Array, "n C"]
+
+    def at(self, tau: Float[Array, " C"]) -> Float[Array, "n C"]:
+        """At `tau`: a cubic, since at its start the step's velocity is that of the path."""
+        a, b = self.middle, self.end
+        return tau**2 * (8 * a - b + tau * (2 * b - 8 * a))
+
+    def doubt(self, tau: Float[Array, " C"]) -> Float[Array, "n C"]:
+        """How far `at` may be off: by how much the parabola differs from it at most, but for 0.4."""
+        return jnp.abs(4 * self.middle - self.end) * tau * (1 - tau)
+
+
+class Traveller(NamedTuple):
+    """Neurons of one step: their `chart`, state `z` and `modes` at its start, pre-activations `middle` and `end` (n, C)
+    that the step found with these modes held, and its `error` (C,)."""
+
+    X: Float[Array, "n d"]
+    activation: AbstractActivation
+    chart: AbstractChart
+    z: PyTree[Array]
+    modes: Modes
+    given: Given
+    middle: Float[Array, "n C"]
+    end: Float[Array, "n C"]
+    error: Float[Array, " C"]
+
+    @property
+    def jump(self) -> float:
+        """Of the slope at a kink."""
+        lower, upper = self.activation.slope_interval()
+        return upper - lower
+
+    def moved(self, y: PyTree[Array], modes: Modes, a: Float[Array, " C"], b: Float[Array, " C"]) -> PyTree[Array]:
+        """y, at a, as it is at b if its modes hold."""
+        weight, drift = self.given.mean(a, b)
+        D = slopes(self.activation, modes.on, self.X.dtype)
+        if weight.ndim == 2:
+            G = modes.project(drift + self.X.T @ (D * weight))
+        else:
+            G = drift + jnp.einsum("nd,nc,nkc->dkc", self.X, D, weight)
+            G = jax.vmap(modes.project, in_axes=1, out_axes=1)(G)
+        return self.chart.carried(y, G * (b - a))
+
+    def halves(self, y: PyTree[Array], modes: Modes, a: Float[Array, " C"], b: Float[Array, " C"]):
+        """y halfway from a to b, and at b."""
+        half = 0.5 * (a + b)
+        middle = self.moved(y, modes, a, half)
+        return middle, self.moved(middle, modes, half, b)
+
+    def preactivations(self, y: PyTree[Array]) -> Float[Array, "n C"]:
+        """x_n . hidden_i."""
+        return self.X @ self.chart.hidden(self.chart.lowered(self.z, y))
+
+    def pulls(self, y: PyTree[Array], modes: Modes, tau: Float[Array, " C"]):
+        """(weight (n, C), drift (d, C), entries wanted by the sliding rows (K, C)) at `tau`."""
+        weight, drift = (self.chart.pulled(y, a) for a in self.given.at(tau))
+        force = drift + self.X.T @ (slopes(self.activation, modes.on, self.X.dtype) * weight)
+        return weight, drift, modes.wanted(force, at_rows(weight, modes.at))
+
+    def levels(self, y: PyTree[Array], tau: Float[Array, " C"], modes: Modes, Z: Float[Array, "n C"]) -> Levels:
+        """At `tau`, where neurons are at y, with pre-activations Z."""
+        weight, _, wanted = self.pulls(y, modes, tau)
+        at = modes.at
+        # a row without weight has nothing to slide on
+        wanted = jnp.where(at_rows(weight, at) == 0, -1.0, wanted)
+        hostile = at_rows(self.hostility(y, weight), at)
+        return Levels(jnp.where(modes.on, Z, -Z), wanted, self.jump - wanted, hostile)
+
+    def zero(self, y: PyTree[Array]) -> Float[Array, "n C"]:
+        """What rounding leaves of a pre-activation."""
+        hidden = self.chart.hidden(self.chart.lowered(self.z, y))
+        return rounding(self.X.dtype) * lengths(self.X) * jnp.sqrt(inner(hidden, hidden))
+
+    def hostility(self, y: PyTree[Array], weight: Float[Array, "n C"]) -> Float[Array, "n C"]:
+        """Positive for pairs that can slide: sign a_i != y_n."""
+        return -self.chart.orientation(self.chart.lowered(self.z, y)) * weight
+
+
+class Travelled(NamedTuple):
+    """`way`: at the end of the step; `base`: linear coordinates there if no mode had changed."""
+
+    way: Way
+    base: PyTree[Array]
+
+
+def travel(neurons: Traveller) -> Travelled:
+    """Every neuron through the step, from event to event."""
+    C = neurons.end.shape[1]
+    zero, one = jnp.zeros(C, neurons.X.dtype), jnp.ones(C, neurons.X.dtype)
+    y = neurons.chart.lift(neurons.z)
+    middle, base = neurons.halves(y, neurons.modes, zero, one)
+    better = Better(neurons.middle - neurons.preactivations(middle), neurons.end - neurons.preactivations(base))
+    no, nothing = jnp.zeros(neurons.end.shape, bool), jnp.zeros_like(neurons.end)
+    way = Way(zero, y, neurons.modes, zero > 0, one, nothing + 1, no, no, no, nothing, nothing)
+
+    def onward(carry):
+        count, way = carry
+        return count + 1, _to_next(neurons, better, way, count >= EVENTS)
+
+    carry = (0, way)
+    going = lambda carry: (carry[0] <= EVENTS) & ~jnp.all(carry[1].over)  # noqa: E731
+    return Travelled(jax.lax.while_loop(going, onward, carry)[1], base)
+
+
+def _to_next(neurons: Traveller, better: Better, way: Way, last) -> Way:
+    """To the next event, and with new modes beyond it; to the end where there is none."""
+    one = jnp.ones_like(way.tau)
+    Z = lambda y, tau: neurons.preactivations(y) + better.at(tau) - way.offset  # noqa: E731
+    y, modes, half = way.y, way.modes, 0.5 * (way.tau + 1)
+    middle, end = neurons.halves(y, modes, way.tau, one)
+    points = ((y, way.tau), (middle, half), (end, one))
+    levels = [neurons.levels(*p, modes, Z(*p)) for p in points]
+    found = _next(neurons, modes, way.kept, neurons.zero(end), levels)
+    happens = jnp.any(found.happens, axis=0) & ~way.over
+    arrived = ~happens | last
+    # onto the event
+    tau = jnp.where(happens, way.tau + found.tau * (1 - way.tau), 1.0)
+    tau, there, left = _onto(neurons, modes, Z, found, way, tau)
+    beyond, unsettled, crowded, kept = _beyond(neurons, modes, found, there, tau)
+    there = (beyond.project(there[0]), *there[1:])
+    y = jax.tree.map(lambda a, b: jnp.where(arrived, a, b), end, there)
+    new = jax.tree.map(lambda a, b: jnp.where(arrived, a, b), modes._replace(delta=levels[2].wanted), beyond)
+    y, new = jax.tree.map(lambda a, b: jnp.where(way.over, a, b), (way.y, modes), (y, new))
+    event = found.now & happens & ~arrived
+    missed = found.happens & happens & last
+    return Way(
+        jnp.where(way.over, way.tau, jnp.where(arrived, 1.0, tau)),
+        y,
+        new,
+        way.over | arrived,
+        jnp.where(happens, jnp.minimum(way.first, tau), way.first),
+        jnp.where(event | missed, tau, way.theta),
+        way.turned | (found.turned & event),
+        way.open | missed | (event & (crowded | kept | unsettled)),
+        way.kept | (kept & event),
+        jnp.where(modes.slide | beyond.slide, better.at(tau), way.offset),
+        way.late
+        + jnp.where(event & ~found.slid & ~beyond.slide, found.late(better.doubt(tau) + left, 1 - way.tau), 0.0),
+    )
+
+
+class Levels(NamedTuple):
+    """What is positive as long as modes hold. `side` (n, C): the pre-activation towards its side. Of sliding rows,
+    (K, C): `wanted`, the entry; `room`, what it is short of its upper bound; `hostile`, how much the pair is."""
+
+    side: Float[Array, "n C"]
+    wanted: Float[Array, "K C"]
+    room: Float[Array, "K C"]
+    hostile: Float[Array, "K C"]
+
+
+class Found(NamedTuple):
+    """Events of what is left of a step: pairs (n, C) that have one, `happens`; those whose it is `now`, the earliest of
+    their neuron; `tau` (C,) of that, in parts of what is left. `slid`: rows on which a neuron no longer slides, on the
+    side `above`; `turned`: since it changed its orientation. `slopes`: of the levels there, 0 but for what is now."""
+
+    happens: Bool[Array, "n C"]
+    now: Bool[Array, "n C"]
+    tau: Float[Array, " C"]
+    slid: Bool[Array, "n C"]
+    above: Bool[Array, "n C"]
+    turned: Bool[Array, "n C"]
+    slopes: Levels
+
+    def late(self, doubt: Float[Array, "n C"], left: Float[Array, " C"]) -> Float[Array, "n C"]:
+        """By how much of the step a crossing is misplaced if the pre-activation is off by `doubt`; `left` of it."""
+        slope = jnp.abs(self.slopes.side)
+        return jnp.where(slope > 0, jnp.minimum(1.0, doubt / jnp.where(slope > 0, slope, 1.0)), 0.0) * left
+
+
+def _next(neurons: Traveller, modes: Modes, kept: Bool[Array, "n C"], zero: Float[Array, "n C"], levels) -> Found:
+    """`levels`: at three points of equal distance. `zero`: what rounding leaves of a pre-activation."""
+    n, at = len(neurons.X), modes.at
+    exists = at < n
+    floors = (zero, 0.0, 0.0, 0.0)
+    falls = [_fall(a, m, b, floor) for a, m, b, floor in zip(*levels, floors, strict=True)]
+    crossed = falls[0].does & ~modes.slide & ~kept
+    low, high, over = (fall.does & exists for fall in falls[1:])
+    whens = [jnp.where(a, fall.when, 1.0) for a, fall in zip((low, high, over), falls[1:], strict=True)]
+    when_slid = jnp.minimum(jnp.minimum(whens[0], whens[1]), whens[2])
+    slid = low | high | over
+    turned = over & (whens[2] <= jnp.minimum(whens[0], whens[1]))
+    # on a repelling hyperplane both sides are solutions: the one with the smaller share of its entry is taken
+    above = jnp.where(turned, modes.delta < 0.5 * neurons.jump, whens[1] < whens[0])
+    slid_at = put(at, slid, n)
+    happens = crossed | slid_at
+    theta = jnp.where(crossed, falls[0].when, 1 - put(at, jnp.where(slid, 1 - when_slid, 0.0), n))
+    tau = jnp.min(jnp.where(happens, theta, 1.0), axis=0)
+    now = happens & (theta <= tau + TOGETHER)
+    due = slid & (when_slid <= tau + TOGETHER)
+    chosen = (now & crossed, *(due & (when <= when_slid) for when in whens))
+    slopes = Levels(*(jnp.where(a, fall.slope, 0.0) for a, fall in zip(chosen, falls, strict=True)))
+    return Found(happens, now, tau, slid_at, put(at, above & slid, n), put(at, turned & slid, n), slopes)
+
+
+class Fall(NamedTuple):
+    """Whether a level falls below 0, where first, and its slope there; all in parts of what is left of the step."""
+
+    does: Bool[Array, "..."]
+    when: Float[Array, "..."]
+    slope: Float[Array, "..."]
+
+
+def _fall(a, m, b, zero) -> Fall:
+    """Of what has the values a, m, b at three points of equal distance. `zero`: what counts as 0."""
+    away = a > zero  # what begins at 0 has left from there
+    a = jnp.maximum(a, 0.0)
+    below = b < -zero
+    slope, bend, dip = dips(a, m, b)
+    dip = dip & away
+    safe = jnp.where(dip, bend, 1.0)
+    entry = -0.5 * slope / safe - 0.5 * jnp.sqrt(jnp.where(dip, slope**2 - 4 * bend * a, 0.0)) / safe
+    when = jnp.where(below, crossing(a, m, b), entry)
+    return Fall(below | dip, when, slope + 2 * bend * when)
+
+
+def _onto(neurons: Traveller, modes: Modes, Z, found: Found, way: Way, tau: Float[Array, " C"]):
+    """(tau, y, what is left of the pre-activations that cross) on the earliest event, from `tau` where the parabola has
+    it: by secants, first with its slope, until that is small beside the step's error."""
+    start = way.tau
+    farthest = 0.5 * (tau - start)
+    near = NEAR * neurons.error * lengths(neurons.X) + neurons.zero(way.y)
+    levels = lambda y, tau: neurons.levels(y, tau, modes, Z(y, tau))  # noqa: E731
+    slopes = jax.tree.map(lambda s: s / jnp.where(start < 1, 1 - start, 1.0), found.slopes)
+
+    def off(level: Levels, slopes: Levels):
+        crossing = jnp.any((slopes.side < 0) & (jnp.abs(level.side) > near), axis=0)
+        entries = [
+            jnp.any((s < 0) & (jnp.abs(v) > NEAR_ENTRY), axis=0) for v, s in zip(level[1:], slopes[1:], strict=True)
+        ]
+        return (crossing | entries[0] | entries[1] | entries[2]) & ~way.over
+
+    def nearer(carry):
+        count, tau, y, level, slopes = carry
+        by = [jnp.where(s < 0, -v / jnp.where(s < 0, s, 1.0), 0.0) for v, s in zip(level, slopes, strict=True)]
+        by = jnp.concatenate(by)
+        by = by[jnp.argmax(jnp.abs(by), axis=0), jnp.arange(by.shape[1])]
+        new = jnp.where(off(level, slopes), jnp.minimum(tau + jnp.clip(by, -farthest, farthest), 1.0), tau)
+        y = neurons.moved(y, modes, tau, new)
+        there = levels(y, new)
+        run = jnp.where(new == tau, jnp.inf, new - tau)
+        secant = lambda s, a, b: jnp.where((s < 0) & ((b - a) / run < 0), (b - a) / run, s)  # noqa: E731
+        return count + 1, new, y, there, jax.tree.map(secant, slopes, level, there)
+
+    y = neurons.halves(way.y, modes, start, tau)[1]
+    going = lambda carry: (carry[0] < REFINED) & jnp.any(off(*carry[3:]))  # noqa: E731
+    _, tau, y, level, slopes = jax.lax.while_loop(going, nearer, (0, tau, y, levels(y, tau), slopes))
+    return tau, y, jnp.where(slopes.side < 0, jnp.abs(level.side), 0.0)
+
+
+def _beyond(neurons: Traveller, modes: Modes, found: Found, y, tau):
+    """(new modes, unsettled (C,), crossings without room to slide and crossings that do not happen (n, C)) behind the
+    events of `now`."""
+    X, n = neurons.X, len(neurons.X)
+    weight, drift, _ = neurons.pulls(y, modes, tau)
+    hostile = neurons.hostility(y, weight) > 0
+    crossed, left = found.now & ~found.slid, found.now & found.slid
+    on = jnp.where(left, found.above, modes.on) ^ (crossed & ~hostile)
+    slide, wrong = modes.slide & ~left, crossed & hostile
+    # one neuron slides on at most K rows: a crossing without room is charged in full
+    at = first_rows(slide | wrong, len(modes.at), ahead=slide)
+    if len(at) == X.shape[1]:  # as many rows as meet only at the tip
+        at = at.at[-1].set(n)
+    crowded = wrong & ~put(at, at < n, n)
+    choice = choose(X, neurons.activation, on ^ crowded, at, weight, drift)
+    kept = wrong & ~crowded & ~choice.modes.slide & (choice.modes.on == modes.on)
+    return choice.modes, choice.unsettled, crowded, kept
+
+
+__all__ = ["Given", "Travelled", "Traveller", "Way", "travel"]

@@ -1,0 +1,123 @@
+"""Neurons that travel through a step alone: boosts against a matrix exponential, events against the reference."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import Reference
+
+import gflow
+from gflow import datasets
+from gflow.flow.boost import boosted
+from gflow.flow.clocks import ScaledClock
+from gflow.flow.field import Field
+from gflow.flow.path import Given, Traveller, travel
+from gflow.flow.start import initial_modes
+from gflow.flow.vector_chart import VectorPolar
+
+
+def generator(G):
+    """d(w, a) = (a G, w . G) as a matrix; G (d,), or (d, K) for a (K,)."""
+    G = np.atleast_2d(G.T).T
+    d, K = G.shape
+    return np.block([[np.zeros((d, d)), G], [G.T, np.zeros((K, K))]])
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.floats(-3.0, 2.0), st.sampled_from([-1, 0, 1]))
+def test_a_boost_is_the_exponential_of_its_generator(seed, scale, kind):
+    rng = np.random.default_rng(seed)
+    w, G = rng.normal(size=(2, 3))
+    G *= 10.0**scale / np.linalg.norm(G)
+    size = np.linalg.norm(w)
+    a = rng.choice([-1.0, 1.0]) * size * (1.0 + kind * rng.uniform(0.1, 0.9))
+    c = 0.0 if kind == 0 else (abs(a) - size) * (abs(a) + size)
+    new = boosted(w[:, None], jnp.array([a]), G[:, None], jnp.array([c]))
+    exact = scipy.linalg.expm(generator(G)) @ np.append(w, a)
+    got = np.append(new[0][:, 0], new[1][0])
+    np.testing.assert_allclose(got, exact, rtol=1e-11, atol=1e-12 * np.linalg.norm(exact))
+    np.testing.assert_allclose(new[1][0] ** 2 - np.sum(new[0] ** 2), c, atol=1e-11 * np.linalg.norm(exact) ** 2)
+
+
+def test_a_neuron_that_is_turned_by_half_a_circle_keeps_its_digits():
+    # w is almost opposite to where it goes: after a long time a - |w| is what is left of a difference of large numbers
+    w, c = np.array([-1.0, 1e-6]), 0.0
+    a = float(np.linalg.norm(w))
+    y = w[:, None], jnp.array([a])
+    for _ in range(40):
+        y = boosted(*y, jnp.array([[0.5], [0.0]]), c)
+    up, down = a - 1.0, a + 1.0  # a + w_1 and a - w_1, which grow and shrink by e^20
+    up = w[1] ** 2 / down if up < 1e-9 else up
+    exact = 0.5 * (up * np.exp(20.0) - down * np.exp(-20.0)), 0.5 * (up * np.exp(20.0) + down * np.exp(-20.0))
+    np.testing.assert_allclose([y[0][0, 0], y[1][0]], exact, rtol=1e-9)
+
+
+@pytest.mark.parametrize("length", [0.1, 2.0])
+def test_with_vector_output_a_neuron_is_carried_by_the_same_exponential(rng, length):
+    d, K, m = 4, 3, 5
+    w, v, G = rng.normal(size=(d, m)), rng.normal(size=(K, m)), rng.normal(size=(d, K, m))
+    G *= length / np.sqrt(np.sum(G**2, axis=(0, 1)))
+    chart = VectorPolar(jnp.ones(m, bool))
+    new = jnp.concatenate(chart.carried((jnp.asarray(w), jnp.asarray(v)), jnp.asarray(G)))
+    exact = [scipy.linalg.expm(generator(G[..., i])) @ np.append(w[:, i], v[:, i]) for i in range(m)]
+    np.testing.assert_allclose(new.T, exact, rtol=1e-8 if length > 1 else 1e-12)
+
+
+class GivenMultipliers(Reference):
+    """The event-driven reference where every sample weighs the same at all times: neurons do not know of each other."""
+
+    def multipliers(self, state):
+        return self.y / len(self.y)
+
+
+def traveller(problem, network, length):
+    """All neurons on their way through one step of this length on the clock s, with multipliers y/n."""
+    chart, z = gflow.BalancedPolar.encode(network)
+    modes = initial_modes(Field(problem, chart, ScaledClock()), z)
+    n, d = problem.shape
+    lam = jnp.broadcast_to(length * problem.y[:, None] / n, (3, n, network.width))
+    given = Given(lam, jnp.zeros((3, d, network.width)))
+    nothing = jnp.zeros((n, network.width))
+    neurons = Traveller(
+        problem.X, problem.activation, chart, z, modes, given, nothing, nothing, jnp.zeros(network.width)
+    )
+    one = jnp.ones(network.width)
+    middle, end = neurons.halves(chart.lift(z), modes, 0 * one, one)
+    return neurons._replace(middle=neurons.preactivations(middle), end=neurons.preactivations(end))
+
+
+@pytest.mark.parametrize(("n", "d"), [(6, 2), (8, 3)])
+def test_events_in_one_long_step_against_the_reference(n, d):
+    data, length, m = datasets.gaussian(n=n, d=d, seed=4), 3.0, 100
+    problem = gflow.Problem(data.X, data.y)
+    network = gflow.Gaussian(1e-2)(gflow.key_of(0, 0), problem, m)
+    exact = GivenMultipliers(data.X, data.y, network.W1, network.w2)
+    exact.run(length)
+    changes = [(i, k) for s, i, k, a, b in exact.events if a != b]
+    several = {i for i, _ in changes if sum(j == i for j, _ in changes) > 1}
+    assert len(changes) > 20 and len(several) > 3
+    neurons = traveller(problem, network, length)
+    way = jax.jit(travel)(neurons).way
+    assert not np.any(way.open)
+    np.testing.assert_array_equal(np.any(np.asarray(way.theta) < 1, axis=0), [i in dict(changes) for i in range(m)])
+    u, r = neurons.chart.lowered(neurons.z, way.y)
+    want_u, want_r = exact.split(exact.state)
+    np.testing.assert_allclose(u / np.linalg.norm(u, axis=0), want_u, atol=1e-6)
+    np.testing.assert_allclose(r, want_r, atol=1e-6)
+    np.testing.assert_array_equal(way.modes.slide, exact.slide)
+    np.testing.assert_array_equal(np.asarray(way.modes.on), exact.on)
+
+
+def test_multipliers_that_fall_keep_their_sign():
+    # e^-5 in a step: the parabola through the three values is negative on the way
+    values = jnp.exp(-jnp.array([0.0, 2.5, 5.0]))[:, None, None]
+    given = Given(values, jnp.zeros((3, 1, 1)))
+    taus = jnp.linspace(0.0, 1.0, 21)
+    weight = jnp.array([given.at(tau[None])[0][0, 0] for tau in taus])
+    assert bool(jnp.all(weight >= values.min())) and bool(jnp.any(weight == values.min()))
+    np.testing.assert_allclose([given.at(jnp.array([t]))[0][0, 0] for t in (0.0, 0.5, 1.0)], values[:, 0, 0])
+    straight = Given(jnp.array([1.0, 2.0, 3.0])[:, None, None], jnp.zeros((3, 1, 1)))
+    np.testing.assert_allclose(straight.mean(jnp.array([0.2]), jnp.array([0.6]))[0][0, 0], 1.8)
