@@ -85,7 +85,8 @@ def traveller(problem, network, length):
         problem.X, problem.activation, chart, z, modes, given, nothing, nothing, jnp.zeros(network.width)
     )
     one = jnp.ones(network.width)
-    middle, end = neurons.halves(chart.lift(z), modes, 0 * one, one)
+    middle = neurons.moved(chart.lift(z), modes, 0 * one, 0.5 * one)
+    end = neurons.moved(middle, modes, 0.5 * one, one)
     return neurons._replace(middle=neurons.preactivations(middle), end=neurons.preactivations(end))
 
 
@@ -111,13 +112,14 @@ def test_events_in_one_long_step_against_the_reference(n, d):
     np.testing.assert_array_equal(np.asarray(way.modes.on), exact.on)
 
 
-def test_multipliers_that_fall_keep_their_sign():
-    # e^-5 in a step: the parabola through the three values is negative on the way
-    values = jnp.exp(-jnp.array([0.0, 2.5, 5.0]))[:, None, None]
-    given = Given(values, jnp.zeros((3, 1, 1)))
-    taus = jnp.linspace(0.0, 1.0, 21)
-    weight = jnp.array([given.at(tau[None])[0][0, 0] for tau in taus])
-    assert bool(jnp.all(weight >= values.min())) and bool(jnp.any(weight == values.min()))
-    np.testing.assert_allclose([given.at(jnp.array([t]))[0][0, 0] for t in (0.0, 0.5, 1.0)], values[:, 0, 0])
-    straight = Given(jnp.array([1.0, 2.0, 3.0])[:, None, None], jnp.zeros((3, 1, 1)))
-    np.testing.assert_allclose(straight.mean(jnp.array([0.2]), jnp.array([0.6]))[0][0, 0], 1.8)
+def test_multipliers_between_the_points_of_a_step():
+    at = lambda given, tau: float(given.at(jnp.array([tau]))[0][0, 0])  # noqa: E731
+    # e^-5 in a step: a parabola through the three values would be negative on the way
+    falling = Given(jnp.exp(-jnp.array([0.0, 2.5, 5.0]))[:, None, None], jnp.zeros((3, 1, 1)))
+    negative = Given(-falling.weight, falling.drift)
+    for tau in (0.0, 0.3, 0.5, 0.9, 1.0):
+        assert at(falling, tau) == pytest.approx(np.exp(-5 * tau)) == -at(negative, tau)
+    # one that changes its sign, as with vector output, has no logarithm
+    turning = Given(jnp.array([1.0, 0.25, -1.0])[:, None, None], falling.drift)
+    for tau in (0.0, 0.3, 0.5, 0.9, 1.0):
+        assert at(turning, tau) == pytest.approx(1 - tau - tau**2)

@@ -7,11 +7,13 @@ equation,
 
 a boost of rapidity |g| ds, which conserves a^2 - |w|^2 (charts have it in closed form). So the few neurons that meet a
 hyperplane in a step go through it once more, alone: to the next event, where their modes are chosen anew, and on.
-Source: docs/mathematics.md, "Crossing and sliding"; arXiv 2110.06488, section 2.
+Source: docs/mathematics.md, "A step across hyperplanes"; arXiv 2110.06488, section 2; the boosts of a step: Blanes and
+Moan, Appl. Numer. Math. 56 (2006), fourth order, commutator-free.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -46,21 +48,16 @@ class Given(NamedTuple):
     drift: Float[Array, "3 d *K C"]
 
     def at(self, tau: Float[Array, " C"]) -> tuple[Array, Array]:
-        """Both at `tau` in 0..1, on the parabola through the three."""
-        return self._on(tau, tau**2)
+        """Both at `tau` in 0..1, on the parabola through the three; of multipliers that keep their sign through the
+        logarithms, since these follow the margins."""
 
-    def mean(self, a: Float[Array, " C"], b: Float[Array, " C"]) -> tuple[Array, Array]:
-        """Their means from a to b."""
-        return self._on(0.5 * (a + b), (a**2 + a * b + b**2) / 3)
+        def on(v):
+            return v[0] + tau * (4 * v[1] - 3 * v[0] - v[2]) + tau**2 * 2 * (v[0] - 2 * v[1] + v[2])
 
-    def _on(self, first: Float[Array, " C"], second: Float[Array, " C"]) -> tuple[Array, Array]:
-        on = lambda v: v[0] + first * (4 * v[1] - 3 * v[0] - v[2]) + second * 2 * (v[0] - 2 * v[1] + v[2])  # noqa: E731
-        weight, sign = on(self.weight), jnp.sign(self.weight[0])
-        # a multiplier that falls a hundredfold in a step has no parabola: it keeps its sign, as a size within its ends
+        sign = jnp.sign(self.weight[0])
         kept = jnp.all(sign * self.weight > 0, axis=0)
-        least = jnp.min(jnp.abs(self.weight), axis=0)
-        weight = jnp.where(kept, sign * jnp.maximum(sign * weight, least), weight)
-        return weight, on(self.drift)
+        logs = jnp.log(jnp.where(kept, jnp.abs(self.weight), 1.0))
+        return jnp.where(kept, sign * jnp.exp(on(logs)), on(self.weight)), on(self.drift)
 
 
 class Way(NamedTuple):
@@ -122,22 +119,28 @@ class Traveller(NamedTuple):
         lower, upper = self.activation.slope_interval()
         return upper - lower
 
+    def nudged(self, y: PyTree[Array], modes: Modes, a: Float[Array, " C"], b: Float[Array, " C"]) -> PyTree[Array]:
+        """y, at a, as it is at b if its modes hold: by one boost, of order 2."""
+        return self._boosted(y, modes, self.given.at(0.5 * (a + b)), b - a)
+
     def moved(self, y: PyTree[Array], modes: Modes, a: Float[Array, " C"], b: Float[Array, " C"]) -> PyTree[Array]:
-        """y, at a, as it is at b if its modes hold."""
-        weight, drift = self.given.mean(a, b)
+        """The same by two boosts, of order 4: the commutator-free Magnus method."""
+        far, half = math.sqrt(3) / 6, 0.5 * (a + b)
+        early, late = (self.given.at(half + sign * far * (b - a)) for sign in (-1, 1))
+        for near, other in ((early, late), (late, early)):
+            mean = jax.tree.map(lambda u, v: (0.25 + far) * u + (0.25 - far) * v, near, other)
+            y = self._boosted(y, modes, mean, b - a)
+        return y
+
+    def _boosted(self, y: PyTree[Array], modes: Modes, given, length: Float[Array, " C"]) -> PyTree[Array]:
+        weight, drift = given
         D = slopes(self.activation, modes.on, self.X.dtype)
         if weight.ndim == 2:
             G = modes.project(drift + self.X.T @ (D * weight))
         else:
             G = drift + jnp.einsum("nd,nc,nkc->dkc", self.X, D, weight)
             G = jax.vmap(modes.project, in_axes=1, out_axes=1)(G)
-        return self.chart.carried(y, G * (b - a))
-
-    def halves(self, y: PyTree[Array], modes: Modes, a: Float[Array, " C"], b: Float[Array, " C"]):
-        """y halfway from a to b, and at b."""
-        half = 0.5 * (a + b)
-        middle = self.moved(y, modes, a, half)
-        return middle, self.moved(middle, modes, half, b)
+        return self.chart.carried(y, G * length)
 
     def preactivations(self, y: PyTree[Array]) -> Float[Array, "n C"]:
         """x_n . hidden_i."""
@@ -180,7 +183,8 @@ def travel(neurons: Traveller) -> Travelled:
     C = neurons.end.shape[1]
     zero, one = jnp.zeros(C, neurons.X.dtype), jnp.ones(C, neurons.X.dtype)
     y = neurons.chart.lift(neurons.z)
-    middle, base = neurons.halves(y, neurons.modes, zero, one)
+    middle = neurons.moved(y, neurons.modes, zero, 0.5 * one)
+    base = neurons.moved(middle, neurons.modes, 0.5 * one, one)
     better = Better(neurons.middle - neurons.preactivations(middle), neurons.end - neurons.preactivations(base))
     no, nothing = jnp.zeros(neurons.end.shape, bool), jnp.zeros_like(neurons.end)
     way = Way(zero, y, neurons.modes, zero > 0, one, nothing + 1, no, no, no, nothing, nothing)
@@ -199,7 +203,7 @@ def _to_next(neurons: Traveller, better: Better, way: Way, last) -> Way:
     one = jnp.ones_like(way.tau)
     Z = lambda y, tau: neurons.preactivations(y) + better.at(tau) - way.offset  # noqa: E731
     y, modes, half = way.y, way.modes, 0.5 * (way.tau + 1)
-    middle, end = neurons.halves(y, modes, way.tau, one)
+    middle, end = neurons.nudged(y, modes, way.tau, half), neurons.moved(y, modes, way.tau, one)
     points = ((y, way.tau), (middle, half), (end, one))
     levels = [neurons.levels(*p, modes, Z(*p)) for p in points]
     found = _next(neurons, modes, way.kept, neurons.zero(end), levels)
@@ -328,13 +332,13 @@ def _onto(neurons: Traveller, modes: Modes, Z, found: Found, way: Way, tau: Floa
         by = jnp.concatenate(by)
         by = by[jnp.argmax(jnp.abs(by), axis=0), jnp.arange(by.shape[1])]
         new = jnp.where(off(level, slopes), jnp.minimum(tau + jnp.clip(by, -farthest, farthest), 1.0), tau)
-        y = neurons.moved(y, modes, tau, new)
+        y = neurons.nudged(y, modes, tau, new)
         there = levels(y, new)
         run = jnp.where(new == tau, jnp.inf, new - tau)
         secant = lambda s, a, b: jnp.where((s < 0) & ((b - a) / run < 0), (b - a) / run, s)  # noqa: E731
         return count + 1, new, y, there, jax.tree.map(secant, slopes, level, there)
 
-    y = neurons.halves(way.y, modes, start, tau)[1]
+    y = neurons.moved(way.y, modes, start, tau)
     going = lambda carry: (carry[0] < REFINED) & jnp.any(off(*carry[3:]))  # noqa: E731
     _, tau, y, level, slopes = jax.lax.while_loop(going, nearer, (0, tau, y, levels(y, tau), slopes))
     return tau, y, jnp.where(slopes.side < 0, jnp.abs(level.side), 0.0)
