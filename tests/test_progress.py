@@ -1,8 +1,11 @@
 """What a sweep says while it runs."""
 
+import contextlib
+import signal
 import time
 
 import numpy as np
+import pytest
 
 from gflow._types import VERDICT
 from gflow.cli import progress
@@ -35,3 +38,15 @@ def test_time_of_compiling_is_not_expected_again(capsys, monkeypatch):
         "flows: 20 of 30 done; 2.0 flows/s  GLOBAL 20; 7 of 8 lanes busy; about 5 s left",
         "flows: 30 of 30 done; 2.0 flows/s  GLOBAL 30",
     ]
+
+
+def test_an_interrupt_that_was_swallowed_still_counts():
+    before = signal.getsignal(signal.SIGINT)
+    shown = progress.Progress(30, np.full(30, -1))
+    with shown:
+        shown.advance(Rows())
+        with contextlib.suppress(KeyboardInterrupt):  # as in a finaliser
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            shown.advance(Rows())
+    assert signal.getsignal(signal.SIGINT) is before

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 
 from gflow.formats import duration
@@ -45,7 +47,16 @@ class Progress:
             self.bar = rich.Progress(*columns, console=Console(stderr=True))
             self.task = self.bar.add_task("compiling", total=total, completed=done)
 
+    interrupted = False
+
+    def _interrupt(self, *_) -> None:
+        self.interrupted = True
+        raise KeyboardInterrupt
+
     def __enter__(self):
+        # an interrupt that arrives while Python tidies up (a finaliser, a callback of XLA) is printed and forgotten
+        here = threading.current_thread() is threading.main_thread()
+        self.before = signal.signal(signal.SIGINT, self._interrupt) if here else None
         if self.bar:
             self.bar.start()
         else:
@@ -53,6 +64,8 @@ class Progress:
         return self
 
     def __exit__(self, *_):
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
         if self.bar:
             self.bar.stop()
 
@@ -74,8 +87,11 @@ class Progress:
         say("; ".join([f"flows: {self.done} of {self.total} done", *filter(None, more)]))
 
     def advance(self, records) -> None:
+        """Rows are complete. Raises KeyboardInterrupt if one was lost on the way."""
         from gflow.summary import verdict_counts
 
+        if self.interrupted:
+            raise KeyboardInterrupt
         self.done, self.fresh = self.done + len(records), self.fresh + len(records)
         for name, count in verdict_counts(records.verdict).items():
             self.counts[name] += count
