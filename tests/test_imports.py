@@ -32,9 +32,11 @@ ALLOWED = {
     "flow.vector_chart": {"flow.boost", "flow.charts", "network"},
     "flow.field": {"flow.charts", "flow.clocks", "flow.modes", "flow.row_space", "lines", "network", "problem"},
     "flow.parabola": set(),
-    "flow.path": {"activations", "flow.charts", "flow.modes", "flow.parabola", "network"},
+    "flow.pull": set(),
+    "flow.path": {"activations", "flow.charts", "flow.modes", "flow.parabola", "flow.pull", "network"},
     "flow.crossings": {
         "activations", "flow.charts", "flow.field", "flow.flagged", "flow.modes", "flow.parabola", "flow.path",
+        "flow.pull",
         "network",
     },
     "flow.departure": {"activations", "box", "flow.modes", "network"},

@@ -14,7 +14,8 @@ from gflow import datasets
 from gflow.flow.boost import boosted
 from gflow.flow.clocks import ScaledClock
 from gflow.flow.field import Field
-from gflow.flow.path import Given, Traveller, travel
+from gflow.flow.path import Traveller, at_start, travel
+from gflow.flow.pull import Given, Pull
 from gflow.flow.start import initial_modes
 from gflow.flow.vector_chart import VectorPolar
 
@@ -79,14 +80,16 @@ def traveller(problem, network, length):
     modes = initial_modes(Field(problem, chart, ScaledClock()), z)
     n, d = problem.shape
     lam = jnp.broadcast_to(length * problem.y[:, None] / n, (3, n, network.width))
-    given = Given(lam, jnp.zeros((3, d, network.width)))
+    given = Given.through(lam, jnp.zeros((3, d, network.width)))
     nothing = jnp.zeros((n, network.width))
     neurons = Traveller(
         problem.X, problem.activation, chart, z, modes, given, nothing, nothing, jnp.zeros(network.width)
     )
+    base = neurons._replace(middle=neurons.preactivations(chart.lift(z)), end=neurons.preactivations(chart.lift(z)))
     one = jnp.ones(network.width)
-    middle = neurons.moved(chart.lift(z), modes, 0 * one, 0.5 * one)
-    end = neurons.moved(middle, modes, 0.5 * one, one)
+    held = at_start(base)
+    middle = neurons.moved(held, held.y, 0 * one, 0.5 * one)
+    end = neurons.moved(held, middle, 0.5 * one, one)
     return neurons._replace(middle=neurons.preactivations(middle), end=neurons.preactivations(end))
 
 
@@ -115,11 +118,51 @@ def test_events_in_one_long_step_against_the_reference(n, d):
 def test_multipliers_between_the_points_of_a_step():
     at = lambda given, tau: float(given.at(jnp.array([tau]))[0][0, 0])  # noqa: E731
     # e^-5 in a step: a parabola through the three values would be negative on the way
-    falling = Given(jnp.exp(-jnp.array([0.0, 2.5, 5.0]))[:, None, None], jnp.zeros((3, 1, 1)))
-    negative = Given(-falling.weight, falling.drift)
+    weight = jnp.exp(-jnp.array([0.0, 2.5, 5.0]))[:, None, None]
+    falling, negative = (Given.through(sign * weight, jnp.zeros((3, 1, 1))) for sign in (1, -1))
     for tau in (0.0, 0.3, 0.5, 0.9, 1.0):
         assert at(falling, tau) == pytest.approx(np.exp(-5 * tau)) == -at(negative, tau)
     # one that changes its sign, as with vector output, has no logarithm
-    turning = Given(jnp.array([1.0, 0.25, -1.0])[:, None, None], falling.drift)
+    turning = Given.through(jnp.array([1.0, 0.25, -1.0])[:, None, None], jnp.zeros((3, 1, 1)))
     for tau in (0.0, 0.3, 0.5, 0.9, 1.0):
         assert at(turning, tau) == pytest.approx(1 - tau - tau**2)
+
+
+@pytest.mark.parametrize("outputs", [(), (3,)])
+def test_the_pull_on_a_neuron_is_the_sum_over_its_samples_also_after_some_turned(rng, outputs):
+    n, d, C = 30, 4, 7
+    X = jnp.asarray(rng.normal(size=(n, d)))
+    falls = jnp.array([0.0, 0.1, 0.3]).reshape(3, *(1,) * (2 + len(outputs)))
+    size = jnp.asarray(rng.uniform(0.5, 2.0, size=(1, n, *outputs, C)))
+    given = Given.through(size * jnp.exp(-falls * size), jnp.asarray(rng.normal(size=(3, d, *outputs, C))))
+    before, after = (jnp.asarray(rng.integers(0, 2, size=(n, C)), float) for _ in range(2))
+    after = after.at[:, 0].set(before[:, 0])  # one of whose samples none turns
+    pull = Pull.of(given, X, before).turned(given, X, after - before)
+    tau = jnp.asarray(rng.uniform(size=C))
+    weight, drift = given.at(tau)
+    # to what a polynomial of degree 7 can
+    for D, got in ((before, Pull.of(given, X, before)), (after, pull)):
+        want = drift + jnp.einsum("nd,nc,n...c->d...c", X, D, weight)
+        np.testing.assert_allclose(got.at(tau), want, rtol=1e-7, atol=1e-7)
+    rows = jnp.asarray(rng.integers(0, n + 1, size=(2, C)))
+    picked = given.of(rows).at(tau)[0]
+    for i, row in np.ndenumerate(rows):
+        want = weight[row, ..., i[1]] if row < n else jnp.zeros(outputs)
+        np.testing.assert_allclose(picked[i[0], ..., i[1]], want)
+
+
+def test_a_dead_neuron_that_is_a_little_on_the_wrong_side_stays_and_is_not_late():
+    # both samples are off, so nothing moves it; on the other side of the first it would be pushed back at once
+    X, m = jnp.array([[1.0, 0.2], [0.3, 1.0]]), 1
+    problem = gflow.Problem(X, jnp.ones(2))
+    w = jnp.array([[0.2], [-1.0]]) + 1e-7 * X[:1].T
+    chart, z = gflow.BalancedPolar.encode(gflow.TwoLayer(w, -jnp.linalg.norm(w, axis=0)))
+    modes = initial_modes(Field(problem, chart, ScaledClock()), z)
+    modes = modes._replace(on=jnp.zeros_like(modes.on))
+    given = Given.through(jnp.full((3, 2, m), 0.5), jnp.zeros((3, 2, m)))
+    Z = X @ chart.hidden(z)
+    assert Z[0, 0] > 1e-8 > 0 > Z[1, 0]
+    way = travel(Traveller(X, problem.activation, chart, z, modes, given, Z, Z, jnp.zeros(m))).way
+    assert way.kept[0, 0] and not np.any(way.modes.on) and not np.any(way.modes.slide)
+    np.testing.assert_array_equal(way.late, 0.0)
+    np.testing.assert_allclose(way.y[0] / np.linalg.norm(way.y[0]), w / np.linalg.norm(w), atol=1e-12)

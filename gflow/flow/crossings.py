@@ -18,7 +18,8 @@ from gflow.flow.field import Field, Moment, Rates
 from gflow.flow.flagged import on_flagged
 from gflow.flow.modes import Modes, at_rows, lengths, rounding, slopes
 from gflow.flow.parabola import dips
-from gflow.flow.path import Given, Traveller, travel
+from gflow.flow.path import Traveller, travel
+from gflow.flow.pull import Given
 from gflow.network import inner
 
 
@@ -78,7 +79,7 @@ def after_step(
     leading = lambda Z: Z if lines is None else jnp.where(lines.first[:, None], Z, 0.0)  # noqa: E731
     moments = (start, middle, end)
     moving = [[h * field.clock.rate(at.log_S) * a for a in field.weighted(at.lam)] for at in moments]
-    given = Given(*(jnp.stack(three) for three in zip(*moving, strict=True)))
+    given = Given.through(*(jnp.stack(three) for three in zip(*moving, strict=True)))
     Z0, Zm, Z1 = (leading(at.Z) for at in moments)
     neurons = Neurons(Z0, Zm, Z1, field.chart, z0, z1, error, modes)
     weight = at_rows(end.weight, modes.at)
@@ -108,8 +109,8 @@ def near_kink(X, neurons: Neurons, Z, within: Float[Array, " m"]) -> Bool[Array,
 
 
 def met(X, activation: AbstractActivation, neurons: Neurons, weight: Float[Array, "K m"], wanted: Float[Array, "K m"]):
-    """(m,): neurons to which something happened: a pair crossed, went over and came back, came near, or may no longer
-    slide. `weight`, `wanted` (K, m): lambda and the entry of sliding rows. `settle` finds out what it was.
+    """(m,): to how many pairs of a neuron something happened: crossed, went over and came back, came near, or may no
+    longer slide. `weight`, `wanted` (K, m): lambda and the entry of sliding rows. `settle` finds out what it was.
     """
     lower, upper = activation.slope_interval()
     row, side = lengths(X), jnp.where(neurons.modes.on, 1.0, -1.0)
@@ -117,10 +118,10 @@ def met(X, activation: AbstractActivation, neurons: Neurons, weight: Float[Array
     zero = rounding(row.dtype) * neurons.size * row
     near = jnp.maximum(row * neurons.error, zero)
     pairs = (last < -zero) | ((last <= near) & (first > near)) | dips(first, middle, last)[2]
-    pairs = jnp.any(pairs & ~neurons.modes.slide, axis=0)
+    pairs = jnp.sum(pairs & ~neurons.modes.slide, axis=0)
     # an entry of 0 is what a row without weight has: it has nothing to slide on
     ends = ~((wanted > 0) & (wanted < upper - lower)) | (weight * neurons.orientation > 0)
-    return pairs | jnp.any((neurons.modes.at < len(X)) & ends, axis=0)
+    return pairs + jnp.sum((neurons.modes.at < len(X)) & ends, axis=0)
 
 
 def settle(X, activation: AbstractActivation, neurons: Neurons, given: Given, width: int, log: bool) -> Settled:
@@ -130,14 +131,15 @@ def settle(X, activation: AbstractActivation, neurons: Neurons, given: Given, wi
         X, activation, chart, neurons.z0, neurons.modes, given, neurons.middle, neurons.end, neurons.error
     )
     way, base = travel(traveller)
-    weight, drift, wanted = traveller.pulls(way.y, way.modes, jnp.ones_like(way.tau))
-    modes = way.modes._replace(delta=wanted)
+    one = jnp.ones_like(way.tau)
+    modes, weight = way.modes, traveller.weights(way.y, one)
+    modes = modes._replace(delta=traveller.wanted(way, way.y, one, at_rows(weight, modes.at)))
     along = [chart.lowered(neurons.z0, y) for y in (way.y, base)]
     correction = jax.tree.map(jnp.subtract, *along)
     z1 = jax.tree.map(jnp.add, z, correction)
     Z, row = X @ chart.hidden(z1), lengths(X)
     D = slopes(activation, modes.on, Z.dtype)
-    G = modes.project(drift + X.T @ (D * weight))
+    G = modes.project(chart.pulled(way.y, way.pull.at(one)))
     pull = jnp.abs(weight * chart.orientation(z1)) * row
     # margins, and so the multipliers that move every neuron, were a little off since the first event
     held = slopes(activation, neurons.modes.on, Z.dtype) * neurons.end * chart.sizes(z)

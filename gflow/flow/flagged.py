@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 PER_LANE = 0.5
 """Columns of the table per lane; more flagged neurons take further rounds. Measured: larger tables leave the cache."""
@@ -18,16 +18,22 @@ PER_LANE = 0.5
 SMALLEST = 16
 """Columns of the table at least."""
 
+MOST = 64
+"""Work above this counts as this; it only orders neurons."""
+
 
 def on_flagged(
     work: Callable[[PyTree[Array], PyTree[Array], PyTree[Array]], PyTree[Array]],
-    flagged: Bool[Array, " m"],
+    flagged: Bool[Array, " m"] | Int[Array, " m"],
     neurons: PyTree[Array],
     lane: PyTree[Array],
     shared: PyTree[Array],
     otherwise: PyTree[Array],
 ) -> PyTree[Array]:
     """`otherwise` with the columns of flagged neurons replaced by those of work(neurons, lane, shared).
+
+    `flagged`: 0 where nothing is to be done, else about how much. A table takes as long as its slowest column, so those
+    with most to do are taken together.
 
     Leaves of `neurons` and `otherwise` have the neurons as their last axis. `work` sees C columns of `neurons`,
     every leaf of `lane` with a last axis of C (each column's own lane), and `shared` as it is. It must not close over
@@ -52,15 +58,18 @@ def on_flagged(
     return single(shared, flagged, neurons, lane, otherwise)
 
 
-def _rounds(work, shared, flagged: Bool[Array, "b m"], neurons, lane, otherwise):
+def _rounds(work, shared, flagged, neurons, lane, otherwise):
     b, m = flagged.shape
     size = min(b * m, max(SMALLEST, int(PER_LANE * b)))
-    count = jnp.cumsum(flagged.ravel())
+    much, place = jnp.minimum(flagged.ravel().astype(int), MOST), jnp.arange(b * m)
+    count = jnp.sum(much > 0)
+    # one key of both: sorting pairs takes four times as long
+    order = jnp.sort((MOST - much) * (b * m) + place) % (b * m)
 
     def one(carry):
         done, out = carry
-        # the neurons number done + 1 .. done + size among the flagged ones, b * m where there are fewer
-        index = jnp.searchsorted(count, done + 1 + jnp.arange(size), method="scan_unrolled")
+        these = done + place[:size]
+        index = jnp.where(these < count, order[jnp.minimum(these, b * m - 1)], b * m)  # b * m where there are fewer
         row, column = index // m, index % m
         inside = jnp.minimum(row, b - 1)
         pick = lambda a: jnp.moveaxis(a[inside, ..., column], 0, -1)  # noqa: E731
@@ -69,4 +78,4 @@ def _rounds(work, shared, flagged: Bool[Array, "b m"], neurons, lane, otherwise)
         put = lambda a, new: a.at[row, ..., column].set(jnp.moveaxis(new, -1, 0), mode="drop")  # noqa: E731
         return done + size, jax.tree.map(put, out, result)
 
-    return jax.lax.while_loop(lambda carry: carry[0] < count[-1], one, (jnp.zeros_like(count[-1]), otherwise))[1]
+    return jax.lax.while_loop(lambda carry: carry[0] < count, one, (jnp.zeros_like(count), otherwise))[1]

@@ -18,12 +18,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from gflow.activations import AbstractActivation
 from gflow.flow.charts import AbstractChart
-from gflow.flow.modes import Modes, at_rows, choose, first_rows, lengths, put, rounding, slopes
+from gflow.flow.modes import Modes, at_rows, first_rows, least_norm, lengths, put, rounding, rows_at, slopes
 from gflow.flow.parabola import crossing, dips
+from gflow.flow.pull import Given, Pull
 from gflow.network import inner
 
 EVENTS = 16
@@ -40,28 +41,9 @@ TOGETHER = 1e-9
 """Events closer than this, in parts of what is left of the step, are one."""
 
 
-class Given(NamedTuple):
-    """What moves the neurons of a step at its start, middle and end, times its length: `weight` (3, n, C) of the
-    hyperplanes and `drift` (3, d, C) (see Lines), with vector output (3, n, K, C) and (3, d, K, C)."""
-
-    weight: Float[Array, "3 n *K C"]
-    drift: Float[Array, "3 d *K C"]
-
-    def at(self, tau: Float[Array, " C"]) -> tuple[Array, Array]:
-        """Both at `tau` in 0..1, on the parabola through the three; of multipliers that keep their sign through the
-        logarithms, since these follow the margins."""
-
-        def on(v):
-            return v[0] + tau * (4 * v[1] - 3 * v[0] - v[2]) + tau**2 * 2 * (v[0] - 2 * v[1] + v[2])
-
-        sign = jnp.sign(self.weight[0])
-        kept = jnp.all(sign * self.weight > 0, axis=0)
-        logs = jnp.log(jnp.where(kept, jnp.abs(self.weight), 1.0))
-        return jnp.where(kept, sign * jnp.exp(on(logs)), on(self.weight)), on(self.drift)
-
-
 class Way(NamedTuple):
-    """How far neurons have come: `tau` (C,) in 0..1, linear coordinates `y`, `modes`. `over` (C,): at the end.
+    """How far neurons have come: `tau` (C,) in 0..1, linear coordinates `y`, `modes` and the `pull` with these. `over`
+    (C,): at the end.
 
     `first` (C,): tau of the first event; `theta` (n, C): of a pair's last one, 1 for none. `turned` (n, C): it slid
     until the neuron changed its orientation. `open` (n, C): pairs whose events are not accounted for; `kept` (n, C):
@@ -72,6 +54,7 @@ class Way(NamedTuple):
     tau: Float[Array, " C"]
     y: PyTree[Array]
     modes: Modes
+    pull: Pull
     over: Bool[Array, " C"]
     first: Float[Array, " C"]
     theta: Float[Array, "n C"]
@@ -119,54 +102,57 @@ class Traveller(NamedTuple):
         lower, upper = self.activation.slope_interval()
         return upper - lower
 
-    def nudged(self, y: PyTree[Array], modes: Modes, a: Float[Array, " C"], b: Float[Array, " C"]) -> PyTree[Array]:
-        """y, at a, as it is at b if its modes hold: by one boost, of order 2."""
-        return self._boosted(y, modes, self.given.at(0.5 * (a + b)), b - a)
+    def slopes(self, modes: Modes) -> Float[Array, "n C"]:
+        """Of the hyperplanes."""
+        return slopes(self.activation, modes.on, self.X.dtype)
 
-    def moved(self, y: PyTree[Array], modes: Modes, a: Float[Array, " C"], b: Float[Array, " C"]) -> PyTree[Array]:
+    def nudged(self, way: Way, y: PyTree[Array], a: Float[Array, " C"], b: Float[Array, " C"]) -> PyTree[Array]:
+        """y, at a, as it is at b if the modes of `way` hold: by one boost, of order 2."""
+        return self._boosted(way, y, way.pull.at(0.5 * (a + b)), b - a)
+
+    def moved(self, way: Way, y: PyTree[Array], a: Float[Array, " C"], b: Float[Array, " C"]) -> PyTree[Array]:
         """The same by two boosts, of order 4: the commutator-free Magnus method."""
         far, half = math.sqrt(3) / 6, 0.5 * (a + b)
-        early, late = (self.given.at(half + sign * far * (b - a)) for sign in (-1, 1))
+        early, late = (way.pull.at(half + sign * far * (b - a)) for sign in (-1, 1))
         for near, other in ((early, late), (late, early)):
-            mean = jax.tree.map(lambda u, v: (0.25 + far) * u + (0.25 - far) * v, near, other)
-            y = self._boosted(y, modes, mean, b - a)
+            y = self._boosted(way, y, (0.25 + far) * near + (0.25 - far) * other, b - a)
         return y
 
-    def _boosted(self, y: PyTree[Array], modes: Modes, given, length: Float[Array, " C"]) -> PyTree[Array]:
-        weight, drift = given
-        D = slopes(self.activation, modes.on, self.X.dtype)
-        if weight.ndim == 2:
-            G = modes.project(drift + self.X.T @ (D * weight))
-        else:
-            G = drift + jnp.einsum("nd,nc,nkc->dkc", self.X, D, weight)
-            G = jax.vmap(modes.project, in_axes=1, out_axes=1)(G)
+    def _boosted(self, way: Way, y: PyTree[Array], G: Float[Array, "d *K C"], length: Float[Array, " C"]):
+        project = way.modes.project
+        G = project(G) if G.ndim == 2 else jax.vmap(project, in_axes=1, out_axes=1)(G)
         return self.chart.carried(y, G * length)
+
+    def hidden(self, y: PyTree[Array]) -> Float[Array, "d C"]:
+        """The chart's, at y."""
+        return self.chart.hidden(self.chart.lowered(self.z, y))
 
     def preactivations(self, y: PyTree[Array]) -> Float[Array, "n C"]:
         """x_n . hidden_i."""
-        return self.X @ self.chart.hidden(self.chart.lowered(self.z, y))
+        return self.X @ self.hidden(y)
 
-    def pulls(self, y: PyTree[Array], modes: Modes, tau: Float[Array, " C"]):
-        """(weight (n, C), drift (d, C), entries wanted by the sliding rows (K, C)) at `tau`."""
-        weight, drift = (self.chart.pulled(y, a) for a in self.given.at(tau))
-        force = drift + self.X.T @ (slopes(self.activation, modes.on, self.X.dtype) * weight)
-        return weight, drift, modes.wanted(force, at_rows(weight, modes.at))
+    def weights(self, y: PyTree[Array], tau: Float[Array, " C"], at: Int[Array, "R C"] | None = None):
+        """(R, C): weights of the hyperplanes `at`, or of all, at `tau`."""
+        given = self.given if at is None else self.given.of(at)
+        return self.chart.pulled(y, given.at(tau)[0])
 
-    def levels(self, y: PyTree[Array], tau: Float[Array, " C"], modes: Modes, Z: Float[Array, "n C"]) -> Levels:
-        """At `tau`, where neurons are at y, with pre-activations Z."""
-        weight, _, wanted = self.pulls(y, modes, tau)
-        at = modes.at
+    def wanted(self, way: Way, y: PyTree[Array], tau: Float[Array, " C"], weight: Float[Array, "K C"]):
+        """(K, C): entries wanted by the sliding rows, whose weights are `weight`, at `tau`."""
+        return way.modes.wanted(self.chart.pulled(y, way.pull.at(tau)), weight)
+
+    def levels(self, way: Way, y: PyTree[Array], tau: Float[Array, " C"], side: Float[Array, "R C"]) -> Levels:
+        """At `tau`, where neurons are at y, with pre-activations towards their sides `side`."""
+        weight = self.weights(y, tau, way.modes.at)
         # a row without weight has nothing to slide on
-        wanted = jnp.where(at_rows(weight, at) == 0, -1.0, wanted)
-        hostile = at_rows(self.hostility(y, weight), at)
-        return Levels(jnp.where(modes.on, Z, -Z), wanted, self.jump - wanted, hostile)
+        wanted = jnp.where(weight == 0, -1.0, self.wanted(way, y, tau, weight))
+        return Levels(side, wanted, self.jump - wanted, self.hostility(y, weight))
 
     def zero(self, y: PyTree[Array]) -> Float[Array, "n C"]:
         """What rounding leaves of a pre-activation."""
-        hidden = self.chart.hidden(self.chart.lowered(self.z, y))
+        hidden = self.hidden(y)
         return rounding(self.X.dtype) * lengths(self.X) * jnp.sqrt(inner(hidden, hidden))
 
-    def hostility(self, y: PyTree[Array], weight: Float[Array, "n C"]) -> Float[Array, "n C"]:
+    def hostility(self, y: PyTree[Array], weight: Float[Array, "R C"]) -> Float[Array, "R C"]:
         """Positive for pairs that can slide: sign a_i != y_n."""
         return -self.chart.orientation(self.chart.lowered(self.z, y)) * weight
 
@@ -178,16 +164,22 @@ class Travelled(NamedTuple):
     base: PyTree[Array]
 
 
+def at_start(neurons: Traveller) -> Way:
+    """Of every neuron."""
+    zero = jnp.zeros(neurons.end.shape[1], neurons.X.dtype)
+    no, nothing = jnp.zeros(neurons.end.shape, bool), jnp.zeros_like(neurons.end)
+    pull = Pull.of(neurons.given, neurons.X, neurons.slopes(neurons.modes))
+    y = neurons.chart.lift(neurons.z)
+    return Way(zero, y, neurons.modes, pull, zero > 0, zero + 1, nothing + 1, no, no, no, nothing, nothing)
+
+
 def travel(neurons: Traveller) -> Travelled:
     """Every neuron through the step, from event to event."""
-    C = neurons.end.shape[1]
-    zero, one = jnp.zeros(C, neurons.X.dtype), jnp.ones(C, neurons.X.dtype)
-    y = neurons.chart.lift(neurons.z)
-    middle = neurons.moved(y, neurons.modes, zero, 0.5 * one)
-    base = neurons.moved(middle, neurons.modes, 0.5 * one, one)
+    way = at_start(neurons)
+    half, one = 0.5 + way.tau, 1 + way.tau
+    middle = neurons.moved(way, way.y, way.tau, half)
+    base = neurons.moved(way, middle, half, one)
     better = Better(neurons.middle - neurons.preactivations(middle), neurons.end - neurons.preactivations(base))
-    no, nothing = jnp.zeros(neurons.end.shape, bool), jnp.zeros_like(neurons.end)
-    way = Way(zero, y, neurons.modes, zero > 0, one, nothing + 1, no, no, no, nothing, nothing)
 
     def onward(carry):
         count, way = carry
@@ -201,28 +193,33 @@ def travel(neurons: Traveller) -> Travelled:
 def _to_next(neurons: Traveller, better: Better, way: Way, last) -> Way:
     """To the next event, and with new modes beyond it; to the end where there is none."""
     one = jnp.ones_like(way.tau)
-    Z = lambda y, tau: neurons.preactivations(y) + better.at(tau) - way.offset  # noqa: E731
     y, modes, half = way.y, way.modes, 0.5 * (way.tau + 1)
-    middle, end = neurons.nudged(y, modes, way.tau, half), neurons.moved(y, modes, way.tau, one)
-    points = ((y, way.tau), (middle, half), (end, one))
-    levels = [neurons.levels(*p, modes, Z(*p)) for p in points]
+    middle, end = neurons.nudged(way, y, way.tau, half), neurons.moved(way, y, way.tau, one)
+    levels = []
+    for point, tau in ((y, way.tau), (middle, half), (end, one)):
+        Z = neurons.preactivations(point) + better.at(tau) - way.offset
+        levels.append(neurons.levels(way, point, tau, jnp.where(modes.on, Z, -Z)))
     found = _next(neurons, modes, way.kept, neurons.zero(end), levels)
     happens = jnp.any(found.happens, axis=0) & ~way.over
     arrived = ~happens | last
     # onto the event
     tau = jnp.where(happens, way.tau + found.tau * (1 - way.tau), 1.0)
-    tau, there, left = _onto(neurons, modes, Z, found, way, tau)
-    beyond, unsettled, crowded, kept = _beyond(neurons, modes, found, there, tau)
+    tau, there, left = _onto(neurons, better, found, way, tau)
+    found = found._replace(now=found.now & happens & ~arrived)
+    beyond, pull, unsettled, crowded, kept = _beyond(neurons, found, way, there, tau)
     there = (beyond.project(there[0]), *there[1:])
     y = jax.tree.map(lambda a, b: jnp.where(arrived, a, b), end, there)
     new = jax.tree.map(lambda a, b: jnp.where(arrived, a, b), modes._replace(delta=levels[2].wanted), beyond)
     y, new = jax.tree.map(lambda a, b: jnp.where(way.over, a, b), (way.y, modes), (y, new))
-    event = found.now & happens & ~arrived
+    event = found.now
     missed = found.happens & happens & last
+    # a pair that began on its hyperplane and stays has not met it too early or late
+    misplaced = event & ~found.slid & ~beyond.slide & ~(kept & (tau <= way.tau))
     return Way(
         jnp.where(way.over, way.tau, jnp.where(arrived, 1.0, tau)),
         y,
         new,
+        pull,
         way.over | arrived,
         jnp.where(happens, jnp.minimum(way.first, tau), way.first),
         jnp.where(event | missed, tau, way.theta),
@@ -230,16 +227,15 @@ def _to_next(neurons: Traveller, better: Better, way: Way, last) -> Way:
         way.open | missed | (event & (crowded | kept | unsettled)),
         way.kept | (kept & event),
         jnp.where(modes.slide | beyond.slide, better.at(tau), way.offset),
-        way.late
-        + jnp.where(event & ~found.slid & ~beyond.slide, found.late(better.doubt(tau) + left, 1 - way.tau), 0.0),
+        way.late + jnp.where(misplaced, found.late(better.doubt(tau) + left, 1 - way.tau), 0.0),
     )
 
 
 class Levels(NamedTuple):
-    """What is positive as long as modes hold. `side` (n, C): the pre-activation towards its side. Of sliding rows,
+    """What is positive as long as modes hold. `side` (R, C): pre-activations towards their side. Of sliding rows,
     (K, C): `wanted`, the entry; `room`, what it is short of its upper bound; `hostile`, how much the pair is."""
 
-    side: Float[Array, "n C"]
+    side: Float[Array, "R C"]
     wanted: Float[Array, "K C"]
     room: Float[Array, "K C"]
     hostile: Float[Array, "K C"]
@@ -310,14 +306,21 @@ def _fall(a, m, b, zero) -> Fall:
     return Fall(below | dip, when, slope + 2 * bend * when)
 
 
-def _onto(neurons: Traveller, modes: Modes, Z, found: Found, way: Way, tau: Float[Array, " C"]):
-    """(tau, y, what is left of the pre-activations that cross) on the earliest event, from `tau` where the parabola has
-    it: by secants, first with its slope, until that is small beside the step's error."""
-    start = way.tau
+def _onto(neurons: Traveller, better: Better, found: Found, way: Way, tau: Float[Array, " C"]):
+    """(tau, y, what is left (1, C) of the pre-activation that crosses) on the earliest event, from `tau` where the
+    parabola has it: by secants, first with its slope, until that is small beside the step's error."""
+    start, n = way.tau, len(neurons.X)
     farthest = 0.5 * (tau - start)
-    near = NEAR * neurons.error * lengths(neurons.X) + neurons.zero(way.y)
-    levels = lambda y, tau: neurons.levels(y, tau, modes, Z(y, tau))  # noqa: E731
-    slopes = jax.tree.map(lambda s: s / jnp.where(start < 1, 1 - start, 1.0), found.slopes)
+    # of crossings at the same moment the first stands for all
+    row = jnp.min(jnp.where(found.slopes.side < 0, jnp.arange(n)[:, None], n), axis=0)[None]
+    x, here = rows_at(neurons.X, row)[0], lambda values: at_rows(values, row)
+    towards, offset = here(jnp.where(way.modes.on, 1.0, -1.0)), here(way.offset)
+    better = Better(here(better.middle), here(better.end))
+    near = NEAR * neurons.error * jnp.sqrt(inner(x, x)) + here(neurons.zero(way.y))
+
+    def levels(y, tau):
+        Z = inner(x, neurons.hidden(y)) + better.at(tau) - offset
+        return neurons.levels(way, y, tau, towards * Z)
 
     def off(level: Levels, slopes: Levels):
         crossing = jnp.any((slopes.side < 0) & (jnp.abs(level.side) > near), axis=0)
@@ -332,23 +335,25 @@ def _onto(neurons: Traveller, modes: Modes, Z, found: Found, way: Way, tau: Floa
         by = jnp.concatenate(by)
         by = by[jnp.argmax(jnp.abs(by), axis=0), jnp.arange(by.shape[1])]
         new = jnp.where(off(level, slopes), jnp.minimum(tau + jnp.clip(by, -farthest, farthest), 1.0), tau)
-        y = neurons.nudged(y, modes, tau, new)
+        y = neurons.nudged(way, y, tau, new)
         there = levels(y, new)
         run = jnp.where(new == tau, jnp.inf, new - tau)
         secant = lambda s, a, b: jnp.where((s < 0) & ((b - a) / run < 0), (b - a) / run, s)  # noqa: E731
         return count + 1, new, y, there, jax.tree.map(secant, slopes, level, there)
 
-    y = neurons.moved(way.y, modes, start, tau)
+    slopes = found.slopes._replace(side=here(found.slopes.side))
+    slopes = jax.tree.map(lambda s: s / jnp.where(start < 1, 1 - start, 1.0), slopes)
+    y = neurons.moved(way, way.y, start, tau)
     going = lambda carry: (carry[0] < REFINED) & jnp.any(off(*carry[3:]))  # noqa: E731
     _, tau, y, level, slopes = jax.lax.while_loop(going, nearer, (0, tau, y, levels(y, tau), slopes))
     return tau, y, jnp.where(slopes.side < 0, jnp.abs(level.side), 0.0)
 
 
-def _beyond(neurons: Traveller, modes: Modes, found: Found, y, tau):
-    """(new modes, unsettled (C,), crossings without room to slide and crossings that do not happen (n, C)) behind the
-    events of `now`."""
-    X, n = neurons.X, len(neurons.X)
-    weight, drift, _ = neurons.pulls(y, modes, tau)
+def _beyond(neurons: Traveller, found: Found, way: Way, y, tau):
+    """(new modes, their pull, unsettled (C,), crossings without room to slide and crossings that do not happen (n, C))
+    behind the events of `now`."""
+    X, modes, n = neurons.X, way.modes, len(neurons.X)
+    weight, drift = (neurons.chart.pulled(y, a) for a in neurons.given.at(tau))
     hostile = neurons.hostility(y, weight) > 0
     crossed, left = found.now & ~found.slid, found.now & found.slid
     on = jnp.where(left, found.above, modes.on) ^ (crossed & ~hostile)
@@ -358,9 +363,13 @@ def _beyond(neurons: Traveller, modes: Modes, found: Found, y, tau):
     if len(at) == X.shape[1]:  # as many rows as meet only at the tip
         at = at.at[-1].set(n)
     crowded = wrong & ~put(at, at < n, n)
-    choice = choose(X, neurons.activation, on ^ crowded, at, weight, drift)
+    freed = (on ^ crowded) & ~put(at, at < n, n)
+    # summed anew: of what was added and taken there is a rest, and a neuron without samples must feel nothing
+    D = slopes(neurons.activation, freed, X.dtype)
+    choice = least_norm(X, neurons.jump, freed, at, at_rows(weight, at), drift + X.T @ (D * weight))
+    pull = way.pull.turned(neurons.given, X, neurons.slopes(choice.modes) - neurons.slopes(modes))
     kept = wrong & ~crowded & ~choice.modes.slide & (choice.modes.on == modes.on)
-    return choice.modes, choice.unsettled, crowded, kept
+    return choice.modes, pull, choice.unsettled, crowded, kept
 
 
-__all__ = ["Given", "Travelled", "Traveller", "Way", "travel"]
+__all__ = ["Travelled", "Traveller", "Way", "at_start", "travel"]
