@@ -95,12 +95,9 @@ def lengths(X: Float[Array, "n d"]) -> Float[Array, "n 1"]:
 
 
 class Choice(NamedTuple):
-    """New modes of the candidates. `wanted` (n, m): the entry that keeps a candidate on its hyperplane together with
-    all others; `candidate` (n, m); `unsettled` (m,): neurons whose box problem was not solved to its end."""
+    """New modes of the candidates. `unsettled` (m,): neurons whose box problem was not solved to its end."""
 
     modes: Modes
-    wanted: Float[Array, "n m"]
-    candidate: Bool[Array, "n m"]
     unsettled: Bool[Array, " m"]
 
 
@@ -121,24 +118,11 @@ def choose(
     lower, upper = activation.slope_interval()
     on = on & ~put(at, at < n, n)
     v0 = drift + X.T @ (slopes(activation, on, X.dtype) * lam)
-    return least_norm(X, upper - lower, on, at, at_rows(lam, at), v0)
-
-
-def least_norm(
-    X: Float[Array, "n d"],
-    jump: float,
-    on: Bool[Array, "n m"],
-    at: Int[Array, "K m"],
-    weight: Float[Array, "K m"],
-    v0: Float[Array, "d m"],
-) -> Choice:
-    """The same from the velocity `v0` without the candidates, none of which is `on`, and their weights."""
-    n = X.shape[0]
-    x = rows_at(X, at)
+    x, weight = rows_at(X, at), at_rows(lam, at)
     wanted = entries(*orthonormal(x, 1), v0) / jnp.where(weight == 0, 1.0, weight)
-    box = bounded(x * weight[:, None], v0, jump, wanted)
+    box = bounded(x * weight[:, None], v0, upper - lower, wanted)
     # the factors are of the rows themselves, whose length does not depend on a multiplier that may tend to 0
     Q, R = orthonormal(jnp.where(box.free[:, None], x, 0.0), 2)
     on = on | put(at, ~box.free & (box.delta > 0), n)
     modes = Modes(on, put(at, box.free, n), jnp.where(box.free, at, n), jnp.where(box.free, box.delta, 0.0), Q, R)
-    return Choice(modes, put(at, wanted, n), put(at, at < n, n), ~box.settled)
+    return Choice(modes, ~box.settled)

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from gflow.activations import AbstractActivation
 from gflow.flow.charts import AbstractChart
-from gflow.flow.modes import Modes, at_rows, first_rows, least_norm, lengths, put, rounding, rows_at, slopes
+from gflow.flow.modes import Modes, at_rows, choose, first_rows, lengths, put, rounding, rows_at, slopes
 from gflow.flow.parabola import crossing, dips
 from gflow.flow.pull import Given, Pull
 from gflow.network import inner
@@ -363,10 +363,8 @@ def _beyond(neurons: Traveller, found: Found, way: Way, y, tau):
     if len(at) == X.shape[1]:  # as many rows as meet only at the tip
         at = at.at[-1].set(n)
     crowded = wrong & ~put(at, at < n, n)
-    freed = (on ^ crowded) & ~put(at, at < n, n)
-    # summed anew: of what was added and taken there is a rest, and a neuron without samples must feel nothing
-    D = slopes(neurons.activation, freed, X.dtype)
-    choice = least_norm(X, neurons.jump, freed, at, at_rows(weight, at), drift + X.T @ (D * weight))
+    # it sums over all samples: of what was added and taken there is a rest, and a neuron without any must feel nothing
+    choice = choose(X, neurons.activation, on ^ crowded, at, weight, drift)
     pull = way.pull.turned(neurons.given, X, neurons.slopes(choice.modes) - neurons.slopes(modes))
     kept = wrong & ~crowded & ~choice.modes.slide & (choice.modes.on == modes.on)
     return choice.modes, pull, choice.unsettled, crowded, kept
