@@ -42,9 +42,9 @@ def test_the_last_flows_are_gathered_into_few_chunks(whole, monkeypatch):
 
     turn, busy = pool._turn, []
 
-    def watched(refill, lanes, fresh, count):
-        busy.append(np.asarray(lanes.lanes.running | (fresh >= 0)).sum(axis=1))
-        return turn(refill, lanes, fresh, count)
+    def watched(refill, mesh, lanes, fresh, count):
+        busy.append(((fresh >= 0) | (np.asarray(lanes.lanes.running) & (fresh == pool.IDLE))).sum(axis=1))
+        return turn(refill, mesh, lanes, fresh, count)
 
     monkeypatch.setattr(pool, "_turn", watched)
     monkeypatch.setattr(sys.modules["gflow.sweep"], "STEPS", 3)  # flows end in turns of their own
