@@ -7,8 +7,11 @@ Units: s is the scaled clock (ds = S dt), t is physical time; log_t is natural.
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 import diffrax
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -22,6 +25,20 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
     infeasible = "No network of any width with P(theta) below 1e12/min|x_n| separates the data."
     horizon_reached = "The flow was integrated up to the requested time."
     stationary = "The flow came to rest at a point."
+
+
+def namespace(*arrays) -> Any:
+    """numpy if all of them are NumPy arrays, else jax.numpy.
+
+    Limits and certificates are found by many small operations on the host, each of which costs JAX a hundred times what
+    it costs NumPy, and a compilation for every new width.
+    """
+    return np if all(isinstance(a, np.ndarray | np.generic) for a in arrays) else jnp
+
+
+def on_host(tree: Any) -> Any:
+    """The same with NumPy arrays in place of those of JAX."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf, tree)
 
 
 class VERDICT(enum.IntEnum):

@@ -12,6 +12,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from gflow._types import namespace
+
 
 class AbstractActivation(eqx.Module):
     """sigma(z), positively homogeneous of degree 1, with one kink at z = 0."""
@@ -30,7 +32,8 @@ class AbstractActivation(eqx.Module):
     def slope(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         """sigma'(z) with sigma'(0) = the lower slope, written by hand: autodiff disagrees with itself at a kink."""
         lower, upper = self.slope_interval()
-        return jnp.where(z > 0, jnp.asarray(upper, z.dtype), jnp.asarray(lower, z.dtype))
+        xp = namespace(z)
+        return xp.where(z > 0, xp.asarray(upper, z.dtype), xp.asarray(lower, z.dtype))
 
     def sided(self, on: Bool[Array, "n m"], dtype) -> Float[Array, "n m"]:
         """The upper slope where `on`, else the lower one."""

@@ -8,10 +8,9 @@ arrays. Source: arXiv 2110.06488, sections 4 and 5; docs/mathematics.md, "The ce
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from gflow._types import VERDICT
+from gflow._types import VERDICT, on_host
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
 from gflow.convex.leaky import multipliers, opposite, rows
@@ -38,6 +37,7 @@ SHARPNESS = np.logspace(-1, 8, 46)
 """Trained networks come without multipliers: p ~ exp(-tau q_n/q_min) for these tau, the best bound is taken."""
 
 
+@np.errstate(over="ignore")  # where JAX would say inf, and the code below looks for it
 def certify(
     problem: Problem,
     limit: Limit | TwoLayer | VectorTwoLayer,
@@ -78,12 +78,13 @@ def certify(
     assert optimum is None or isinstance(optimum, MaxMargin), "the program of another problem"
     require_float64(problem.X, network.W1)
     for name, array in (("weights", network.W1), ("weights", network.w2), ("multipliers", given and given.lam)):
-        if array is not None and not bool(jnp.all(jnp.isfinite(array))):
+        if array is not None and not np.all(np.isfinite(array)):
             raise ValueError(f"the {name} are not finite")
+    host, network = on_host(problem), on_host(network)
     balanced, network = network.balanced(), network.normalised()
     known = faces(problem.X) if known_faces is None else known_faces
-    objective, rounding = float(problem.objective(network)), float(problem.rounding(network))
-    p, bound = _best_bound(problem, _candidate_weights(problem, network, given), known)
+    objective, rounding = float(host.objective(network)), float(host.rounding(network))
+    p, bound = _best_bound(problem, _candidate_weights(host, network, given), known)
     B = float(bound.upper)
     if not known.complete and optimum is None and search and np.isfinite(objective):
         slope = problem.lower_slope
@@ -92,7 +93,7 @@ def certify(
     c = objective * B if np.isfinite(objective) else np.inf
     facts = {"objective": objective, "p": p, "exact": known.complete}
     if not np.isfinite(objective):
-        unfitted = given.stuck if given is not None else _unfitted(problem, balanced)
+        unfitted = given.stuck if given is not None else _unfitted(host, balanced)
         verdict = VERDICT.UNFITTED if unfitted else VERDICT.INCONCLUSIVE
         return Certificate(verdict, lower_bound=lower, c=c, **_nothing(), optimum=_value(optimum), **facts)
     if c < 1 - rounding - GLOBAL_RTOL:  # weak duality forbids it: whatever went wrong, nothing is proved
@@ -100,13 +101,13 @@ def certify(
     if 1 - lower / objective <= GLOBAL_RTOL - rounding:
         return Certificate(VERDICT.GLOBAL, lower_bound=lower, c=c, **_nothing(), optimum=objective, **facts)
     if optimum is None and search:
-        optimum = solve_max_margin(problem, known, directions=np.asarray(network.directions()).T)
+        optimum = solve_max_margin(problem, known, directions=network.directions().T)
     verdict, better = VERDICT.INCONCLUSIVE, None
     if optimum is not None:
         proved_by_program = optimum.dual > lower
         lower = max(lower, optimum.dual)
         c = c if known.complete else objective / lower
-        better = _better(problem, optimum, objective, rounding)
+        better = _better(host, optimum, objective, rounding)
         # a flow that has not reached its limit may yet go on to a better one: nothing is proved about the limit
         if better is not None and (given is None or given.polished):
             verdict = VERDICT.NOT_GLOBAL
@@ -114,7 +115,7 @@ def certify(
             verdict = VERDICT.GLOBAL
             if given is None and proved_by_program:  # better than all guesses
                 facts["p"], c = optimum.alpha / optimum.alpha.sum(), objective / lower
-    missing = _missing_neuron(problem, network, p, bound) if verdict != VERDICT.GLOBAL else None
+    missing = _missing_neuron(host, network, p, bound) if verdict != VERDICT.GLOBAL else None
     if better is None and (given is None or not given.polished):
         missing = None  # guessed multipliers accuse nobody
     return Certificate(
@@ -124,7 +125,7 @@ def certify(
 
 def _unfitted(problem: Problem, balanced: TwoLayer) -> bool:
     """Whether no weights with the activation patterns of a given network fit, by a linear program."""
-    fits = bool(jnp.min(problem.margins(balanced)) > 0)  # P(theta) may overflow all the same
+    fits = bool(problem.margins(balanced).min() > 0)  # P(theta) may overflow all the same
     return not fits and cannot_fit(problem, merge(problem, balanced, 0.0, 0.0)[0])
 
 
@@ -132,7 +133,7 @@ def _better(problem: Problem, optimum: MaxMargin, objective: float, rounding: fl
     """The program's network if its objective is lower, by more than rounding leaves open."""
     if optimum.network is None:
         return None
-    gap = BETTER_RTOL + rounding + float(problem.rounding(optimum.network))
+    gap = BETTER_RTOL + rounding + float(problem.rounding(on_host(optimum.network)))
     return optimum.network if optimum.primal < (1 - gap) * objective else None
 
 
@@ -160,7 +161,7 @@ def _value(optimum: MaxMargin | None) -> float | None:
 def _candidate_weights(problem: Problem, network: TwoLayer, given: Limit | None) -> list[np.ndarray]:
     """The weights p to try: those of a limit, else guesses. Every one gives a valid bound."""
     n, q = problem.shape[0], np.asarray(problem.margins(network))
-    if given is not None and bool(jnp.any(given.lam != 0)):
+    if given is not None and np.any(np.asarray(given.lam) != 0):
         return [np.abs(np.asarray(given.lam))]
     if q.min() <= 0:
         return [np.ones(n)]
@@ -181,7 +182,7 @@ def _guess_weights(problem: Problem, network: TwoLayer, q: np.ndarray) -> list[n
     # neurons of one pattern act together: one unit vector per pattern, |X^T D lambda| = 1 at a KKT point
     patterns, V = merge(problem, network, 1e-9, 1e-9)
     point = Programs(problem).near(distinct(patterns), None)
-    if point is not None and bool(jnp.any(point.limit.lam != 0)):
+    if point is not None and np.any(np.asarray(point.limit.lam) != 0):
         weights.append(np.abs(np.asarray(point.limit.lam)))
     masses = np.linalg.norm(V, axis=0)
     if not np.all(masses > 0) or len(masses) == 0:
@@ -203,7 +204,7 @@ def _guess_weights(problem: Problem, network: TwoLayer, q: np.ndarray) -> list[n
 def _best_bound(problem: Problem, weights: list[np.ndarray], known: Faces) -> tuple[np.ndarray, Bound]:
     P = np.stack([w / w.max() / np.sum(w / w.max()) for w in weights])
     lower = problem.lower_slope
-    lams = multipliers(jnp.asarray(P) * problem.y, lower)
-    bounds = dual_maxima(rows(problem.X, lower), lams, opposite(known, lower))
-    best = int(jnp.argmin(bounds.upper))
+    lams = multipliers(P * np.asarray(problem.y), lower)
+    bounds = on_host(dual_maxima(rows(problem.X, lower), lams, opposite(known, lower)))
+    best = int(np.argmin(bounds.upper))
     return P[best], jax.tree.map(lambda leaf: leaf[best], bounds)

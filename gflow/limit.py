@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from gflow._types import on_host
 from gflow.convex.ascent import resting_place
 from gflow.convex.newton import KKTPoint
 from gflow.convex.oracle import require_float64
 from gflow.flow.solve import Flow
-from gflow.network import TwoLayer, VectorTwoLayer
+from gflow.network import TwoLayer, VectorTwoLayer, host_network
 from gflow.patterns import canonical, distinct, grouped, joined, merge, pattern_key, positions
 from gflow.points import point_limit
 from gflow.problem import Problem
@@ -62,6 +63,7 @@ def find_limit(problem: Problem, flow: Flow) -> Limit:
     return limit_of_network(problem, flow.final)
 
 
+@np.errstate(over="ignore")
 def limit_of_network(
     problem: Problem,
     network: TwoLayer | VectorTwoLayer,
@@ -91,14 +93,14 @@ def limit_of_network(
     if not (np.all(np.isfinite(network.W1)) and np.all(np.isfinite(network.w2))):
         raise ValueError("the weights are not finite")
     programs = Programs(problem) if programs is None else programs
-    seen = _look(problem, network)
-    q_min, lam = float(np.min(seen.q)), np.asarray(seen.lam)
+    seen = on_host(_look(problem, network))
+    q_min, lam = float(np.min(seen.q)), seen.lam
     if q_min <= 0:
         patterns, V = merge(problem, seen.unit, ROUNDED, 0.0)
         return limit_with(problem, patterns, V, lam, polished=False, stuck=programs.stuck(distinct(patterns)))
     aligned = seen.separated and seen.residual <= settled and seen.slackness <= SLACK
     if polish and (q_min >= LARGE or aligned or settled >= 2.0):
-        limit = follow(programs, seen.unit, np.asarray(seen.q), float(seen.objective))
+        limit = follow(programs, seen.unit, seen.q, float(seen.objective))
         if limit is not None:
             return limit
     patterns, V = merge(problem, seen.unit, BAND, 0.0)
@@ -148,7 +150,7 @@ def follow(programs: Programs, network: TwoLayer, q: np.ndarray, objective: floa
             if point is None and changes == 0:
                 # the weights of a network scaled to this q_min, times P(theta), are multipliers up to 1/q_min
                 p = np.exp(q_min - q)
-                unit = float(jnp.min(problem.margins(network)))
+                unit = float(np.min(problem.margins(network)))
                 point = programs.near(patterns, KKTPoint(V / unit, objective * p / p.sum()))
             if point is None:
                 break
@@ -191,7 +193,7 @@ def _outgrowing(problem: Problem, network: TwoLayer, limit: Limit, inside: np.nd
     those `inside` (m,), which may have crossed borders on the way to it: none of them counts twice.
     """
     X, lam, lower = np.asarray(problem.X), np.asarray(limit.lam), problem.lower_slope
-    others = TwoLayer(jnp.where(inside, 0.0, network.W1), jnp.where(inside, 0.0, network.w2))
+    others = host_network(np.where(inside, 0.0, network.W1), np.where(inside, 0.0, network.w2))
     patterns, V, member = grouped(problem, others, ROUNDED, 0.0)
     known = {(s, D.tobytes()) for s, D in zip(np.sign(np.asarray(limit.network.w2)), limit.masks.T, strict=True)}
     directions, signs, which = [], [], np.full(len(member), -1)
@@ -203,7 +205,7 @@ def _outgrowing(problem: Problem, network: TwoLayer, limit: Limit, inside: np.nd
             which[member == k] = len(signs)
             directions.append(u)
             signs.append(s)
-    found = TwoLayer(jnp.asarray(np.array(directions).reshape(-1, X.shape[1]).T), jnp.asarray(np.array(signs)))
+    found = host_network(np.array(directions).reshape(-1, X.shape[1]).T, signs)
     return Late(found, which)
 
 

@@ -13,10 +13,13 @@ arXiv 2110.06488, section 2.
 from __future__ import annotations
 
 import equinox as eqx
+import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from gflow._types import namespace, on_host
 from gflow.activations import AbstractActivation
 
 
@@ -68,24 +71,25 @@ class Lines(eqx.Module):
 
 def lines_of(X: Float[Array, "n d"]) -> Lines:
     """The lines of X, also inside jit."""
-    size = jnp.linalg.norm(X, axis=1)
-    U = X / jnp.where(size > 0, size, 1.0)[:, None]
-    tolerance = max(PARALLEL, 4 * float(jnp.finfo(X.dtype).eps))
-    apart = lambda V: jnp.max(jnp.abs(V), axis=-1) > tolerance  # noqa: E731
+    xp = namespace(X)
+    size = xp.linalg.norm(X, axis=1)
+    U = X / xp.where(size > 0, size, 1.0)[:, None]
+    tolerance = max(PARALLEL, 4 * float(xp.finfo(X.dtype).eps))
+    apart = lambda V: xp.max(xp.abs(V), axis=-1) > tolerance  # noqa: E731
     same, opposite = ~apart(U[:, None] - U[None]), ~apart(U[:, None] + U[None])
     on_line = (same | opposite) & (size > 0) & (size > 0)[:, None]
-    index = jnp.arange(len(X))
-    lead = jnp.where(size > 0, jnp.argmax(on_line, axis=1), index)
-    ratio = size / jnp.where(size > 0, size, 1.0)[lead]
-    return Lines(lead, opposite[index, lead] & (size > 0), jnp.where(size > 0, ratio, 1.0))
+    index = xp.arange(len(X))
+    lead = xp.where(size > 0, xp.argmax(on_line, axis=1), index)
+    ratio = size / xp.where(size > 0, size, 1.0)[lead]
+    return Lines(lead, opposite[index, lead] & (size > 0), xp.where(size > 0, ratio, 1.0))
 
 
 def shared_lines(X) -> Lines | None:
     """The lines of X; None if every row has its own, which is only known outside jit."""
-    import jax.core
-
     if isinstance(X, jax.core.Tracer):
         return lines_of(X)
     with np.errstate(over="ignore"):
-        lines = lines_of(jnp.asarray(X))
-    return None if bool(np.all(np.asarray(lines.first))) else lines
+        lines = lines_of(on_host(X))
+    if np.array_equal(lines.lead, np.arange(len(lines.lead))):
+        return None
+    return jax.tree.map(jnp.asarray, lines)

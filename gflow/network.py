@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from gflow._types import namespace
 from gflow.activations import AbstractActivation, ReLU
 
 
 def column_norms(W: Float[Array, "... d m"]) -> Float[Array, "... m"]:
     """|w_i| of every column, without underflow for entries below 1e-160."""
-    largest = jnp.max(jnp.abs(W), axis=-2)
-    safe = jnp.where(largest > 0, largest, 1.0)
-    return safe * jnp.sqrt(jnp.sum((W / safe[..., None, :]) ** 2, axis=-2))
+    xp = namespace(W)
+    largest = xp.max(xp.abs(W), axis=-2)
+    safe = xp.where(largest > 0, largest, 1.0)
+    return safe * xp.sqrt(xp.sum((W / safe[..., None, :]) ** 2, axis=-2))
 
 
 def inner(A: Float[Array, "d ..."], B: Float[Array, "d ..."]) -> Float[Array, "..."]:
@@ -57,7 +60,7 @@ class TwoLayer(eqx.Module):
 
     def masses(self) -> Float[Array, "... m"]:
         """|a_i| |w_i|: what neuron i contributes to sum_i |a_i||w_i|."""
-        return jnp.abs(self.w2) * column_norms(self.W1)
+        return abs(self.w2) * column_norms(self.W1)
 
     def directions(self) -> Float[Array, "... d m"]:
         """u_i = w_i / |w_i|; a neuron with w_i = 0 has direction 0."""
@@ -73,12 +76,14 @@ class TwoLayer(eqx.Module):
 
     def squared_norm(self) -> Float[Array, "..."]:
         """|theta|^2 = |W1|_F^2 + |w2|^2."""
-        return jnp.sum(self.W1**2, axis=(-2, -1)) + jnp.sum(self.w2**2, axis=-1)
+        xp = namespace(self.W1, self.w2)
+        return xp.sum(self.W1**2, axis=(-2, -1)) + xp.sum(self.w2**2, axis=-1)
 
     def normalised(self) -> TwoLayer:
         """theta / max |theta_k|: nothing over- or underflows, and P(theta), c and directions stay the same."""
-        largest = jnp.maximum(jnp.max(jnp.abs(self.W1), initial=0.0), jnp.max(jnp.abs(self.w2), initial=0.0))
-        safe = jnp.where(largest > 0, largest, 1.0)
+        xp = namespace(self.W1, self.w2)
+        largest = xp.maximum(xp.max(xp.abs(self.W1), initial=0.0), xp.max(xp.abs(self.w2), initial=0.0))
+        safe = xp.where(largest > 0, largest, 1.0)
         return TwoLayer(self.W1 / safe, self.w2 / safe)
 
     def balanced(self) -> TwoLayer:
@@ -86,8 +91,8 @@ class TwoLayer(eqx.Module):
 
         A network whose layers differ by 1e300 is turned into one that can be computed with.
         """
-        size = _common_size(column_norms(self.W1), jnp.abs(self.w2))
-        return TwoLayer(size * self.directions(), size * jnp.sign(self.w2))
+        size = _common_size(column_norms(self.W1), abs(self.w2))
+        return TwoLayer(size * self.directions(), size * namespace(self.w2).sign(self.w2))
 
     def with_neuron(self, w: Float[Array, " d"], a) -> TwoLayer:
         """This network and one more neuron a (w . x)_+, for instance the one that a certificate misses."""
@@ -96,6 +101,11 @@ class TwoLayer(eqx.Module):
     def scaled(self, factor: Float[Array, ""]) -> TwoLayer:
         """The network factor * theta; its outputs are multiplied by factor^2."""
         return TwoLayer(factor * self.W1, factor * self.w2)
+
+
+def host_network(W1, w2) -> TwoLayer:
+    """The network of two NumPy arrays: what is asked of it is computed by NumPy."""
+    return TwoLayer(np.asarray(W1), np.asarray(w2))  # pyright: ignore[reportArgumentType]
 
 
 class VectorTwoLayer(eqx.Module):
@@ -166,7 +176,7 @@ class VectorTwoLayer(eqx.Module):
 
 def _units(W: Float[Array, "... d m"]) -> Float[Array, "... d m"]:
     norms = column_norms(W)
-    return W / jnp.where(norms > 0, norms, 1.0)[..., None, :]
+    return W / namespace(W).where(norms > 0, norms, 1.0)[..., None, :]
 
 
 def _difference_of_squares(a, w):
@@ -180,7 +190,8 @@ def _relative_change(change, size):
 
 def _common_size(w: Float[Array, " m"], a: Float[Array, " m"]) -> Float[Array, " m"]:
     """sqrt(a_i w_i) relative to the largest, 0 where either is 0: in range, whatever the two are."""
+    xp = namespace(w, a)
     live = (w > 0) & (a > 0)
-    log = 0.5 * (jnp.log(jnp.where(live, w, 1.0)) + jnp.log(jnp.where(live, a, 1.0)))
-    log = log - jnp.max(jnp.where(live, log, -jnp.inf), initial=-1e300)
-    return jnp.where(live, jnp.exp(jnp.where(live, log, 0.0)), 0.0)
+    log = 0.5 * (xp.log(xp.where(live, w, 1.0)) + xp.log(xp.where(live, a, 1.0)))
+    log = log - xp.max(xp.where(live, log, -xp.inf), initial=-1e300)
+    return xp.where(live, xp.exp(xp.where(live, log, 0.0)), 0.0)

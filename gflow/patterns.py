@@ -6,10 +6,9 @@ docs/mathematics.md, "The convex program over masks".
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from gflow._types import on_host
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.newton import Patterns, slopes_of
 from gflow.network import TwoLayer
@@ -35,16 +34,17 @@ def merge(problem: Problem, network: TwoLayer, band: float, mass: float) -> tupl
 def grouped(problem: Problem, network: TwoLayer, band: float, mass: float) -> tuple[Patterns, np.ndarray, np.ndarray]:
     """`merge`, and the column (m,) to which every neuron was added, -1 for those that were left out."""
     X = np.asarray(problem.X)
-    directions, masses, sign = map(np.asarray, _parts(network))
+    network = on_host(network)
+    directions, masses, sign = network.directions(), network.masses(), np.sign(network.w2)
     row = np.linalg.norm(X, axis=1)[:, None]
     Z = X @ directions
     sliding = (np.abs(Z) <= band * row) & (row > 0)
     active = (Z > 0) & ~sliding
     live = (masses > mass * masses.max(initial=0.0)) & (active.any(axis=0) | (problem.lower_slope > 0))
     keys: dict[bytes, list[int]] = {}
+    codes = np.packbits(np.concatenate([sign[None] > 0, active, sliding]), axis=0).T.copy()
     for i in np.flatnonzero(live):
-        key = np.packbits(np.concatenate([[sign[i] > 0], active[:, i], sliding[:, i]])).tobytes()
-        keys.setdefault(key, []).append(int(i))
+        keys.setdefault(codes[i].tobytes(), []).append(int(i))
     # heaviest first: the order of a result must not depend on the order of the neurons
     groups = sorted(keys.values(), key=lambda g: -masses[g].sum())
     V = (
@@ -57,11 +57,6 @@ def grouped(problem: Problem, network: TwoLayer, band: float, mass: float) -> tu
         member[group] = k
     first = [g[0] for g in groups]
     return Patterns(sign[first], active[:, first], sliding[:, first]), V, member
-
-
-@jax.jit
-def _parts(network: TwoLayer):
-    return network.directions(), network.masses(), jnp.sign(network.w2)
 
 
 def pattern_key(patterns: Patterns) -> bytes:

@@ -14,6 +14,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float
 
+from gflow._types import namespace
 from gflow.activations import AbstractActivation, ReLU
 from gflow.inclusion import least_norm_slopes
 from gflow.lines import Lines, columns, shared_lines
@@ -150,7 +151,7 @@ class Problem(eqx.Module):
     def scored(self, outputs: Float[Array, "n *K"]) -> Float[Array, "n *K"]:
         """q (n,) of the outputs f(x_n)."""
         if self.outputs is not None:
-            return jnp.where(self.y == 0, UNASKED, self.y * outputs)
+            return namespace(self.y, outputs).where(self.y == 0, UNASKED, self.y * outputs)
         return self.y * outputs if self.of_margins else outputs - self.y
 
     @property
@@ -188,23 +189,25 @@ class Problem(eqx.Module):
 
     def objective(self, network: TwoLayer | VectorTwoLayer) -> Float[Array, ""]:
         """P(theta) = 1/2 |theta|^2 / q_min; infinite unless every margin is positive."""
-        q_min = jnp.min(self.margins(network))
-        return jnp.where(q_min > 0, 0.5 * network.squared_norm() / jnp.where(q_min > 0, q_min, 1.0), jnp.inf)
+        q = self.margins(network)
+        xp, q_min = namespace(q), q.min()
+        return xp.where(q_min > 0, 0.5 * network.squared_norm() / xp.where(q_min > 0, q_min, 1.0), xp.inf)
 
     def rounding(self, network: TwoLayer | VectorTwoLayer) -> Float[Array, ""]:
         """A bound on the relative rounding error of q_min and P(theta); infinite unless every margin is positive.
 
         (n_terms + 8) eps max_n sum_i |a_i| sum_j |x_nj||w_ji| / q_min: large where neurons cancel each other.
         """
-        terms = jnp.abs(self.X) @ jnp.abs(network.W1) @ jnp.abs(network.second)
-        q_min, count = jnp.min(self.margins(network)), network.width + self.shape[1] + 8
-        relative = count * jnp.finfo(self.X.dtype).eps * jnp.max(terms) / jnp.where(q_min > 0, q_min, 1.0)
-        return jnp.where(q_min > 0, relative, jnp.inf)
+        terms = abs(self.X) @ abs(network.W1) @ abs(network.second)
+        q, count = self.margins(network), network.width + self.shape[1] + 8
+        xp, q_min = namespace(q), q.min()
+        relative = count * jnp.finfo(self.X.dtype).eps * terms.max() / xp.where(q_min > 0, q_min, 1.0)
+        return xp.where(q_min > 0, relative, xp.inf)
 
     def normalised_margin(self, network: TwoLayer | VectorTwoLayer) -> Float[Array, ""]:
         """q_min / |theta|^2; its optimum is 1/(2 P*). Zero for the zero network."""
         squared = network.squared_norm()
-        return jnp.min(self.margins(network)) / jnp.where(squared > 0, squared, 1.0)
+        return self.margins(network).min() / namespace(squared).where(squared > 0, squared, 1.0)
 
     def least_norm_gradients(
         self, network: TwoLayer | VectorTwoLayer, lam: Float[Array, "n *K"], band: float

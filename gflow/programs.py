@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from gflow._types import on_host
 from gflow.convex.newton import KKTPoint, Patterns
 from gflow.convex.subsampled import Optimum, solve_subsampled
 from gflow.inclusion import least_norm_slopes
-from gflow.network import TwoLayer
+from gflow.network import TwoLayer, host_network
 from gflow.patterns import cannot_fit, distinct, pattern_key, positions
 from gflow.problem import Problem
 
@@ -156,19 +157,20 @@ def limit_with(problem: Problem, patterns: Patterns, V, lam, *, polished: bool, 
     """The Limit whose neurons act as the columns of V (d, K), with multipliers `lam` (n,) up to a factor."""
     mass = np.linalg.norm(V, axis=0)
     root = np.sqrt(mass)
-    network = TwoLayer(jnp.asarray(V / np.where(root > 0, root, 1.0)), jnp.asarray(patterns.sign * root))
-    q_min = float(jnp.min(problem.margins(network)))
+    network, host = host_network(V / np.where(root > 0, root, 1.0), patterns.sign * root), on_host(problem)
+    q_min = float(host.margins(network).min())
     if q_min > 0:
-        network = network.scaled(jnp.asarray(1 / np.sqrt(q_min)))
-    q = problem.margins(network)
+        network = network.scaled(1 / np.sqrt(q_min))
+    q = host.margins(network)
     p = np.abs(lam) / max(np.abs(lam).sum(), 1e-300)
     # sliding pairs of a solved point are exact to rounding; the band only has to cover that
     wider, _ = padded(network)
-    residual, slackness, objective = judge(problem, wider, jnp.asarray(lam), jnp.asarray(p), BAND)
+    residual, slackness, objective = judge(problem, wider, lam, p, BAND)
     if not polished and q_min > 0:
         lam = lam * float(objective)  # multipliers of the scaled problem: sum alpha = P
+    network, lam, q = jax.tree.map(jnp.asarray, (network, lam, q))
     return Limit(
-        network, jnp.asarray(lam), q, patterns.mask, patterns.sliding, float(objective), float(residual),
+        network, lam, q, patterns.mask, patterns.sliding, float(objective), float(residual),
         float(slackness), polished, stuck, 0,
     )  # fmt: skip
 
@@ -177,7 +179,7 @@ def padded(network: TwoLayer) -> tuple[TwoLayer, int]:
     """The network with zero neurons up to a multiple of 16, so that few shapes are compiled, and its width."""
     K = network.width
     more = -K % 16 or (16 if K == 0 else 0)
-    return TwoLayer(jnp.pad(network.W1, ((0, 0), (0, more))), jnp.pad(network.w2, (0, more))), K
+    return host_network(np.pad(network.W1, ((0, 0), (0, more))), np.pad(network.w2, (0, more))), K
 
 
 @jax.jit

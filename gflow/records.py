@@ -7,10 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from gflow._types import VERDICT
+from gflow._types import VERDICT, on_host
 from gflow.certificate import GLOBAL_RTOL, certify
 from gflow.convex.faces import Faces, faces
 from gflow.fates import FATE
@@ -112,7 +111,7 @@ class Witness:
     def __reduce__(self):
         """As NumPy arrays, which do not choose a device where they are read; what is remembered stays here."""
         solved = None if callable(self._solved) else self._solved
-        return Witness, jax.tree.map(_as_numpy, (self.problem, self.known, solved))
+        return Witness, on_host((self.problem, self.known, solved))
 
     def rows(self, indices: np.ndarray, ends: End) -> Iterator[dict]:
         """One row per flow, in order; leaves of `ends` have a leading axis, as long as `indices`."""
@@ -131,7 +130,7 @@ class Witness:
         row |= {name: np.float64(getattr(end, name)) for name in ("s", "log_t", "balance_drift")}
         row |= {name: np.int64(getattr(end, name)) for name in ("steps", "rejected", "repelled")}
         row |= {kind.name.lower(): np.int32(np.sum(np.asarray(end.fates) == kind)) for kind in FATE}
-        network = jax.tree.map(lambda a: jnp.asarray(a, self.problem.X.dtype), end.network)
+        network = jax.tree.map(lambda a: np.asarray(a, self.problem.X.dtype), end.network)
         if not all(np.all(np.isfinite(a)) for a in jax.tree.leaves(network)):
             return row
         limit = limit_of_network(self.problem, network, programs=self.programs)
@@ -177,12 +176,8 @@ class Witness:
             proof = certify(self.problem, limit, known_faces=self.known, search=False)
         if proof is None or proof.verdict in (VERDICT.NOT_GLOBAL, VERDICT.INCONCLUSIVE):
             proof = certify(self.problem, limit, known_faces=self.known, optimum=self.optimum)
-        margin = self.problem.normalised_margin(limit.network) if self.problem.directional else np.nan
+        margin = on_host(self.problem).normalised_margin(on_host(limit.network)) if self.problem.directional else np.nan
         return proof, float(margin)
-
-
-def _as_numpy(leaf):
-    return np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf
 
 
 def distinct_limits(objective, certificate, verdict, polished=None, rtol: float = GLOBAL_RTOL) -> list[dict]:

@@ -131,11 +131,11 @@ def test_too_little_memory_halves_the_lanes(whole, monkeypatch):
 
     turn, calls = pool._turn, []
 
-    def small(refill, lanes, fresh, count):
+    def small(refill, mesh, lanes, fresh, count):
         calls.append(fresh.shape[0])
         if fresh.shape[0] > 1 and len(calls) > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes")
-        return turn(refill, lanes, fresh, count)
+        return turn(refill, mesh, lanes, fresh, count)
 
     monkeypatch.setattr(pool, "_turn", small)
     with pytest.warns(UserWarning, match="out of memory"):
