@@ -86,7 +86,7 @@ def test_groups_come_whole_and_once(whole):
 
 
 def test_devices_change_nothing(whole, tmp_path):
-    # three of eight forced host devices: each compiles for itself, eight would take a minute
+    # three of eight forced host devices, and a program over three of them
     code = f"""
 import sys; sys.path.insert(0, {os.path.dirname(cases.__file__)!r})
 import jax; jax.config.update("jax_enable_x64", True); jax.config.update("jax_num_cpu_devices", 8)
@@ -97,10 +97,12 @@ options = dict(rows=5, chunk=4, devices=jax.devices()[5:])
 records = gflow.Records.joined(gflow.sweep(problem, gflow.Gaussian(1e-3), 6, {INITS}, **options))
 np.savez(sys.argv[1], **records.columns())
 """
-    environment = os.environ | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+    environment = os.environ | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", ""), "JAX_LOG_COMPILES": "1"}
     out = tmp_path / "eight.npz"
-    subprocess.run([sys.executable, "-c", code, out], check=True, env=environment)
+    command = [sys.executable, "-c", code, out]
+    said = subprocess.run(command, check=True, env=environment, stderr=subprocess.PIPE, text=True).stderr
     assert_same(gflow.Records(**np.load(out)), whole)
+    assert said.count("Finished XLA compilation of jit(_turn)") == 1  # for all devices, and for every turn
 
 
 def test_refill_is_counted():
