@@ -42,9 +42,9 @@ def test_the_last_flows_are_gathered_into_few_chunks(whole, monkeypatch):
 
     turn, busy = pool._turn, []
 
-    def watched(refill, mesh, lanes, fresh, count):
+    def watched(refill, lanes, fresh, count):
         busy.append(((fresh >= 0) | (np.asarray(lanes.lanes.running) & (fresh == pool.IDLE))).sum(axis=1))
-        return turn(refill, mesh, lanes, fresh, count)
+        return turn(refill, lanes, fresh, count)
 
     monkeypatch.setattr(pool, "_turn", watched)
     monkeypatch.setattr(sys.modules["gflow.sweep"], "STEPS", 3)  # flows end in turns of their own
@@ -133,11 +133,11 @@ def test_too_little_memory_halves_the_lanes(whole, monkeypatch):
 
     turn, calls = pool._turn, []
 
-    def small(refill, mesh, lanes, fresh, count):
+    def small(refill, lanes, fresh, count):
         calls.append(fresh.shape[0])
         if fresh.shape[0] > 1 and len(calls) > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes")
-        return turn(refill, mesh, lanes, fresh, count)
+        return turn(refill, lanes, fresh, count)
 
     monkeypatch.setattr(pool, "_turn", small)
     with pytest.warns(UserWarning, match="out of memory"):

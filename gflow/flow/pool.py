@@ -2,7 +2,8 @@
 
 Under a plain vmap every lane waits for the slowest one. A pool holds lanes in chunks of one fixed shape, and a chunk is
 the unit that is compiled: a lane's result depends neither on its neighbours nor on how many chunks there are, on how
-many devices they lie, or when a lane was filled. All devices run one program, each on chunks of its own.
+many devices they lie, or when a lane was filled. So every device has a program of its own: one that is partitioned over
+several rounds now and then in another way.
 """
 
 # diffrax gives its results types that only it can see through
@@ -18,7 +19,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from gflow._types import RESULTS, result_code
@@ -31,10 +31,6 @@ IDLE = -1
 
 UNUSED = -2
 """Of a lane that never had any: a lane that has ended is put there, since one of zeros need not be steppable."""
-
-DEVICES = "devices"
-ALL, EVERY = PartitionSpec(), PartitionSpec(DEVICES)
-"""The same on every device, and the leading axis shared out among them."""
 
 
 class End(NamedTuple):
@@ -53,7 +49,7 @@ class End(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """Leaves are (chunks of all devices, lanes of a chunk, ...). `first`: the networks at s = 0."""
+    """Leaves are (chunks, lanes of a chunk, ...). `first`: the networks at s = 0."""
 
     first: TwoLayer | VectorTwoLayer
     lanes: Lane
@@ -65,21 +61,17 @@ class Refill(eqx.Module):
     stepper: Stepper
     draw: Callable[[Int[Array, ""]], TwoLayer | VectorTwoLayer]
 
-    def blank(self, chunks: int, chunk: int, mesh: Mesh) -> Pool:
-        """A pool of zeros, `chunks` on every device: a lane's first turn starts it or is told that it is UNUSED."""
+    def blank(self, chunks: int, chunk: int, device=None) -> Pool:
+        """A pool of zeros on one device: a lane's first turn starts it or is told that it is UNUSED."""
+        shapes = eqx.filter_eval_shape(jax.vmap(self._started), jnp.zeros(chunk, int))
+        zeros = jax.tree.map(lambda leaf: np.zeros((chunks, *leaf.shape), leaf.dtype), shapes)
+        return jax.device_put(zeros, device)
 
-        def blank(leaf):
-            zeros = np.zeros((mesh.size * chunks, *leaf.shape), leaf.dtype)
-            # as compiled calls return them, empty ones on every device: otherwise the second turn would compile again
-            return jax.device_put(zeros, NamedSharding(mesh, EVERY if zeros.size else ALL))
-
-        return jax.tree.map(blank, eqx.filter_eval_shape(jax.vmap(self._started), jnp.zeros(chunk, int)))
-
-    def turn(self, mesh: Mesh, pool: Pool, fresh: np.ndarray, count: int) -> tuple[Pool, End]:
-        """One compiled call: lanes with `fresh` (chunks of all devices, lanes) >= 0 start that initialisation, then
-        every lane under way makes at most `count` attempted steps. The new pool, and where every lane stands.
+    def turn(self, pool: Pool, fresh: np.ndarray, count: int) -> tuple[Pool, End]:
+        """One compiled call on the pool's device: lanes with `fresh` (chunks, lanes) >= 0 start that initialisation,
+        then every lane under way makes at most `count` attempted steps. The new pool, and where every lane stands.
         """
-        return _turn(self, mesh, pool, np.asarray(fresh, int), np.asarray(count))
+        return _turn(self, pool, np.asarray(fresh, int), np.asarray(count))
 
     def _chunk(self, count, pool: Pool, fresh) -> tuple[Pool, End]:
         start = lambda pool: _chosen(fresh != IDLE, jax.vmap(self._started)(fresh), pool)  # noqa: E731
@@ -122,20 +114,20 @@ def harvests(
     """Run the flows of `indices`; yield those that have ended, a turn at a time, as (positions in `indices` (h,), End
     with leaves (h, ...) on the host).
 
-    The next turn is under way, in a thread of its own, while the caller works on a harvest: on CPUs a compiled call
-    returns when it has ended. `watch(busy, lanes)` is called once a turn: how many of the lanes were under way when it
-    began.
+    Every device has a pool, a program and a thread of its own: on CPUs a compiled call returns when it has ended, and
+    only calls from several threads run at once. The next turn is under way while the caller works on a harvest.
+    `watch(busy, lanes)` is called once a turn: how many of the lanes were under way when it began.
     """
-    thread = ThreadPoolExecutor(1, "gflow devices")
+    threads = ThreadPoolExecutor(len(devices), "gflow device")
     try:
-        yield from _harvests(thread, refill, indices, Mesh(np.array(devices), (DEVICES,)), chunk, chunks, steps, watch)
+        yield from _harvests(threads, refill, indices, devices, chunk, chunks, steps, watch)
     finally:  # an interrupt must not wait for what is being compiled
-        thread.shutdown(wait=False, cancel_futures=True)
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _harvests(thread, refill: Refill, indices: np.ndarray, mesh: Mesh, chunk: int, chunks: int, steps: int, watch):
-    pool = refill.blank(chunks, chunk, mesh)
-    held, next_, harvest = np.full((mesh.size * chunks, chunk), IDLE), 0, None
+def _harvests(threads, refill: Refill, indices: np.ndarray, devices, chunk: int, chunks: int, steps: int, watch):
+    pools = [refill.blank(chunks, chunk, device) for device in devices]
+    held, next_, harvest = np.full((len(pools), chunks, chunk), IDLE), 0, None
     fresh = np.full_like(held, UNUSED)
     while next_ < len(indices) or np.any(held >= 0):
         free = tuple(np.argwhere(held == IDLE)[: len(indices) - next_].T)
@@ -144,38 +136,37 @@ def _harvests(thread, refill: Refill, indices: np.ndarray, mesh: Mesh, chunk: in
         next_ += len(free[0])
         if watch is not None:
             watch(int(np.sum(held >= 0)), held.size)
-        under_way = thread.submit(_ended, refill, mesh, pool, fresh, steps)
+        under_way = [threads.submit(_ended, refill, pool, new, steps) for pool, new in zip(pools, fresh, strict=True)]
         if harvest is not None:
             yield harvest
-        pool, ends = under_way.result()
-        over = ~np.asarray(pool.lanes.running) & (held >= 0)
-        harvest = held[over], jax.tree.map(lambda a, over=over: np.asarray(a)[over], ends)
+        turns = [turn.result() for turn in under_way]
+        pools = [pool for pool, _ in turns]
+        over = np.stack([~np.asarray(pool.lanes.running) for pool in pools]) & (held >= 0)
+        ends = jax.tree.map(lambda *leaves: np.stack([np.asarray(a) for a in leaves]), *(end for _, end in turns))
+        harvest = held[over], jax.tree.map(lambda a, over=over: a[over], ends)
         held[over] = IDLE
         if next_ == len(indices):
-            pool = _closed_up(mesh, pool, held)
+            pools = [_closed_up(pool, lanes) for pool, lanes in zip(pools, held, strict=True)]
         fresh = np.full_like(held, IDLE)
     if harvest is not None:
         yield harvest
 
 
-def _closed_up(mesh: Mesh, pool: Pool, held: np.ndarray) -> Pool:
-    """The pool with the lanes under way of every device moved into as few of its chunks as hold them, and `held` with
-    it.
+def _closed_up(pool: Pool, held: np.ndarray) -> Pool:
+    """The pool with its lanes under way moved into as few chunks as hold them, and `held` (chunks, lanes) with it.
 
     When nothing is left to fill lanes with, a chunk takes a turn for its last flow as long as it does for all.
     """
-    chunk = held.shape[1]
-    busy = (held != IDLE).reshape(mesh.size, -1)
-    taken = busy.reshape(mesh.size, -1, chunk).any(axis=2).sum(axis=1)
-    if np.all(taken <= -(-busy.sum(axis=1) // chunk)):
+    busy = held != IDLE
+    if np.sum(np.any(busy, axis=1)) <= -(-np.sum(busy) // held.shape[1]):
         return pool
-    order = np.argsort(~busy, axis=1, kind="stable")
-    held[:] = np.take_along_axis(held.reshape(order.shape), order, axis=1).reshape(held.shape)
-    return _reordered(mesh, pool, order.reshape(held.shape))
+    order = np.argsort(~busy.ravel(), kind="stable")
+    held[:] = held.ravel()[order].reshape(held.shape)
+    return _reordered(pool, order)
 
 
-def _ended(refill: Refill, mesh: Mesh, pool: Pool, fresh: np.ndarray, steps: int) -> tuple[Pool, End]:
-    return jax.block_until_ready(refill.turn(mesh, pool, fresh, steps))
+def _ended(refill: Refill, pool: Pool, fresh: np.ndarray, steps: int) -> tuple[Pool, End]:
+    return jax.block_until_ready(refill.turn(pool, fresh, steps))
 
 
 def _chosen(taken, new, old):
@@ -185,29 +176,14 @@ def _chosen(taken, new, old):
     return jax.tree.map(choose, new, old)
 
 
-def _everywhere(mesh: Mesh, function: Callable, *specs: PartitionSpec) -> Callable:
-    """`function` on every device at once, of the part of every argument that `specs` say; results are put together."""
-    # loops end on every device when its own lanes say so: nothing is replicated that could be checked
-    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=EVERY, check_vma=False)
-
-
 @eqx.filter_jit
-def _reordered(mesh: Mesh, pool: Pool, order) -> Pool:
-    def here(pool: Pool, order) -> Pool:
-        return jax.tree.map(lambda a: a.reshape(order.size, *a.shape[2:])[order.ravel()].reshape(a.shape), pool)
-
-    return _everywhere(mesh, here, EVERY, EVERY)(pool, order)
+def _reordered(pool: Pool, order) -> Pool:
+    return jax.tree.map(lambda a: a.reshape(order.size, *a.shape[2:])[order].reshape(a.shape), pool)
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _turn(refill: Refill, mesh: Mesh, pool: Pool, fresh, count) -> tuple[Pool, End]:
-    arrays, static = eqx.partition(refill, eqx.is_array)
-
-    def here(arrays, count, pool: Pool, fresh) -> tuple[Pool, End]:
-        refill = eqx.combine(arrays, static)
-        return jax.lax.map(lambda both: refill._chunk(count, *both), (pool, fresh))
-
-    return _everywhere(mesh, here, ALL, ALL, EVERY, EVERY)(arrays, count, pool, fresh)
+def _turn(refill: Refill, pool: Pool, fresh, count) -> tuple[Pool, End]:
+    return jax.lax.map(lambda both: refill._chunk(count, *both), (pool, fresh))
 
 
 __all__ = ["IDLE", "End", "Pool", "Refill", "harvests"]
