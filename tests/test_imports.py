@@ -99,7 +99,7 @@ ALLOWED = {
         "convex.newton", "convex.oracle", "convex.polish", "convex.reduced", "convex.semidefinite", "losses", "network",
         "problem",
     },
-    "convex.subsampled": {"convex.newton", "convex.threads"},
+    "convex.subsampled": {"convex.master", "convex.newton", "convex.threads"},
     "patterns": {"_types", "convex.arrangements", "convex.newton", "network", "problem"},
     "programs": {"_types", "convex.newton", "convex.subsampled", "inclusion", "network", "patterns", "problem"},
     "points": {

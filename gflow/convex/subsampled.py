@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gflow.convex.master import Master
 from gflow.convex.newton import KKTPoint, Patterns, complement, newton, slopes_of
 from gflow.convex.threads import one_thread
 
@@ -62,23 +63,25 @@ def solve_subsampled(
             point = _identify(unit, y, patterns, *_reweighted(unit, y, patterns, near.V * scale, lower), lower)
         if point is not None:
             return Optimum(point.cones, point.patterns, point.V / scale, point.alpha / scale)
-    columns: list[tuple[int, np.ndarray]] = []
-    alpha, mass, due = np.full(len(y), 1.0), np.zeros(0), CLOSE
+    cones, master = _cones(unit, y, patterns, lower), Master(unit, y, SLACK_PRICE, lower)
+    alpha, V, owner, due = np.ones(len(y)), None, np.zeros(0, int), CLOSE
     for _ in range(ROUNDS):
-        values = _price(unit, y, patterns, alpha, columns, lower)
+        values, new, U = _price(cones, alpha, X.shape[1])
         gap = max(values.max(initial=0.0), 1.0) - 1.0
-        if len(mass) and gap <= due:
-            V = _merged(patterns, columns, mass)
+        if V is not None and gap <= due:
             point = _identify(unit, y, patterns, V, alpha, lower)
             if point is not None:
                 return Optimum(point.cones, point.patterns, point.V / scale, point.alpha / scale)
             due = 0.1 * gap
             if gap <= 1e-12:
                 return None
-        solved = _master(unit, y, patterns, columns, lower)
+        master.add(U, patterns.sign[new])
+        owner = np.append(owner, new)
+        solved = master.solve()
         if solved is None:
             return None
-        mass, alpha = solved
+        alpha, V = solved.alpha, np.zeros((X.shape[1], len(cones)))
+        np.add.at(V.T, owner, solved.mass[:, None] * master.U)
     return None
 
 
@@ -113,43 +116,38 @@ def _reweighted(X, y, patterns: Patterns, V: np.ndarray, lower: float) -> tuple[
     return V, alpha
 
 
-def _price(X, y, patterns: Patterns, alpha, columns, lower: float = 0.0) -> np.ndarray:
-    """max over unit vectors of every cone of s_k (Y alpha)^T D_k X u; the maximisers become columns."""
+class Cone(NamedTuple):
+    """The cone of a pattern, {`basis` z: `sides` z >= 0}, and what multipliers alpha pull there: `pull` alpha."""
+
+    basis: np.ndarray
+    sides: np.ndarray
+    pull: np.ndarray
+
+
+def _cones(X, y, patterns: Patterns, lower: float) -> list[Cone]:
+    out = []
+    for s, mask, sliding in zip(patterns.sign, patterns.mask.T, patterns.sliding.T, strict=True):
+        basis = complement(X[sliding])
+        sides = np.where(mask, 1.0, -1.0)[~sliding, None] * (X[~sliding] @ basis)
+        out.append(Cone(basis, sides, basis.T @ (s * X.T * (slopes_of(mask, lower) * y))))
+    return out
+
+
+def _price(cones: list[Cone], alpha, d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """max over unit vectors u of every cone of s_k (Y alpha)^T D_k X u, (K,); the cones (k,) where it is positive, and
+    the maximisers (k, d) there."""
     from scipy.optimize import nnls
 
-    values = np.zeros(len(patterns.sign))
-    for k, (s, mask, sliding) in enumerate(zip(patterns.sign, patterns.mask.T, patterns.sliding.T, strict=True)):
-        g = s * X.T @ (slopes_of(mask, lower) * y * alpha)
-        basis = complement(X[sliding])
-        A = np.where(mask, 1.0, -1.0)[~sliding, None] * (X[~sliding] @ basis)
-        g = basis.T @ g
-        z, _ = nnls(A.T, -g, maxiter=30 * A.shape[1] + 10 * len(A)) if len(A) else (np.zeros(0), 0.0)
-        u = g + A.T @ z
+    values, new, U = np.zeros(len(cones)), [], []
+    for k, (basis, sides, pull) in enumerate(cones):
+        g = pull @ alpha
+        z, _ = nnls(sides.T, -g, maxiter=30 * len(g) + 10 * len(sides)) if len(sides) else (np.zeros(0), 0.0)
+        u = g + sides.T @ z
         values[k] = np.linalg.norm(u)
         if values[k] > 1e-12 * max(np.linalg.norm(g), 1e-300):
-            columns.append((k, basis @ (u / values[k])))
-    return values
-
-
-def _master(X, y, patterns: Patterns, columns, lower: float):
-    """(mass of every column, alpha) of the linear program over the columns; None if it cannot be solved."""
-    from scipy.optimize import linprog
-
-    n = len(y)
-    A = np.stack([y * patterns.sign[k] * slopes_of(patterns.mask[:, k], lower) * (X @ u) for k, u in columns], axis=1)
-    cost = np.concatenate([np.ones(A.shape[1]), np.full(n, SLACK_PRICE)])
-    tight = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
-    solution = linprog(cost, A_ub=-np.hstack([A, np.eye(n)]), b_ub=-np.ones(n), method="highs-ds", options=tight)
-    if solution.x is None:
-        return None
-    return solution.x[: A.shape[1]], np.maximum(-solution.ineqlin.marginals, 0.0)
-
-
-def _merged(patterns: Patterns, columns, mass) -> np.ndarray:
-    V = np.zeros((len(columns[0][1]), len(patterns.sign)))
-    for (k, u), value in zip(columns, mass, strict=False):
-        V[:, k] += value * u
-    return V
+            new.append(k)
+            U.append(basis @ (u / values[k]))
+    return values, np.array(new, int), np.reshape(U, (len(new), d))
 
 
 def _identify(X, y, patterns: Patterns, V, alpha, lower: float) -> Optimum | None:
