@@ -129,7 +129,7 @@ def store_of(folder: Path, inits: int) -> Path:
 
 
 def large(report: Report, inits: int = 100_000) -> None:
-    """One command; peak memory of its process, and of the first tenth of it."""
+    """One command; peak memory of its processes, and of the first tenth of it."""
     folder = Path(os.environ.get("GFLOW_BENCH_STORES", tempfile.mkdtemp()))
     out, begin = store_of(folder, inits), time.perf_counter()
     process = subprocess.Popen(command(out, inits), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -141,20 +141,25 @@ def large(report: Report, inits: int = 100_000) -> None:
     summary = json.loads(process.stdout.read())
     assert process.wait() == 0
     took = time.perf_counter() - begin
-    early = max((p for done, p in peaks if 0 < done <= inits // 10), default=None)
+    early, peak = max((p for done, p in peaks if 0 < done <= inits // 10), default=None), max(p for _, p in peaks)
     report.line(
         f"{inits} initialisations of gaussian (10,5), m = 20, to certified limits in one command", target="memory flat",
-        measured={"seconds": took, "flows_per_s": inits / took, "peak_MB": peaks[-1][1], "peak_MB_first_tenth": early},
-        met=bool(early and peaks[-1][1] <= 1.1 * early), verdicts=summary["verdicts"],
+        measured={"seconds": took, "flows_per_s": inits / took, "peak_MB": peak, "peak_MB_first_tenth": early},
+        met=bool(early and peak <= 1.1 * early), verdicts=summary["verdicts"],
         limits=[{k: x[k] for k in ("count", "objective", "certificate", "verdict")} for x in summary["limits"][:8]],
         distinct=len(summary["limits"]), store_MB=sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) / 1e6,
     )  # fmt: skip
 
 
 def peak_memory(pid: int) -> float:
-    """MB of physical memory at most so far."""
+    """MB of physical memory at most so far, of a process and of those that find limits for it."""
+    children = " ".join(p.read_text() for p in Path(f"/proc/{pid}/task").glob("*/children")).split()
+    return sum(own_peak_memory(p) for p in (pid, *map(int, children)))
+
+
+def own_peak_memory(pid: int) -> float:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
 def killed(report: Report, inits: int = 100_000, kills: int = 3) -> None:

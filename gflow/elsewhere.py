@@ -1,7 +1,7 @@
-"""Limits and certificates in processes of their own: on a machine with a GPU, what its cores are for.
+"""Limits and certificates in processes of their own: what the cores beside a GPU are for, and all cores of a CPU.
 
-A flow takes a GPU less than a millisecond, and its limit takes one core several. A row is a function of its own flow,
-so it is the same wherever it is found.
+Finding a limit is Python most of the time, and one interpreter uses one core; a GPU integrates a flow in less time than
+one core finds its limit. A row is a function of its own flow, so it is the same wherever it is found.
 """
 
 from __future__ import annotations

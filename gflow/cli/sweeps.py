@@ -22,8 +22,9 @@ SpecData = Annotated[
 MOST_PROCESSES = 1024
 """More are taken for a slip of the keyboard."""
 
-WORTH = 512
-"""A process starts in about the time in which it finds so many limits."""
+WORTH = {"cpu": 2048, "gpu": 512}
+"""Initialisations for which one more process finds limits: it starts in about the time in which it finds 512, and where
+the flows need the cores too it should be more than repaid."""
 
 Grid = "a value, a list 4,8,16 or a range 2..16: more than one makes a grid"
 
@@ -50,7 +51,7 @@ def sweep(
     resume: Annotated[bool, typer.Option("--resume", help="refuse to begin a store: only continue one")] = False,
     devices: Annotated[int | None, typer.Option(help="how many local devices (cores, GPUs) to use [all]")] = None,
     limit_processes: Annotated[
-        int | None, typer.Option(help="processes that find limits beside the flows [0, beside a GPU its cores]")
+        int | None, typer.Option(help="processes that find limits beside the flows [one a core where flows are many]")
     ] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="tcp://host:port of a Dask scheduler whose workers do the work")
@@ -254,12 +255,16 @@ def _cores() -> int:
 
 
 def _processes(wanted: int | None, devices, inits: int) -> int:
-    """How many processes find limits: by default none where the flows need the cores, and few where flows are few."""
+    """How many processes find limits: by default one a core, and few where flows are few.
+
+    Beside flows on the same cores too: finding limits is Python most of the time, and one interpreter uses one core.
+    """
     if wanted is not None and not 0 <= wanted <= MOST_PROCESSES:
         raise InputError(f"--limit-processes must be between 0 and {MOST_PROCESSES}, got {wanted}")
-    if wanted is not None or devices[0].platform == "cpu":
-        return wanted or 0
-    return min(_cores() - 1, inits // WORTH)
+    if wanted is not None:
+        return wanted
+    on_cpu = devices[0].platform == "cpu"
+    return min(_cores() if on_cpu else max(_cores() - 1, 0), inits // WORTH["cpu" if on_cpu else "gpu"], MOST_PROCESSES)
 
 
 def _arrays(problems, chosen):
