@@ -13,7 +13,6 @@ import numpy as np
 from harness import Report
 
 jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_num_cpu_devices", 3)
 
 import diffrax
 import equinox as eqx

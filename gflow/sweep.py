@@ -7,6 +7,7 @@ nothing of a lane enters another. This stage knows no disk.
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -82,14 +83,19 @@ class Draw(eqx.Module):
 
 
 def lane_devices() -> list:
-    """The local devices, for lanes; of several CPU devices all but the first, where limits and certificates are found.
+    """The local devices, one for each pool of lanes: a CPU once for every core, which share what is compiled.
 
-    XLA has a thread for every core or CPU device, whichever are more, and a compiled call needs one: with as many
-    devices under way as there are threads, the host would wait for the end of a turn with every small call. So make one
-    device more than there are cores: jax.config.update("jax_num_cpu_devices", cores + 1).
+    Where JAX was told to make several devices of the CPU, all but the first, where limits and certificates are found.
     """
     devices = jax.local_devices()
-    return devices[1:] if devices[0].platform == "cpu" and len(devices) > 1 else devices
+    if devices[0].platform != "cpu":
+        return devices
+    return devices[1:] if len(devices) > 1 else devices * cores()
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cast(tree, dtype: str):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -70,7 +69,7 @@ def sweep(
     flags |= {"weight_decay": weight_decay, "activation": activation}
     if scheduler and not (devices is None and limit_processes is None):
         raise InputError("--devices and --limit-processes are about this machine: leave them out with --scheduler")
-    use = _devices(devices)  # before anything makes an array: from then on JAX has the devices that it has
+    use = _devices(devices)
     chosen = checked(spec.read_spec, data, flags)
     processes = _processes(limit_processes, use, chosen.values["inits"])
     _check_out(out, resume)
@@ -236,22 +235,13 @@ def _check_out(out: str, resume: bool) -> None:
 
 
 def _devices(wanted: int | None):
-    """The local devices to use; every core of a CPU is made one, and one more finds the limits."""
-    import jax
-
+    """The local devices to use, a CPU once for every core."""
     from gflow.sweep import lane_devices
 
-    cores = _cores()
-    with contextlib.suppress(RuntimeError):  # somebody who calls this from Python has devices already
-        jax.config.update("jax_num_cpu_devices", cores + 1)
     present = lane_devices()
     if wanted is not None and not 1 <= wanted <= len(present):
         raise InputError(f"--devices must be between 1 and {len(present)}, got {wanted}")
     return present[:wanted]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processes(wanted: int | None, devices, inits: int) -> int:
@@ -261,10 +251,13 @@ def _processes(wanted: int | None, devices, inits: int) -> int:
     """
     if wanted is not None and not 0 <= wanted <= MOST_PROCESSES:
         raise InputError(f"--limit-processes must be between 0 and {MOST_PROCESSES}, got {wanted}")
+    from gflow.sweep import cores
+
     if wanted is not None:
         return wanted
-    on_cpu = devices[0].platform == "cpu"
-    return min(_cores() if on_cpu else max(_cores() - 1, 0), inits // WORTH["cpu" if on_cpu else "gpu"], MOST_PROCESSES)
+    if devices[0].platform == "cpu":
+        return min(cores(), inits // WORTH["cpu"], MOST_PROCESSES)
+    return min(cores() - 1, inits // WORTH["gpu"], MOST_PROCESSES)
 
 
 def _arrays(problems, chosen):

@@ -1,9 +1,9 @@
 """Lanes that are refilled: when a flow ends, the next initialisation takes its place in the same compiled call.
 
 Under a plain vmap every lane waits for the slowest one. A pool holds lanes in chunks of one fixed shape, and a chunk is
-the unit that is compiled: a lane's result depends neither on its neighbours nor on how many chunks there are, on how
-many devices they lie, or when a lane was filled. So every device has a program of its own: one that is partitioned over
-several rounds now and then in another way.
+the unit that is compiled: a lane's result depends neither on its neighbours nor on how many chunks there are, in how
+many pools or on how many devices they lie, or when a lane was filled. So every device has a program of its own: one
+that is partitioned over several rounds now and then in another way.
 """
 
 # diffrax gives its results types that only it can see through
@@ -114,8 +114,9 @@ def harvests(
     """Run the flows of `indices`; yield those that have ended, a turn at a time, as (positions in `indices` (h,), End
     with leaves (h, ...) on the host).
 
-    Every device has a pool, a program and a thread of its own: on CPUs a compiled call returns when it has ended, and
-    only calls from several threads run at once. The next turn is under way while the caller works on a harvest.
+    For every entry of `devices` there is a pool with a thread of its own. On a CPU a compiled call returns when it has
+    ended and takes one core, and calls of several threads run at once: so name it once for every core to use. Every
+    device compiles once. The next turn is under way while the caller works on a harvest.
     `watch(busy, lanes)` is called once a turn: how many of the lanes were under way when it began.
     """
     threads = ThreadPoolExecutor(len(devices), "gflow device")
@@ -126,7 +127,7 @@ def harvests(
 
 
 def _harvests(threads, refill: Refill, indices: np.ndarray, devices, chunk: int, chunks: int, steps: int, watch):
-    pools = [refill.blank(chunks, chunk, device) for device in devices]
+    pools = _compiled(threads, refill, [refill.blank(chunks, chunk, device) for device in devices], devices)
     held, next_, harvest = np.full((len(pools), chunks, chunk), IDLE), 0, None
     fresh = np.full_like(held, UNUSED)
     while next_ < len(indices) or np.any(held >= 0):
@@ -150,6 +151,16 @@ def _harvests(threads, refill: Refill, indices: np.ndarray, devices, chunk: int,
         fresh = np.full_like(held, IDLE)
     if harvest is not None:
         yield harvest
+
+
+def _compiled(threads, refill: Refill, pools: list[Pool], devices) -> list[Pool]:
+    """The same after a turn of no steps on every device: of pools that share one, each would compile for itself."""
+    one_of = {device: k for k, device in enumerate(devices)}
+    idle = np.full(pools[0].lanes.steps.shape, IDLE)
+    turned = threads.map(lambda k: _ended(refill, pools[k], idle, 0)[0], one_of.values())
+    for k, pool in zip(one_of.values(), turned, strict=True):
+        pools[k] = pool
+    return pools
 
 
 def _closed_up(pool: Pool, held: np.ndarray) -> Pool:
