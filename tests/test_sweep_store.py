@@ -20,7 +20,8 @@ SMALL = {"rows": 4, "chunk": 4}
 
 @pytest.fixture(scope="module")
 def records():
-    return list(gflow.sweep(A, LAW, 6, 10, **SMALL))
+    found = list(gflow.sweep(A, LAW, 6, 10, **SMALL))  # in the order in which they are complete
+    return sorted(found, key=lambda r: r.index[0])
 
 
 def make(path, inits=10, spec=SPEC, y=cases.A_y):
