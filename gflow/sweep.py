@@ -150,7 +150,7 @@ def sweep(
     # rows are held until those around them are there: a row of records is complete or absent
     chunk = chunk_for(devices[0], problem, width, len(indices)) if chunk is None else chunk
     chunks = (CHUNKS if devices[0].platform == "cpu" else MORE) if chunks is None else chunks
-    devices = devices[: math.ceil(len(indices) / chunk)]  # every one of them compiles for itself
+    devices = devices[: math.ceil(len(indices) / chunk)]  # more would have nothing to do
     options = {"devices": devices, "chunk": chunk, "chunks": chunks, "steps": STEPS, "watch": watch}
     ended = ((where, indices[where], ends) for where, ends in _fitting(refill, indices, **options))
     for turn, (where, found) in enumerate(judged(witness, processes, ended)):

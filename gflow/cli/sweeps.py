@@ -249,10 +249,10 @@ def _processes(wanted: int | None, devices, inits: int) -> int:
 
     Beside flows on the same cores too: finding limits is Python most of the time, and one interpreter uses one core.
     """
-    if wanted is not None and not 0 <= wanted <= MOST_PROCESSES:
-        raise InputError(f"--limit-processes must be between 0 and {MOST_PROCESSES}, got {wanted}")
     from gflow.sweep import cores
 
+    if wanted is not None and not 0 <= wanted <= MOST_PROCESSES:
+        raise InputError(f"--limit-processes must be between 0 and {MOST_PROCESSES}, got {wanted}")
     if wanted is not None:
         return wanted
     if devices[0].platform == "cpu":
