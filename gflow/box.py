@@ -86,7 +86,7 @@ def _searched(rows, v0, upper: float, guess: Float[Array, "K m"], scale: Float[A
 
     def minimum(delta, free):
         both = (free[:, None] & free[None]).transpose(2, 0, 1)
-        A = jnp.where(both, G, 0.0) + jnp.eye(K) * jnp.where(free, ridge, 1.0).T[:, None]
+        A = jnp.where(both, G, 0.0) + jnp.eye(K, dtype=G.dtype) * jnp.where(free, ridge, 1.0).T[:, None]
         fixed = g + jnp.einsum("mkj,jm->km", G, jnp.where(free, 0.0, delta))
         c = jnp.linalg.solve(A, -jnp.where(free, fixed, 0.0).T[..., None])[..., 0].T
         return delta, free, c

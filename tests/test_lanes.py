@@ -103,6 +103,24 @@ def test_a_float32_flow_has_the_norms_of_the_float64_one():
     np.testing.assert_allclose(coarse, double.margins[-1], rtol=2e-3, atol=2e-3 * float(jnp.abs(double.margins).max()))
 
 
+def test_products_in_float32_are_never_rounded_to_fewer_bits():
+    # on a GPU the default is TF32, whose 11 bits a step's error estimate sees: flows crept there. `alone` is unbalanced
+    single, nets = jax.tree.map(lambda a: a.astype(jnp.float32), (PROBLEM, networks(2)))
+    stepper = gflow.Stepper(single)
+
+    def margins(nets):
+        lanes = jax.vmap(stepper.step)(jax.vmap(stepper.start)(nets))
+        return jax.vmap(stepper.flow)(lanes).margins
+
+    def alone(nets):
+        return gflow.solve_flow(single, jax.tree.map(lambda a: a[0], nets), saves=1, until_s=1.0).margins
+
+    for program in (margins, alone):
+        text = jax.jit(program).lower(nets).as_text().splitlines()
+        products = [line for line in text if "dot_general" in line]
+        assert products and all("[HIGHEST, HIGHEST]" in line for line in products)
+
+
 def test_flagged_columns_alone_are_worked_on():
     rng = np.random.default_rng(0)
     flagged = jnp.asarray(rng.random((5, 40)) < 0.6)  # more than one table holds

@@ -168,7 +168,7 @@ def _directions(X, c: Float[Array, "n m"], line: Float[Array, "d m"]):
         delta = jax.lax.fori_loop(0, GRADIENTS, gradient, (delta, delta, one))[0]
         v = fixed + pull(delta * hostile)
         side = jnp.einsum("nd,kdm->knm", X, v) > 0
-        return jnp.where((c > 0) & side, 1.0, 0.0), delta, v
+        return ((c > 0) & side).astype(v.dtype), delta, v
 
     nothing = (friendly, jnp.zeros_like(friendly), jnp.zeros((len(friendly), *line.shape), X.dtype))
     _, delta, v = jax.lax.fori_loop(0, ROUNDS, tangent, nothing)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from gflow._types import RESULTS
+from gflow._types import RESULTS, in_full_precision
 from gflow.flow.charts import AbstractChart, BalancedPolar
 from gflow.flow.clocks import AbstractClock, ScaledClock
 from gflow.flow.controller import KinkController, PIController
@@ -97,6 +97,7 @@ class Stepper(eqx.Module):
         self.controller, self.stop = tolerances(kinks, dtype), numeric(tuple(stop), dtype)
         self.until, self.max_steps = jnp.asarray(until, dtype), jnp.asarray(max_steps)
 
+    @in_full_precision
     def start(self, network: TwoLayer) -> Lane:
         """One lane at s = 0."""
         _, chart, z0, complement = placed(self.problem, self.space, self.chart, network)
@@ -115,6 +116,7 @@ class Stepper(eqx.Module):
         problem = self.problem if self.space is None else self.space.problem
         return Field(problem, chart, self.clock, complement=complement, watched=bool(self.stop))
 
+    @in_full_precision
     def step(self, lane: Lane) -> Lane:
         """One attempted step; a lane that has ended stays as it is."""
         field = self._field(lane.chart, lane.complement)
@@ -147,6 +149,7 @@ class Stepper(eqx.Module):
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]))
         return RESULTS.where(finite, result, RESULTS.nonfinite)
 
+    @in_full_precision
     def flow(self, lane: Lane) -> Flow:
         """The lane's present state as a Flow with one saved time."""
         field = self._field(lane.chart, lane.complement)

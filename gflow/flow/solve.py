@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float, Int
 
-from gflow._types import RESULTS
+from gflow._types import RESULTS, in_full_precision
 from gflow.flow.charts import AbstractChart, FrozenOutput, chart_for
 from gflow.flow.chebyshev import Chebyshev
 from gflow.flow.clocks import AbstractClock, ScaledClock
@@ -70,6 +70,7 @@ class Flow(eqx.Module):
         return self.network.balance_drift(self.network.at(slice(0, 1)))  # pyright: ignore[reportArgumentType]
 
 
+@in_full_precision
 def solve_flow(
     problem: Problem,
     network: TwoLayer | VectorTwoLayer,
