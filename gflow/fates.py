@@ -10,6 +10,9 @@ from jaxtyping import Array, Int
 from gflow.network import TwoLayer
 from gflow.problem import Problem
 
+BAND = 1e-9
+"""|x_n . w_i| <= BAND |x_n||w_i| is on the hyperplane."""
+
 
 class FATE(enum.IntEnum):
     """LIVE: active on some sample, on no hyperplane. SLIDING: active, and on the hyperplane of some sample.
@@ -22,7 +25,7 @@ class FATE(enum.IntEnum):
     DEAD = 2
 
 
-def fates(problem: Problem, network: TwoLayer, band: float = 1e-9) -> Int[Array, " m"]:
+def fates(problem: Problem, network: TwoLayer, band: float = BAND) -> Int[Array, " m"]:
     """FATE codes (m,). A neuron lies on the hyperplane of x_n if |x_n . w_i| <= band |x_n||w_i|."""
     Z = problem.X @ network.directions()
     row = jnp.linalg.norm(problem.X, axis=1)[:, None]

@@ -6,12 +6,14 @@ docs/mathematics.md, "The convex program over masks".
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from gflow._types import on_host
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.newton import Patterns, slopes_of
-from gflow.network import TwoLayer
+from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.problem import Problem
 
 NO_MARGIN = 1e-9
@@ -57,6 +59,23 @@ def grouped(problem: Problem, network: TwoLayer, band: float, mass: float) -> tu
         member[group] = k
     first = [g[0] for g in groups]
     return Patterns(sign[first], active[:, first], sliding[:, first]), V, member
+
+
+def on_hyperplanes(problem: Problem, network: TwoLayer | VectorTwoLayer, band: float):
+    """The network with neurons put onto the hyperplanes that are nearer than rounding, |x_n . u_i| <= band |x_n|.
+
+    A flow in float32 holds a sliding neuron on its hyperplanes to seven digits; a limit needs nine to tell it from one
+    that is only close to them. A neuron that near to hyperplanes which meet at 0 alone stays where it is.
+    """
+    X, W1 = np.asarray(problem.X), np.array(network.W1)
+    row, size = np.linalg.norm(X, axis=1)[:, None], np.linalg.norm(W1, axis=0)
+    near = (np.abs(X @ W1) <= band * row * size) & (row > 0)
+    for i in np.flatnonzero(near.any(axis=0)):
+        rows, w = X[near[:, i]], W1[:, i]
+        moved = w - np.linalg.pinv(rows) @ (rows @ w)
+        if np.linalg.norm(moved) > 0.5 * size[i]:
+            W1[:, i] = moved
+    return dataclasses.replace(network, W1=W1)
 
 
 def pattern_key(patterns: Patterns) -> bytes:

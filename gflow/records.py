@@ -13,9 +13,11 @@ from gflow._types import VERDICT, on_host
 from gflow.certificate import GLOBAL_RTOL, certify
 from gflow.convex.faces import Faces, faces
 from gflow.fates import FATE
+from gflow.flow.modes import rounding
 from gflow.flow.pool import End
 from gflow.limit import limit_of_network
 from gflow.optimum import Optimum, solve_optimum
+from gflow.patterns import on_hyperplanes
 from gflow.problem import Problem
 from gflow.programs import Limit, Programs, remembered
 from gflow.proof import Certificate
@@ -135,6 +137,8 @@ class Witness:
         network = jax.tree.map(lambda a: np.asarray(a, self.problem.X.dtype), end.network)
         if not all(np.all(np.isfinite(a)) for a in jax.tree.leaves(network)):
             return row
+        if end.network.W1.dtype != network.W1.dtype:
+            network = on_hyperplanes(self.problem, network, rounding(end.network.W1.dtype))
         limit = limit_of_network(self.problem, network, programs=self.programs)
         return row | self._judged(limit, width)
 

@@ -66,7 +66,7 @@ ALLOWED = {
         "flow.solve",
         "flow.stop", "network", "problem",
     },
-    "flow.pool": {"_types", "fates", "flow.lanes", "network"},
+    "flow.pool": {"_types", "fates", "flow.lanes", "flow.modes", "network"},
     "convex.accurate": set(),
     "convex.general_position": set(),
     "convex.arrangements": {"convex.general_position"},
@@ -147,8 +147,8 @@ ALLOWED = {
         "proof", "vector.certificate", "vector.program",
     },
     "records": {
-        "_types", "certificate", "convex.faces", "optimum", "fates", "flow.pool", "limit", "network",
-        "problem", "programs", "proof",
+        "_types", "certificate", "convex.faces", "optimum", "fates", "flow.modes", "flow.pool", "limit", "network",
+        "patterns", "problem", "programs", "proof",
     },
     "elsewhere": {"flow.pool", "records"},
     "sweep": {

@@ -12,6 +12,9 @@ import pytest
 
 import gflow
 from gflow import maps
+from gflow.flow.modes import rounding
+from gflow.network import host_network
+from gflow.patterns import on_hyperplanes
 from gflow.sweep import chunk_for
 
 A = gflow.Problem(cases.A_X, cases.A_y)
@@ -179,3 +182,26 @@ def test_flows_in_float32_end_at_the_same_limits(whole):
     assert {gflow.result_name(code) for code in single.result} <= {"margin_reached", "kkt_reached", "unfitted"}
     np.testing.assert_array_equal(single.verdict, whole.verdict)
     np.testing.assert_allclose(single.objective, whole.objective, rtol=1e-12)
+
+
+def test_neurons_of_a_float32_flow_are_put_onto_their_hyperplanes(rng):
+    X = rng.standard_normal((5, 3))
+    problem = gflow.Problem(X, np.ones(5))
+    W1 = rng.standard_normal((3, 4))
+    W1[:, 0] -= X[1] * (X[1] @ W1[:, 0]) / (X[1] @ X[1])  # on one hyperplane
+    W1[:, 1] = np.cross(X[2], X[3])  # on two
+    W1[:, 2] *= 1e-20
+    W1[:, 3] = 0.0
+    single = np.asarray(np.asarray(W1, np.float32), float)
+    band = rounding(np.float32)
+    network = on_hyperplanes(problem, host_network(single, np.ones(4)), band)
+    angles = np.abs(X @ network.W1[:, :2]) / np.linalg.norm(network.W1[:, :2], axis=0)
+    np.testing.assert_allclose(network.W1, single, rtol=1e-6, atol=1e-6)
+    placed, before = ([1, 2, 3], [0, 1, 1]), np.abs(X @ single[:, :2])
+    assert np.max(angles[placed]) < 1e-14 and np.max(before[placed]) > 1e-9
+    assert np.sum(angles < 1e-6) == 3
+    np.testing.assert_array_equal(network.W1[:, 2:], single[:, 2:])
+    # one near all of three hyperplanes that meet at 0 alone has no place on them
+    flat = gflow.Problem(np.eye(3)[[0, 1, 2]] + 1e-9, np.ones(3))
+    narrow = host_network(np.ones((3, 1)), np.ones(1))
+    np.testing.assert_array_equal(on_hyperplanes(flat, narrow, 10.0).W1, narrow.W1)

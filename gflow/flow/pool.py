@@ -22,8 +22,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from gflow._types import RESULTS, result_code
-from gflow.fates import fates
+from gflow.fates import BAND, fates
 from gflow.flow.lanes import Lane, Stepper
+from gflow.flow.modes import rounding
 from gflow.network import TwoLayer, VectorTwoLayer
 
 IDLE = -1
@@ -97,7 +98,7 @@ class Refill(eqx.Module):
             rejected=flow.rejected,
             repelled=flow.repelled,
             balance_drift=flow.final.balance_drift(first),
-            fates=fates(self.stepper.problem, flow.final),
+            fates=fates(self.stepper.problem, flow.final, max(BAND, rounding(flow.s.dtype))),
         )
 
 
