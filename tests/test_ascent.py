@@ -31,7 +31,7 @@ def by_small_steps(X, lam, sign, u, steps=20_000, h=1e-3):
     return float(sign * lam @ np.maximum(X @ u, 0.0))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 9), st.integers(2, 4), st.sampled_from([-1.0, 1.0]), st.integers(0, 10**6))
 def test_the_value_rises_and_the_end_is_stationary(n, d, sign, seed):
     rng = np.random.default_rng(seed)

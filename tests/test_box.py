@@ -16,7 +16,7 @@ def test_velocities_of_least_norm_on_degenerate_kinks():
     assert unsettled == 0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.floats(0.2, 3.0), st.sampled_from([(6, 3), (12, 7)]))  # 12: searched first
 def test_optimality_conditions_hold_whatever_the_guess(seed, upper, shape):
     rng, (K, d) = np.random.default_rng(seed), shape

@@ -21,7 +21,7 @@ def test_masks_in_general_position_are_counted_by_the_formula(n, d):
     assert len(np.unique(found.packed, axis=0)) == len(found) == count_masks(n, min(n, d))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 10**6))
 def test_degenerate_arrangements_hold_exactly_the_sampled_masks(n, d, seed):
     # integer rows: zeros, duplicates, antipodes, many hyperplanes through one ray, deficient rank
@@ -55,7 +55,7 @@ def test_oracle_is_exact_on_the_circle(rng):
         assert helpers.dual_function(X, lam, np.asarray(bound.u)) == pytest.approx(float(bound.lower), abs=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @example(n=1, d=2, seed=1)  # nothing but zeros
 @given(n=st.sampled_from([1, 5]), d=st.sampled_from([1, 2, 4]), seed=st.integers(0, 10**6))
 def test_no_direction_exceeds_the_bounds(n, d, seed):
@@ -122,7 +122,7 @@ def test_infeasible_program_is_recognised():
     assert gflow.result_name(solved.result) == "infeasible"
 
 
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=16)
 @given(st.sampled_from([1, 6]), st.sampled_from([1, 3]), st.integers(0, 10**6))
 def test_scaling_flip_and_permutation(n, d, seed):
     rng = np.random.default_rng(seed)
@@ -134,7 +134,7 @@ def test_scaling_flip_and_permutation(n, d, seed):
         assert other == pytest.approx(first, rel=3e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(2, 6), st.integers(2, 3), st.integers(0, 10**6))
 def test_masks_do_not_depend_on_the_lengths_of_rows(n, d, seed):
     rng = np.random.default_rng(seed)
@@ -163,7 +163,7 @@ def exact_ray_values(X, lam):
             yield float(h * h / size) ** 0.5
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(3, 15), st.integers(0, 10**6), st.booleans())
 def test_bounds_hold_for_nearly_parallel_rows_and_far_ones(exponent, seed, far):
     # pairs of rows that differ by 1e-3 .. 1e-15: either their intersections are found or `upper` makes up for it
@@ -206,7 +206,7 @@ def test_a_row_of_zeros_is_infeasible_at_once():
     assert gflow.result_name(solved.result) == "infeasible" and solved.network is None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(4, 13), st.integers(0, 10**6))
 def test_faces_of_nearly_duplicate_rows_exist(exponent, seed):
     rng = np.random.default_rng(seed)

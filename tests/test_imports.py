@@ -49,9 +49,10 @@ ALLOWED = {
     },
     "flow.kinks": {"flow.crossings", "flow.modes"},
     "flow.chebyshev": set(),
+    "flow.traced": set(),
     "flow.filippov": {
         "flow.chebyshev", "flow.clocks", "flow.crossings", "flow.field", "flow.kinks", "flow.modes", "flow.start",
-        "flow.tip",
+        "flow.tip", "flow.traced",
         "network",
     },
     "flow.controller": {"flow.field"},

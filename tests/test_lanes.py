@@ -12,6 +12,7 @@ import gflow
 from gflow import datasets
 from gflow.flow.flagged import on_flagged
 from gflow.flow.lanes import advance, start
+from gflow.flow.traced import traced_once
 
 DATA = datasets.gaussian(n=10, d=5)
 PROBLEM = gflow.Problem(DATA.X, DATA.y)
@@ -119,6 +120,25 @@ def test_products_in_float32_are_never_rounded_to_fewer_bits():
         text = jax.jit(program).lower(nets).as_text().splitlines()
         products = [line for line in text if "dot_general" in line]
         assert products and all("[HIGHEST, HIGHEST]" in line for line in products)
+
+
+def test_a_function_is_traced_once_for_equal_shapes_and_settings():
+    traces = []
+
+    @traced_once
+    def scaled(factor, tree):
+        traces.append(factor)
+        return jax.tree.map(lambda a: factor * a, tree)
+
+    def twice(a):
+        return scaled(2.0, scaled(2.0, {"a": a})), scaled(3.0, {"a": a})
+
+    a = jnp.arange(3.0)
+    (four, three), program = jax.jit(twice)(a), jax.make_jaxpr(twice)(a)
+    np.testing.assert_array_equal(four["a"], 4 * a)
+    np.testing.assert_array_equal(three["a"], 3 * a)
+    assert traces == [2.0, 3.0]
+    assert {equation.primitive.name for equation in program.eqns} == {"mul"}  # written out, not called
 
 
 def test_flagged_columns_alone_are_worked_on():

@@ -48,7 +48,7 @@ def test_optimum_agrees_with_cvxpy(d, alpha):
     assert solved.primal <= relu.primal / (1 - alpha) * (1 + 1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), alpha=st.sampled_from([0.0, 0.1, 0.7]), whole=st.booleans())
 def test_dual_maximum_against_the_circle(seed, alpha, whole):
     rng = np.random.default_rng(seed)

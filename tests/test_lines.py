@@ -41,7 +41,7 @@ def least_norm_of_the_hull(X, lam, u, line):
     return G @ (share / share.sum())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6))
 def test_velocity_is_the_least_element_of_the_clarke_set(seed):
     rng = np.random.default_rng(seed)

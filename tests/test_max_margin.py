@@ -39,7 +39,7 @@ def test_subsets_are_numbered(n, k):
     assert len(np.unique(subsets, axis=0)) == len(subsets)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(3, 7), st.integers(2, 4), st.integers(0, 10**6))
 def test_faces_of_vertices_are_those_of_the_lattice(n, d, seed):
     # (span, mask off the span) of every face, against one flat after the other and sampled directions on it
@@ -110,7 +110,7 @@ def test_exact_cases_to_1e8():
     np.testing.assert_allclose(b.alpha, 1.0, rtol=1e-8)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6))
 def test_newton_returns_to_a_kkt_point_built_backwards(seed):
     # one neuron that sees everything: choose alpha, the direction follows; then scale the rows to margin 1
@@ -134,7 +134,7 @@ def test_newton_returns_to_a_kkt_point_built_backwards(seed):
     np.testing.assert_allclose(np.linalg.norm(X.T @ (y * point.alpha)), 1.0, rtol=1e-10)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.sampled_from([(4, 2), (8, 3)]), st.integers(0, 10**6))
 def test_semidefinite_bounds_hold(shape, seed):
     problem = random_labels(*shape, seed)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from reference import Reference
 
@@ -27,7 +27,6 @@ def generator(G):
     return np.block([[np.zeros((d, d)), G], [G.T, np.zeros((K, K))]])
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10_000), st.floats(-3.0, 2.0), st.sampled_from([-1, 0, 1]))
 def test_a_boost_is_the_exponential_of_its_generator(seed, scale, kind):
     rng = np.random.default_rng(seed)

@@ -95,7 +95,7 @@ def test_the_network_and_the_multipliers_are_what_they_claim(rng):
     assert y @ alpha - 0.5 * alpha @ alpha == pytest.approx(solved.dual, rel=1e-9)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), beta=st.sampled_from([0.03, 1.0]), rational=st.booleans())
 def test_no_network_is_below_the_bound(seed, beta, rational):
     rng = np.random.default_rng(seed)

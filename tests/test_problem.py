@@ -156,7 +156,7 @@ def test_never_separable_rows_are_named():
     assert "positive multiples" in never_separable(X[[0, 3]], [1, -1])[0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 10**6))
 def test_never_separable_agrees_with_the_network_output(n, d, seed):
     rng = np.random.default_rng(seed)

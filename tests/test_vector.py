@@ -116,7 +116,7 @@ def test_the_flow_is_that_of_small_steps():
 
 
 @given(seed=st.integers(0, 2**31 - 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_gradient_equals_automatic_differentiation(seed):
     X, Y = gaussian_classes(6, 3, 3, seed)
     problem, network = gflow.Problem(X, Y), network_of(seed, 3, 5, 3, scale=1.0)
@@ -137,7 +137,7 @@ def test_gradient_equals_automatic_differentiation(seed):
 
 
 @given(seed=st.integers(0, 2**31 - 1), K=st.integers(1, 4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_maximum_is_that_of_a_fine_grid(seed, K):
     rng = np.random.default_rng(seed)
     X, Lam = rng.standard_normal((7, 2)), rng.standard_normal((7, K))
@@ -168,7 +168,7 @@ def test_program_against_cvxpy_over_a_grid_of_directions():
 
 
 @given(seed=st.integers(0, 2**31 - 1))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_weak_duality(seed):
     problem, network = gflow.Problem(CLASSES.X, CLASSES.y), network_of(seed, 4, 6, 3, scale=1.0)
     best = gflow.solve_vector_max_margin(problem, FACES)

@@ -32,6 +32,7 @@ from gflow.flow.kinks import Kinks, appended, empty
 from gflow.flow.modes import Modes, rounding
 from gflow.flow.start import initial_modes
 from gflow.flow.tip import through_tips
+from gflow.flow.traced import traced_once
 from gflow.network import inner
 
 
@@ -91,6 +92,10 @@ class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
     def interpolation_cls(self):
         return _Interpolant(self.solver.interpolation_cls)
 
+    @property
+    def scan_kind(self):
+        return "lax"  # diffrax asks every Runge-Kutta method how its stages are looped over; these are not
+
     def order(self, terms):
         return self.solver.order(terms)
 
@@ -104,46 +109,48 @@ class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
         )
 
     def step(self, terms, t0, t1, y0, args: Field, solver_state: _State, made_jump):
-        # The stages are written out here, since what they evaluate (pre-activations, multipliers, G) is what the
-        # choice of modes needs, and since their number must not depend on whether a neighbour in the batch crossed.
-        (z0, anchor), h = y0, t1 - t0
-        modes, start, log = solver_state
-        family = getattr(self.solver, "family", None)
-        if family is not None:
-            z, error, ks, end = recurrent(family, args, modes, z0, start, h)
-        else:
-            tableau = self.solver.tableau
-            assert isinstance(tableau, diffrax.ButcherTableau)
-            z, error, ks, end = stages(tableau, args, modes, z0, start.dz, h)
-        smooth = {"y0": z0, "y1": z, "k": ks}
-        zm = halfway(self.solver, z0, z, ks)
-        middle = args.moment(zm, args.slopes(modes.on))
-        phi = args.clock.phi(middle.log_S)
-        off = jnp.sqrt(inner(error[0], error[0]))
-        settled = after_step(args, modes, start.field, middle, end, (z0, z), off, h, self.log > 0)
-        if args.tips:
-            settled = through_tips(args, modes, start.field, end, (z0, z), off, h, settled)
-        z1 = jax.tree.map(jnp.add, z, settled.correction)
-        z1 = args.chart.with_hidden(z1, settled.modes.project(args.chart.hidden(z1)))
-        rates = args.rates(z1, settled.modes)
-        new = args.anchor(t1, z1, rates, args.slopes(settled.modes.on), anchor)
-        other, clock_error = args.elapsed(anchor, new, phi)
-        new = new._replace(other=other, repelled=anchor.repelled + jnp.sum(settled.repelled))
-        if settled.details is not None:
-            s = (args.clock.scaled(anchor.time, anchor.other), args.clock.scaled(new.time, new.other))
-            log = appended(log, modes, settled.modes, settled.details, *s)
-        next_ = _start(args, z1, rates, settled.modes)
-        longest = jnp.full_like(h, jnp.inf) if family is None else family.longest / next_.stiffness
-        kinks = KinkError(settled.charge, settled.theta, weight_error(args, modes, z, error, end), longest)
-        shift = jax.tree.map(jnp.subtract, z1, z)
-        dense = {"smooth": smooth, "shift": shift, "theta": kinks.theta, "anchor": anchor}
-        return (
-            (z1, new),
-            (error, clock_error, kinks),
-            dense,
-            _State(settled.modes, next_, log),
-            diffrax.RESULTS.successful,
-        )
+        return *_traced(self, t0, t1, y0, args, solver_state), diffrax.RESULTS.successful
+
+
+def attempted(solver: Filippov, t0, t1, y0, field: Field, state: _State):
+    """Where a step ends, its error estimate, what dense output needs, and the next state."""
+    # The stages are written out here, since what they evaluate (pre-activations, multipliers, G) is what the
+    # choice of modes needs, and since their number must not depend on whether a neighbour in the batch crossed.
+    (z0, anchor), h = y0, t1 - t0
+    modes, start, log = state
+    family = getattr(solver.solver, "family", None)
+    if family is not None:
+        z, error, ks, end = recurrent(family, field, modes, z0, start, h)
+    else:
+        tableau = solver.solver.tableau
+        assert isinstance(tableau, diffrax.ButcherTableau)
+        z, error, ks, end = stages(tableau, field, modes, z0, start.dz, h)
+    smooth = {"y0": z0, "y1": z, "k": ks}
+    zm = halfway(solver.solver, z0, z, ks)
+    middle = field.moment(zm, field.slopes(modes.on))
+    phi = field.clock.phi(middle.log_S)
+    off = jnp.sqrt(inner(error[0], error[0]))
+    settled = after_step(field, modes, start.field, middle, end, (z0, z), off, h, solver.log > 0)
+    if field.tips:
+        settled = through_tips(field, modes, start.field, end, (z0, z), off, h, settled)
+    z1 = jax.tree.map(jnp.add, z, settled.correction)
+    z1 = field.chart.with_hidden(z1, settled.modes.project(field.chart.hidden(z1)))
+    rates = field.rates(z1, settled.modes)
+    new = field.anchor(t1, z1, rates, field.slopes(settled.modes.on), anchor)
+    other, clock_error = field.elapsed(anchor, new, phi)
+    new = new._replace(other=other, repelled=anchor.repelled + jnp.sum(settled.repelled))
+    if settled.details is not None:
+        s = (field.clock.scaled(anchor.time, anchor.other), field.clock.scaled(new.time, new.other))
+        log = appended(log, modes, settled.modes, settled.details, *s)
+    next_ = _start(field, z1, rates, settled.modes)
+    longest = jnp.full_like(h, jnp.inf) if family is None else family.longest / next_.stiffness
+    kinks = KinkError(settled.charge, settled.theta, weight_error(field, modes, z, error, end), longest)
+    shift = jax.tree.map(jnp.subtract, z1, z)
+    dense = {"smooth": smooth, "shift": shift, "theta": kinks.theta, "anchor": anchor}
+    return (z1, new), (error, clock_error, kinks), dense, _State(settled.modes, next_, log)
+
+
+_traced = traced_once(attempted)
 
 
 def _start(field: Field, z: PyTree[Array], rates: Rates, modes: Modes) -> Start:
@@ -255,6 +262,10 @@ class Clocked(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
         return self.solver.interpolation_cls
 
     @property
+    def scan_kind(self):
+        return "lax"
+
+    @property
     def root_finder(self):
         # diffrax hands the controller's tolerances to an implicit solver through this attribute
         return self.solver.root_finder  # pyright: ignore[reportAttributeAccessIssue]
@@ -306,4 +317,4 @@ def weight_error(field: Field, modes: Modes, z: PyTree[Array], error: PyTree[Arr
     return jnp.sum((jnp.abs(end.lam) if field.problem.of_margins else field.problem.loss.curvature(q)) * moved)
 
 
-__all__ = ["Clocked", "Filippov"]
+__all__ = ["Clocked", "Filippov", "attempted"]

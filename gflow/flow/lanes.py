@@ -26,7 +26,7 @@ from gflow.flow.charts import AbstractChart, BalancedPolar
 from gflow.flow.clocks import AbstractClock, ScaledClock
 from gflow.flow.controller import KinkController, PIController
 from gflow.flow.field import Field
-from gflow.flow.filippov import Filippov
+from gflow.flow.filippov import Filippov, attempted
 from gflow.flow.row_space import Complement, RowSpace, placed, row_space
 from gflow.flow.solve import Flow, default_solver, default_stop, flow_of, numeric, start_of, tolerances
 from gflow.flow.stop import AbstractStop
@@ -120,9 +120,7 @@ class Stepper(eqx.Module):
     def step(self, lane: Lane) -> Lane:
         """One attempted step; a lane that has ended stays as it is."""
         field = self._field(lane.chart, lane.complement)
-        state, error, _, solver, _ = self.solver.step(
-            TERM, lane.time, lane.target, lane.state, field, lane.solver, False
-        )
+        state, error, _, solver = attempted(self.solver, lane.time, lane.target, lane.state, field, lane.solver)
         error = jax.tree.map(lambda e: jnp.where(jnp.isnan(e), jnp.inf, e), error)
         keep, time, target, _, controller, _ = self.controller.adapt_step_size(
             lane.time, lane.target, lane.state, state, field, error, self.solver.error_order(TERM), lane.controller

@@ -183,6 +183,9 @@ def _integrate(field, state0, t1, goal, grid, armed, stop, solver, controller, m
         diffrax.ODETerm(lambda t, y, args: args.velocity(t, y)), solver, jnp.zeros_like(t1), t1, None, state0,
         args=field, saveat=diffrax.SaveAt(subs=saves, solver_state=_logs(solver)), stepsize_controller=controller,
         event=diffrax.Event(conditions, root_finder) if conditions else None, max_steps=max_steps, throw=False,
+        # the loops over events are of no known length, so nothing goes through them backwards; what diffrax does by
+        # default to make that possible would take a quarter of the time to trace
+        adjoint=diffrax.ForwardMode(),
     )  # fmt: skip
 
 
