@@ -36,7 +36,7 @@ def traced_once(function: Callable[..., Out]) -> Callable[..., Out]:
     return traced
 
 
-ARRAY = "array"
+ARRAY = object()
 """In place of a leaf that is one."""
 
 
