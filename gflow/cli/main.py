@@ -378,7 +378,9 @@ def _configure() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gflow" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # a run compiles a hundred operations of 20 to 50 ms beside the few large ones
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def program() -> None:
