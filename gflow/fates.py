@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import enum
 
-import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from gflow._types import namespace
 from gflow.network import TwoLayer
 from gflow.problem import Problem
 
@@ -28,10 +28,11 @@ class FATE(enum.IntEnum):
 def fates(problem: Problem, network: TwoLayer, band: float = BAND) -> Int[Array, " m"]:
     """FATE codes (m,). A neuron lies on the hyperplane of x_n if |x_n . w_i| <= band |x_n||w_i|."""
     Z = problem.X @ network.directions()
-    row = jnp.linalg.norm(problem.X, axis=1)[:, None]
-    on_kink = (jnp.abs(Z) <= band * row) & (row > 0)
+    xp = namespace(Z)
+    row = xp.linalg.norm(problem.X, axis=1)[:, None]
+    on_kink = (xp.abs(Z) <= band * row) & (row > 0)
     problem.require_sides()
     lower, _ = problem.activation.slope_interval()
-    active = jnp.any((Z > 0) & ~on_kink, axis=0) if lower == 0 else jnp.any(row > 0)
+    active = xp.any((Z > 0) & ~on_kink, axis=0) if lower == 0 else xp.any(row > 0)
     alive = active & (network.masses() > 0)
-    return jnp.where(alive, jnp.where(jnp.any(on_kink, axis=0), FATE.SLIDING, FATE.LIVE), FATE.DEAD)
+    return xp.where(alive, xp.where(xp.any(on_kink, axis=0), FATE.SLIDING, FATE.LIVE), FATE.DEAD)

@@ -68,11 +68,11 @@ class TwoLayer(eqx.Module):
 
     def balance(self) -> Float[Array, "... m"]:
         """a_i^2 - |w_i|^2, constant along the flow."""
-        return _difference_of_squares(jnp.abs(self.w2), column_norms(self.W1))
+        return _difference_of_squares(abs(self.w2), column_norms(self.W1))
 
     def balance_drift(self, start: TwoLayer) -> Float[Array, ""]:
         """The largest change of a_i^2 - |w_i|^2 since `start`, relative to a_i^2 + |w_i|^2; over a batch, of all."""
-        return _relative_change(self.balance() - start.balance(), jnp.sum(self.W1**2, axis=-2) + self.w2**2)
+        return _relative_change(self.balance() - start.balance(), (self.W1**2).sum(axis=-2) + self.w2**2)
 
     def squared_norm(self) -> Float[Array, "..."]:
         """|theta|^2 = |W1|_F^2 + |w2|^2."""
@@ -185,7 +185,8 @@ def _difference_of_squares(a, w):
 
 
 def _relative_change(change, size):
-    return jnp.max(jnp.where(size > 0, jnp.abs(change) / jnp.where(size > 0, size, 1.0), 0.0))
+    xp = namespace(change, size)
+    return xp.max(xp.where(size > 0, abs(change) / xp.where(size > 0, size, 1.0), 0.0))
 
 
 def _common_size(w: Float[Array, " m"], a: Float[Array, " m"]) -> Float[Array, " m"]:

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from gflow._types import result_name
+from gflow._types import on_host, result_name
 from gflow.fates import FATE, fates
 
 
@@ -43,6 +43,7 @@ def _plain(value):
 
 def limit_summary(problem, limit, certificate) -> dict:
     """The keys that `run` and `certify` share."""
+    problem, limit = on_host((problem, limit))
     missing, sign = certificate.missing_neuron, None
     if missing is not None:
         lam = certificate.p * np.asarray(problem.y) if problem.directional else np.asarray(limit.lam)
@@ -70,7 +71,9 @@ def limit_summary(problem, limit, certificate) -> dict:
 
 def flow_summary(problem, network, flow) -> dict:
     """The keys that only a flow has."""
-    fate = np.asarray(fates(problem, flow.final))
+    # by NumPy: JAX would compile each of a hundred small operations
+    problem, network, final = on_host((problem, network, flow.final))
+    fate = np.asarray(fates(problem, final))
     return {
         "result": result_name(flow.result),
         "s": flow.s[-1],
@@ -78,7 +81,7 @@ def flow_summary(problem, network, flow) -> dict:
         "steps": flow.steps,
         "rejected": flow.rejected,
         # of a frozen second layer nothing is conserved
-        "balance_drift": None if flow.frozen else flow.final.balance_drift(network),
+        "balance_drift": None if flow.frozen else final.balance_drift(network),
         "repelled": flow.repelled,
         "fates": {kind.name.lower(): int(np.sum(fate == kind)) for kind in FATE},
     }

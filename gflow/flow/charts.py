@@ -370,6 +370,7 @@ class Hyperbolic(AbstractChart):
         return self.kind
 
 
+@jax.jit
 def unit(u: Float[Array, "d m"]) -> Float[Array, "d m"]:
     """u_i/|u_i| for every column that is not zero."""
     # a maximum, not a choice between two values: that doubles the time of a step on a CPU
@@ -382,6 +383,6 @@ def chart_for(network: TwoLayer, decays: bool = False) -> type[AbstractChart]:
     general = Cartesian if decays else Hyperbolic
     if isinstance(network.W1, jax.core.Tracer):
         return general
-    a, w = np.abs(np.asarray(network.w2)), np.asarray(column_norms(network.W1))
+    a, w = np.abs(np.asarray(network.w2)), column_norms(np.asarray(network.W1))  # pyright: ignore[reportArgumentType]
     tolerance = 16 * np.finfo(a.dtype).eps
     return BalancedPolar if bool(np.all(np.abs(a - w) <= tolerance * np.maximum(a, w))) else general
