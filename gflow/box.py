@@ -139,6 +139,7 @@ def total(terms: Iterable[Array]) -> Array:
     return functools.reduce(jnp.add, terms)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def orthonormal(rows: Float[Array, "K d m"], passes: int) -> tuple[Float[Array, "K d m"], Float[Array, "K K m"]]:
     """Gram-Schmidt: rows_k = sum_j R_jk Q_j. Rows of zeros and dependent ones give Q_k = 0, R_kk = 0."""
     K = rows.shape[0]
@@ -173,6 +174,7 @@ def _reduce(Q: Float[Array, "k d m"], row: Float[Array, "d m"], passes: int):
     return jnp.where(independent, v / size, 0.0), along, jnp.where(independent, size, 0.0)
 
 
+@jax.jit
 def entries(Q: Float[Array, "K d m"], R: Float[Array, "K K m"], v: Float[Array, "d m"]) -> Float[Array, "K m"]:
     """c (K, m) with v + sum_k c_k rows_k orthogonal to all rows (0 for dependent rows): back substitution."""
     K, d, _ = Q.shape

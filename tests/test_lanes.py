@@ -122,13 +122,15 @@ def test_products_in_float32_are_never_rounded_to_fewer_bits():
         assert products and all("[HIGHEST, HIGHEST]" in line for line in products)
 
 
-def test_a_function_is_traced_once_for_equal_shapes_and_settings():
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_function_is_traced_once_for_equal_shapes_and_settings(inline):
     traces = []
 
-    @traced_once
-    def scaled(factor, tree):
+    def factor_times(factor, tree):
         traces.append(factor)
         return jax.tree.map(lambda a: factor * a, tree)
+
+    scaled = traced_once(factor_times, inline=inline)
 
     def twice(a):
         return scaled(2.0, scaled(2.0, {"a": a})), scaled(3.0, {"a": a})
@@ -138,7 +140,8 @@ def test_a_function_is_traced_once_for_equal_shapes_and_settings():
     np.testing.assert_array_equal(four["a"], 4 * a)
     np.testing.assert_array_equal(three["a"], 3 * a)
     assert traces == [2.0, 3.0]
-    assert {equation.primitive.name for equation in program.eqns} == {"mul"}  # written out, not called
+    written_out = {equation.primitive.name for equation in program.eqns} == {"mul"}
+    assert written_out == inline
 
 
 def test_flagged_columns_alone_are_worked_on():

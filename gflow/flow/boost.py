@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gflow.network import inner
 
 
+@jax.jit
 def boosted(w: Float[Array, "d m"], a: Float[Array, " m"], G: Float[Array, "d m"], c):
     """(w, a) moved by d(w, a) = (a G, w . G) for the time 1; c = a^2 - |w|^2 of each neuron.
 

@@ -100,9 +100,8 @@ class Family(NamedTuple):
 
 def recurrence(stages: int) -> Recurrence:
     """The coefficients of the method."""
-    T = [np.polynomial.chebyshev.Chebyshev.basis(j) for j in range(stages + 1)]
     w0 = 1 + DAMPING / stages**2
-    value, first, second = (np.array([p.deriv(k)(w0) if k else p(w0) for p in T]) for k in (0, 1, 2))
+    value, first, second = (np.array([polynomial(j, k)(w0) for j in range(stages + 1)]) for k in (0, 1, 2))
     w1 = first[stages] / second[stages]
     b = np.full(stages + 1, second[2] / first[2] ** 2)
     b[3:] = second[3:] / first[3:] ** 2
@@ -111,6 +110,13 @@ def recurrence(stages: int) -> Recurrence:
     mu[2:], nu[2:], ahead[2:] = 2 * b[2:] * w0 / b[1:-1], -b[2:] / b[:-2], 2 * b[2:] * w1 / b[1:-1]
     back[2:] = -(1 - b[1:-1] * value[1:-1]) * ahead[2:]
     return Recurrence(mu, nu, ahead, back)
+
+
+@functools.cache
+def polynomial(degree: int, derivative: int) -> np.polynomial.Chebyshev:
+    """T_degree, or a derivative of it."""
+    T = np.polynomial.Chebyshev.basis(degree)
+    return T.deriv(derivative) if derivative else T
 
 
 def tableau_of(steps: Recurrence) -> diffrax.ButcherTableau:

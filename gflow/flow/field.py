@@ -16,6 +16,7 @@ from gflow.flow.charts import AbstractChart
 from gflow.flow.clocks import AbstractClock, Anchor, log_integral
 from gflow.flow.modes import Modes, most_sliding, slopes
 from gflow.flow.row_space import Complement
+from gflow.flow.traced import traced_once
 from gflow.lines import columns
 from gflow.network import TwoLayer, VectorTwoLayer, inner
 from gflow.problem import Problem
@@ -126,6 +127,7 @@ class Field(eqx.Module):
         lam = self.problem.multipliers(q)
         return jnp.where(jnp.abs(lam) < NEGLIGIBLE, 0.0, lam), self.problem.log_S(q)
 
+    @traced_once
     def rates(self, z: PyTree[Array], modes: Modes | None = None) -> Rates:
         """The field at z; slopes sigma'(x_n . w_i) unless `modes` fix them."""
         Z = self.preactivations(z)
@@ -144,6 +146,7 @@ class Field(eqx.Module):
             dz = jax.tree.map(lambda v, u: v + shrink * u, dz, self.chart.shrinking(z))
         return Rates(Z, q, log_S, lam, *self.weighted(pull), force, G, jax.tree.map(lambda v: ds * v, dz))
 
+    @traced_once
     def stiffness(self, z: PyTree[Array], rates: Rates, D: Float[Array, "n m"]) -> Float[Array, ""]:
         """An upper bound of the rate, per unit of time, at which margins pull each other back.
 
@@ -174,6 +177,7 @@ class Field(eqx.Module):
         z, anchor = state
         return self.rates(z).dz, jax.tree.map(jnp.zeros_like, anchor)
 
+    @traced_once
     def anchor(self, time, z: PyTree[Array], rates: Rates, D: Float[Array, "n m"], old: Anchor | None = None) -> Anchor:
         """What is carried besides z at `time`; `old` is the anchor before (None at the start).
 
@@ -225,6 +229,7 @@ class Field(eqx.Module):
         outputs = self.chart.outputs(z, D * self.preactivations(z))
         return self.clock.phi(self.problem.log_S(self.problem.scored(outputs)))
 
+    @traced_once
     def elapsed(self, old: Anchor, new: Anchor, middle: Float[Array, ""] | None = None):
         """The other clock at `new`, integrated from `old`, and an estimate of the quadrature's error.
 

@@ -150,7 +150,7 @@ def attempted(solver: Filippov, t0, t1, y0, field: Field, state: _State):
     return (z1, new), (error, clock_error, kinks), dense, _State(settled.modes, next_, log)
 
 
-_traced = traced_once(attempted)
+_traced = traced_once(attempted, inline=True)
 
 
 def _start(field: Field, z: PyTree[Array], rates: Rates, modes: Modes) -> Start:
@@ -235,8 +235,8 @@ def halfway(solver: diffrax.AbstractERK, z0: PyTree[Array], z1: PyTree[Array], k
     Dense output is linear in (z0, z1, ks): its weights are read off once, while tracing.
     """
     with jax.ensure_compile_time_eval():
-        one = lambda e: solver.interpolation_cls(t0=0.0, t1=1.0, y0=e[0], y1=e[1], k=jnp.asarray(e[2:]))  # noqa: E731
-        weights = [float(one(e).evaluate(0.5)) for e in np.eye(2 + len(ks))]
+        one = lambda e: solver.interpolation_cls(t0=0.0, t1=1.0, y0=e[0], y1=e[1], k=e[2:]).evaluate(0.5)  # noqa: E731
+        weights = np.asarray(jax.jit(jax.vmap(one))(np.eye(2 + len(ks))))
     return _combine(jax.tree.map(jnp.zeros_like, z0), 1.0, weights, (z0, z1, *ks))
 
 

@@ -153,7 +153,7 @@ class Stepper(eqx.Module):
         field = self._field(lane.chart, lane.complement)
         one = jax.tree.map(lambda a: a[None], (lane.time, lane.state))
         stats = {"num_steps": lane.steps, "num_rejected_steps": lane.rejected}
-        return flow_of(field, *one, lane.log_S0, lane.result, stats, None)
+        return flow_of(field, *one, lane.log_S0, lane.result, stats, None, inside=False)
 
 
 @eqx.filter_jit

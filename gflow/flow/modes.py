@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -31,16 +32,22 @@ class Modes(NamedTuple):
 
     def project(self, G: Float[Array, "d m"]) -> Float[Array, "d m"]:
         """(I - Q_i Q_i^T) G_i for every neuron."""
-        K, d, _ = self.Q.shape
-        if K * d > UNROLLED:
-            return G - jnp.sum(self.Q * jnp.sum(self.Q * G, axis=1)[:, None], axis=0)
-        along = total(self.Q[:, j] * G[j] for j in range(d))
-        return G - total(self.Q[k] * along[k] for k in range(K))
+        return projected(self.Q, G)
 
     def wanted(self, G: Float[Array, "d m"], weight: Float[Array, "K m"]) -> Float[Array, "K m"]:
         """Entries of the sliding rows that keep every neuron on its hyperplanes; `G` without them, `weight` their
         lambda_n: 0 where that is."""
         return jnp.where(weight == 0, 0.0, entries(self.Q, self.R, G) / jnp.where(weight == 0, 1.0, weight))
+
+
+@jax.jit
+def projected(Q: Float[Array, "K d m"], G: Float[Array, "d m"]) -> Float[Array, "d m"]:
+    """(I - Q_i Q_i^T) G_i for every neuron."""
+    K, d, _ = Q.shape
+    if K * d > UNROLLED:
+        return G - jnp.sum(Q * jnp.sum(Q * G, axis=1)[:, None], axis=0)
+    along = total(Q[:, j] * G[j] for j in range(d))
+    return G - total(Q[k] * along[k] for k in range(K))
 
 
 def most_sliding(n: int, d: int) -> int:

@@ -293,6 +293,7 @@ class Fall(NamedTuple):
     slope: Float[Array, "..."]
 
 
+@jax.jit
 def _fall(a, m, b, zero) -> Fall:
     """Of what has the values a, m, b at three points of equal distance. `zero`: what counts as 0."""
     away = a > zero  # what begins at 0 has left from there

@@ -41,6 +41,7 @@ class Given(NamedTuple):
         weight = jnp.where(sign == 0, weight, jnp.log(jnp.where(sign == 0, 1.0, jnp.abs(weight))))
         return cls(_parabola(*weight), sign, _parabola(*drift))
 
+    @jax.jit
     def at(self, tau: Float[Array, "*C"]) -> tuple[Array, Array]:
         """Weight and drift at `tau`."""
         weight, drift = (c[0] + tau * (c[1] + tau * c[2]) for c in (self.weight, self.drift))
@@ -77,12 +78,7 @@ class Pull(NamedTuple):
         return cls(jnp.tensordot(jnp.asarray(_TRANSFORM, X.dtype), values, 1))
 
     def at(self, tau: Float[Array, " C"]) -> Float[Array, "d *K C"]:
-        """By Clenshaw's recurrence."""
-        x, c = 2 * tau - 1, self.coefficients
-        b, later = c[-1], 0.0
-        for k in range(NODES - 2, 0, -1):
-            b, later = c[k] + 2 * x * b - later, b
-        return c[0] + x * b - later
+        return _sum_of_series(self.coefficients, tau)
 
     def turned(self, given: Given, X: Float[Array, "n d"], change: Float[Array, "n C"]) -> Pull:
         """After slopes changed by `change`, few of a neuron."""
@@ -101,6 +97,16 @@ class Pull(NamedTuple):
 
         carry = (self.coefficients, change)
         return Pull(jax.lax.while_loop(lambda carry: jnp.any(carry[1] != 0), one, carry)[0])
+
+
+@jax.jit
+def _sum_of_series(c: Float[Array, "P d *K C"], tau: Float[Array, " C"]) -> Float[Array, "d *K C"]:
+    """sum_k c_k T_k(2 tau - 1) by Clenshaw's recurrence."""
+    x = 2 * tau - 1
+    b, later = c[-1], 0.0
+    for k in range(NODES - 2, 0, -1):
+        b, later = c[k] + 2 * x * b - later, b
+    return c[0] + x * b - later
 
 
 def _beside(a: Float[Array, "n C"], weight: Float[Array, "_ *K C"]) -> Float[Array, "n *1 C"]:

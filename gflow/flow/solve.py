@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix as optx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from gflow._types import RESULTS, in_full_precision
 from gflow.flow.charts import AbstractChart, FrozenOutput, chart_for
@@ -134,21 +135,19 @@ def solve_flow(
     field = dataclasses.replace(field, modes=modes) if type(solver) is Filippov else field
     t1, goal = _horizon(clock, until_s, until_t, log_S0)
 
-    def run(t1, grid, armed) -> tuple[diffrax.Solution, Array, dict]:
-        sol = _integrate(field, state0, t1, goal, grid, armed, stop, solver, controller, max_steps)
-        assert sol.ts is not None and sol.ys is not None
-        return sol, sol.ts["end"][-1], sol.ys
+    def run(t1, grid, armed) -> Integrated:
+        return _integrate(field, state0, t1, goal, grid, armed, stop, solver, controller, max_steps)
 
     # one compiled function (so `armed` is an array), called twice: to find the end, then to draw the curve up to there
-    first, time, ys = run(t1, jnp.full(saves - 1, t1), jnp.asarray(True))
-    end, result = ys["end"], _result(first, stop)
-    log = in_order(first.solver_state.log) if first.solver_state is not None else None
+    first = run(t1, jnp.full(saves - 1, t1), jnp.asarray(True))
+    log = None if first.log is None else in_order(first.log)
     if saves == 1:
-        return flow_of(field, time[None], end, log_S0, result, first.stats, log)
-    grid = jnp.linspace(0.0, time, saves)
-    _, _, path = run(time, grid[:-1], jnp.asarray(False))
-    states = jax.tree.map(lambda a, last: jnp.concatenate([a, last]), path["grid"], end)
-    return flow_of(field, grid, states, log_S0, result, first.stats, log)
+        inside = goal is not None  # a horizon on the other clock lies inside a step
+        return flow_of(field, first.time, first.end, log_S0, first.result, first.stats, log, inside=inside)
+    grid = jnp.linspace(0.0, first.time[0], saves)
+    path = run(first.time[0], grid[:-1], jnp.asarray(False)).path
+    states = jax.tree.map(lambda a, last: jnp.concatenate([a, last]), path, first.end)
+    return flow_of(field, grid, states, log_S0, first.result, first.stats, log)
 
 
 def default_stop(problem: Problem) -> tuple[AbstractStop, ...]:
@@ -170,8 +169,20 @@ def start_of(field: Field, z0):
     return field.problem.log_S(field.margins(z0)), (z0, anchor), modes
 
 
+class Integrated(NamedTuple):
+    """`time` (1,) and state `end` (leading axis 1) where the integration ended, its `result` and diffrax's `stats`;
+    `path`: the states at the times of the grid; `log` of kinks."""
+
+    time: Float[Array, " 1"]
+    end: PyTree[Array]
+    result: RESULTS
+    stats: dict
+    path: PyTree[Array] | None
+    log: Kinks | None
+
+
 @eqx.filter_jit
-def _integrate(field, state0, t1, goal, grid, armed, stop, solver, controller, max_steps) -> diffrax.Solution:
+def _integrate(field, state0, t1, goal, grid, armed, stop, solver, controller, max_steps) -> Integrated:
     """One call of diffrax. States are saved at `grid` and at the end; stopping criteria count only if `armed`."""
     conditions = {f"stop{i}": _condition(criterion, armed) for i, criterion in enumerate(stop)}
     root_finder = None
@@ -179,7 +190,7 @@ def _integrate(field, state0, t1, goal, grid, armed, stop, solver, controller, m
         conditions["horizon"] = lambda t, y, args, **_: jnp.where(armed, _other(args, t, y) - goal, 1.0)
         root_finder = optx.Newton(rtol=1e-12, atol=1e-12)
     saves = {"end": diffrax.SubSaveAt(t1=True)} | ({"grid": diffrax.SubSaveAt(ts=grid)} if len(grid) else {})
-    return diffrax.diffeqsolve(
+    sol = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, args: args.velocity(t, y)), solver, jnp.zeros_like(t1), t1, None, state0,
         args=field, saveat=diffrax.SaveAt(subs=saves, solver_state=_logs(solver)), stepsize_controller=controller,
         event=diffrax.Event(conditions, root_finder) if conditions else None, max_steps=max_steps, throw=False,
@@ -187,6 +198,9 @@ def _integrate(field, state0, t1, goal, grid, armed, stop, solver, controller, m
         # default to make that possible would take a quarter of the time to trace
         adjoint=diffrax.ForwardMode(),
     )  # fmt: skip
+    assert sol.ts is not None and sol.ys is not None
+    log = sol.solver_state.log if sol.solver_state is not None else None
+    return Integrated(sol.ts["end"], sol.ys["end"], _result(sol, stop), sol.stats, sol.ys.get("grid"), log)
 
 
 def _logs(solver) -> bool:
@@ -204,10 +218,12 @@ def _anchor(field: Field, time, z, modes: Modes):
 
 
 @eqx.filter_jit
-def flow_of(field: Field, times, states, log_S0, result, stats, log) -> Flow:
+def flow_of(field: Field, times, states, log_S0, result, stats, log, *, inside: bool = True) -> Flow:
+    """The Flow of these states; `inside`: whether some of them lie inside a step, and not where one ends."""
     z, anchors = states
     q = jax.vmap(field.margins)(z)
-    s, log_t = field.clock.read(times, jax.vmap(lambda t, y: _other(field, t, y))(times, states), log_S0)
+    other = jax.vmap(lambda t, y: _other(field, t, y))(times, states) if inside else anchors.other
+    s, log_t = field.clock.read(times, other, log_S0)
     return Flow(
         network=jax.vmap(field.network)(z),
         s=s,

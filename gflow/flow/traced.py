@@ -15,13 +15,13 @@ import numpy as np
 Out = TypeVar("Out")
 
 
-def traced_once(function: Callable[..., Out]) -> Callable[..., Out]:
-    """The same, for use inside other compiled functions: what is traced is written into them, not called by them.
+def traced_once(function: Callable[..., Out], *, inline: bool = False) -> Callable[..., Out]:
+    """The same, for use inside other compiled functions, which call what is traced, or, if `inline`, copy it.
 
     Arguments: any trees whose leaves are arrays or can be hashed. Leaves of the result become arrays.
     """
 
-    @functools.partial(jax.jit, static_argnums=0, inline=True)
+    @functools.partial(jax.jit, static_argnums=0, inline=inline)
     def of_arrays(settings, arrays):
         leaves, tree = settings
         left = iter(arrays)
