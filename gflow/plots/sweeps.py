@@ -90,6 +90,10 @@ AXIS_LABELS = {"width": "width $m$", "scale": "scale of the initialisation", "da
 AXIS_LABELS |= {"law": "law of the first weights"}
 
 
+WRITTEN = 0.75
+"""Inches that "0.12 to 0.34" takes."""
+
+
 def phase_diagram(summary: dict):
     """Fractions of initialisations over the grid of a sweep, with 95 % Wilson intervals. Returns the Figure.
 
@@ -143,6 +147,9 @@ def _curves(ax, values, name: str, cells: list[dict]) -> None:
 
 def _map(figure, ax, across, up, cells: list[dict]) -> None:
     (x_name, xs), (y_name, ys) = across, up
+    written = len(xs) * len(ys) <= 64
+    if written:  # a cell has room for its interval
+        figure.set_figwidth(max(figure.get_figwidth(), WRITTEN * len(xs) + 2))
     shown = np.full((len(ys), len(xs)), np.nan)
     for cell in cells:
         at = ys.index(cell[y_name]), xs.index(cell[x_name])
@@ -150,7 +157,7 @@ def _map(figure, ax, across, up, cells: list[dict]) -> None:
             continue
         shown[at] = cell["global"]["fraction"]
         colour = "white" if shown[at] < 0.45 else "#111111"  # not black, which a page may invert
-        if len(xs) * len(ys) <= 64:
+        if written:
             # Wilson's interval is not symmetric: a fraction of 1 has nothing above it
             text = "{fraction:.2f}\n{low:.2f} to {high:.2f}".format(**cell["global"])
             ax.text(at[1], at[0], text, ha="center", va="center", color=colour, fontsize=7)
