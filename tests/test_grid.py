@@ -53,6 +53,11 @@ def test_files_that_make_no_sense(tmp_path, content, message):
         read_spec(str(file), {})
 
 
+def test_a_range_that_holds_no_number():
+    with pytest.raises(InputError, match=r"--width: 5..2 holds no number"):
+        read_spec("xor", {"width": "5..2"})
+
+
 @pytest.mark.parametrize("count, total", [(0, 10), (10, 10), (3, 17), (5000, 10_000)])
 def test_wilson_agrees_with_scipy(count, total):
     ours, theirs = wilson(count, total), binomtest(count, total).proportion_ci(0.95, method="wilson")

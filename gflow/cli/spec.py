@@ -119,11 +119,14 @@ def _parsed(name: str, text: str):
     try:
         if kind is int and ".." in text:
             first, last = map(int, text.split(".."))
-            return list(range(first, last + 1))
-        values = [kind(part) for part in text.split(",")]
+            values = list(range(first, last + 1))
+        else:
+            values = [kind(part) for part in text.split(",")]
     except ValueError:
         ranges = " or a range such as 2..16" if kind is int else ""
         raise InputError(f"--{name.replace('_', '-')}: {text!r} is no {kind.__name__}, list{ranges}") from None
+    if not values:
+        raise InputError(f"--{name.replace('_', '-')}: {text} holds no number; the smaller one comes first")
     return values if len(values) > 1 else values[0]
 
 
