@@ -49,7 +49,7 @@ def test_notebook_runs(name, tmp_path, tmp_path_factory, monkeypatch):
     committed = nbformat.read(FOLDER / name, as_version=4)
     fresh = nbformat.read(FOLDER / name, as_version=4)
     client = nbclient.NotebookClient(
-        fresh, timeout=240, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+        fresh, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
     )
     client.execute()  # raises at the first cell that does
     assert images(fresh) == images(committed) > 0
