@@ -136,7 +136,7 @@ class VectorTwoLayer(eqx.Module):
 
     def output_norms(self) -> Float[Array, "... m"]:
         """|a_i|."""
-        return column_norms(jnp.swapaxes(self.W2, -1, -2))
+        return column_norms(self.W2.swapaxes(-1, -2))
 
     def masses(self) -> Float[Array, "... m"]:
         """|a_i| |w_i|."""
@@ -148,7 +148,7 @@ class VectorTwoLayer(eqx.Module):
 
     def output_directions(self) -> Float[Array, "... K m"]:
         """v_i = a_i / |a_i|, in columns."""
-        return _units(jnp.swapaxes(self.W2, -1, -2))
+        return _units(self.W2.swapaxes(-1, -2))
 
     def balance_drift(self, start: VectorTwoLayer) -> Float[Array, ""]:
         """The largest change of |a_i|^2 - |w_i|^2 since `start`, relative to |a_i|^2 + |w_i|^2; in a batch, of all."""

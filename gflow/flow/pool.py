@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from gflow._types import RESULTS, result_code
+from gflow._types import RESULTS, on_host, result_code
 from gflow.fates import BAND, fates
 from gflow.flow.lanes import Lane, Stepper
 from gflow.flow.modes import rounding
@@ -35,9 +35,10 @@ UNUSED = -2
 
 
 class End(NamedTuple):
-    """Where a lane stands: `network`, and `s` to `repelled` as in Flow, `result` as a code of RESULTS; `balance_drift`
-    since s = 0; `fates` (m,): codes of FATE."""
+    """Where a lane stands: its `first` network, the present one, `s` to `repelled` as in Flow, `result` as a code of
+    RESULTS; `fates` (m,): codes of FATE."""
 
+    first: TwoLayer | VectorTwoLayer
     network: TwoLayer | VectorTwoLayer
     s: Float[Array, ""]
     log_t: Float[Array, ""]
@@ -45,8 +46,14 @@ class End(NamedTuple):
     steps: Int[Array, ""]
     rejected: Int[Array, ""]
     repelled: Int[Array, ""]
-    balance_drift: Float[Array, ""]
     fates: Int[Array, " m"]
+
+    @property
+    def balance_drift(self):
+        """Since s = 0. By NumPy: what compiled code makes of the difference of two products depends on what it is fused
+        with, and so, in the last digits, on the number of chunks."""
+        with np.errstate(all="ignore"):  # a lane may have ended at weights that are not finite
+            return on_host(self.network).balance_drift(on_host(self.first))
 
 
 class Pool(NamedTuple):
@@ -90,6 +97,7 @@ class Refill(eqx.Module):
     def _end(self, first: TwoLayer | VectorTwoLayer, lane: Lane) -> End:
         flow = self.stepper.flow(lane)
         return End(
+            first=first,
             network=flow.final,
             s=flow.s[-1],
             log_t=flow.log_t[-1],
@@ -97,7 +105,6 @@ class Refill(eqx.Module):
             steps=flow.steps,
             rejected=flow.rejected,
             repelled=flow.repelled,
-            balance_drift=flow.final.balance_drift(first),
             fates=fates(self.stepper.problem, flow.final, max(BAND, rounding(flow.s.dtype))),
         )
 
