@@ -1,8 +1,9 @@
 """Sweeps: `python benchmarks/bench_sweep.py [PART ...]`, each part in processes of its own.
 
-Parts: refill (flows per second of refilled lanes against a plain vmapped batch of the same flows, and how busy lanes
-are), large (100,000 initialisations to certified limits in one command: seconds, memory), killed (the same with three
-SIGKILLs, store against store), cluster (two Dask workers, one killed), xor (the exact law of case B).
+Parts: refill (flows per second of refilled lanes against a plain vmapped batch of the same flows), busy (how busy lanes
+are until the queue is empty), large (100,000 initialisations to certified limits in one command: seconds, memory),
+killed (the same with three SIGKILLs, store against store), cluster (two Dask workers, one killed), xor (the exact law
+of case B).
 """
 
 from __future__ import annotations
@@ -89,15 +90,46 @@ def refill(report: Report, inits: int = 512, lanes: int = 512) -> None:
             )  # fmt: skip
 
 
+def busy_lanes(report: Report, inits: int = 4096) -> None:
+    """What part of the steps that lanes could make they made, in the turns that began with a flow in every lane."""
+    data = datasets.gaussian(n=10, d=5)
+    problem = gflow.Problem(data.X, data.y)
+    for width in WIDTHS:
+        turns: list[tuple[int, int]] = []
+        ends = harvests(
+            refill_of(problem, gflow.Gaussian(1e-3), width), np.arange(inits), devices=lane_devices(), chunk=CHUNK,
+            chunks=CHUNKS, steps=STEPS, watch=lambda *turn: turns.append(turn),  # noqa: B023
+        )  # fmt: skip
+        made: dict[int, int] = {}
+        for k, (_, end) in enumerate(ends):
+            # in the turn before the last a flow made all of its steps, and in all turns before that
+            for steps in end.steps.tolist():
+                whole = (steps - 1) // STEPS
+                made[k] = made.get(k, 0) + steps - whole * STEPS
+                for before in range(k - whole, k):
+                    made[before] = made.get(before, 0) + STEPS
+        full = [k for k, (lanes, most) in enumerate(turns) if lanes == most]
+        part = sum(made[k] for k in full) / (len(full) * turns[0][1] * STEPS)
+        report.line(
+            f"lanes busy until the queue is empty, gaussian (10,5), m = {width}, {inits} flows", target=">= 0.9",
+            measured=part, met=bool(part >= 0.9), turns=len(turns), full_turns=len(full), lanes=turns[0][1],
+        )  # fmt: skip
+
+
 def flows_alone(problem, law, width: int, inits: int) -> float:
     """Seconds of the same flows in refilled lanes, whose limits nobody finds; compiled by a sweep of this width."""
-    draw = Draw(numeric(law, problem.X.dtype), problem, jnp.asarray(0), width, "float64")
-    refill = Refill(Stepper(problem, controller=gflow.PIController(RTOL), chart=gflow.BalancedPolar), draw)
+    refill = refill_of(problem, law, width)
     options = {"devices": lane_devices(), "chunk": CHUNK, "chunks": CHUNKS, "steps": STEPS}
     begin = time.perf_counter()
     ended = sum(len(where) for where, _ in harvests(refill, np.arange(inits), **options))
     assert ended == inits
     return time.perf_counter() - begin
+
+
+def refill_of(problem, law, width: int) -> Refill:
+    """What a sweep fills its lanes with."""
+    draw = Draw(numeric(law, problem.X.dtype), problem, jnp.asarray(0), width, "float64")
+    return Refill(Stepper(problem, controller=gflow.PIController(RTOL), chart=gflow.BalancedPolar), draw)
 
 
 def refill_more(report: Report) -> None:
@@ -267,7 +299,10 @@ def fitted_law(m: int) -> float:
     return 1 - 4 * 0.75**m + 6 * 0.5**m - 4 * 0.25**m
 
 
-PARTS = {"refill": refill, "refill_more": refill_more, "large": large, "killed": killed, "cluster": cluster, "xor": xor}
+PARTS = {
+    "refill": refill, "refill_more": refill_more, "busy": busy_lanes, "large": large, "killed": killed,
+    "cluster": cluster, "xor": xor,
+}  # fmt: skip
 
 if __name__ == "__main__":
     chosen = sys.argv[1:] or list(PARTS)
