@@ -78,6 +78,7 @@ class Pull(NamedTuple):
         return cls(jnp.tensordot(jnp.asarray(_TRANSFORM, X.dtype), values, 1))
 
     def at(self, tau: Float[Array, " C"]) -> Float[Array, "d *K C"]:
+        """Of every neuron at its `tau`."""
         return _sum_of_series(self.coefficients, tau)
 
     def turned(self, given: Given, X: Float[Array, "n d"], change: Float[Array, "n C"]) -> Pull:
