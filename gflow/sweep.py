@@ -33,7 +33,7 @@ from gflow.optimum import Optimum
 from gflow.problem import Problem
 from gflow.records import Records, Witness
 
-CHUNK = 128
+CHUNK = 64
 """Lanes that are compiled together on a CPU; a row may depend on it by rounding, and on nothing else of the batch."""
 
 MOST = 131072
@@ -47,13 +47,14 @@ GENERATIONS = 4
 
 SHARE = 0.25
 
-CHUNKS = 2
-"""Chunks on every CPU device: towards the end of a sweep they are closed up, and a turn takes as long as full ones."""
+CHUNKS = 4
+"""Chunks on every CPU device: lanes that need alike many stages share one, and towards the end of a sweep chunks whose
+lanes have all ended cost nothing."""
 
 MORE = 4
 """Chunks on every other device."""
 
-STEPS = 48
+STEPS = 32
 """Attempted steps between two looks at which flows have ended."""
 
 RTOL = 1e-3

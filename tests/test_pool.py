@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import NamedTuple
 
 import cases
 import jax
@@ -12,6 +13,8 @@ import pytest
 
 import gflow
 from gflow import maps
+from gflow.flow import pool
+from gflow.flow.lanes import Lane
 from gflow.flow.modes import rounding
 from gflow.network import host_network
 from gflow.patterns import on_hyperplanes
@@ -40,20 +43,45 @@ def test_more_lanes_change_nothing(whole):
     assert_same(rows(chunks=3), whole)
 
 
-def test_the_last_flows_are_gathered_into_few_chunks(whole, monkeypatch):
-    from gflow.flow import pool
+class Counted(pool.Refill):
+    """Its steps only note in every lane how many of its chunk are under way, and what most of them cost."""
 
-    turn, busy = pool._turn, []
+    def _stepped(self, count, lanes):
+        effort = jax.vmap(self.stepper.effort)(lanes)
+        return lanes._replace(
+            target=lanes.target + count,
+            steps=jnp.full_like(lanes.steps, jnp.sum(lanes.running)),
+            rejected=jnp.full_like(lanes.steps, jnp.max(effort)),
+        )
 
-    def watched(refill, lanes, fresh, count):
-        busy.append(((fresh >= 0) | (np.asarray(lanes.lanes.running) & (fresh == pool.IDLE))).sum(axis=1))
-        return turn(refill, lanes, fresh, count)
 
-    monkeypatch.setattr(pool, "_turn", watched)
+class Effort(NamedTuple):
+    """A stepper whose lanes have their effort in `controller`."""
+
+    def effort(self, lane):
+        return jnp.where(lane.running, lane.controller, 0)
+
+
+def test_lanes_that_need_alike_many_stages_share_a_chunk(rng):
+    effort = rng.permutation(np.arange(1, 13)).reshape(3, 4)
+    running = effort > 5  # seven of twelve
+    result_of = lambda on: gflow.RESULTS.where(on, gflow.RESULTS.successful, gflow.RESULTS.margin_reached)  # noqa: E731
+    result = jax.vmap(jax.vmap(result_of))(jnp.asarray(running))
+    zero, none = jnp.zeros((3, 4)), jnp.zeros((3, 4), int)
+    lanes = Lane(None, None, zero, zero, None, None, jnp.asarray(effort), zero, none, none, result)
+    after = Counted(Effort(), None)._advanced(lanes, jnp.asarray(7))
+    np.testing.assert_array_equal(after.controller, effort)  # every lane is back in its place
+    np.testing.assert_array_equal(after.target, 7)
+    # the five that have ended fill the first chunk, and one place of the second
+    np.testing.assert_array_equal(after.steps[running & (effort <= 8)], 3)
+    np.testing.assert_array_equal(after.steps[effort > 8], 4)
+    np.testing.assert_array_equal(after.rejected[running], np.where(effort <= 8, 8, 12)[running])
+    assert np.sum(np.asarray(after.steps) == 0) == 4
+
+
+def test_short_turns_and_the_last_flows_change_nothing(whole, monkeypatch):
     monkeypatch.setattr(sys.modules["gflow.sweep"], "STEPS", 3)  # flows end in turns of their own
     assert_same(rows(chunks=3), whole)
-    late = [per_chunk for per_chunk in busy if per_chunk.sum() <= 4]
-    assert late and all((per_chunk > 0).sum() <= 1 for per_chunk in late)
 
 
 def test_programs_that_are_dropped_change_nothing(whole, monkeypatch, tmp_path):
@@ -134,8 +162,6 @@ def test_a_lane_that_is_nan_ends_alone(whole):
 
 
 def test_too_little_memory_halves_the_lanes(whole, monkeypatch):
-    from gflow.flow import pool
-
     turn, calls = pool._turn, []
 
     def small(refill, lanes, fresh, count):
@@ -166,7 +192,7 @@ def test_lanes_are_chosen_from_the_memory():
     sizes = [chunk_for(Device(2.0**k), A, 50, 10**7) for k in range(10, 40)]
     assert sizes[0] == 1 and sizes[-1] == 131072 and sizes == sorted(sizes)
     assert all(size & (size - 1) == 0 for size in sizes)
-    assert chunk_for(Device(None), A, 50, 10**7) == chunk_for(jax.devices()[0], A, 50, 10**7) == 128
+    assert chunk_for(Device(None), A, 50, 10**7) == chunk_for(jax.devices()[0], A, 50, 10**7) == 64
     # no more lanes than flows, and in long sweeps several flows for every lane
     assert [chunk_for(Device(2.0**40), A, 50, inits) for inits in (1, 100, 10**5, 10**6)] == [1, 128, 16384, 32768]
 

@@ -36,6 +36,11 @@ from gflow.problem import Problem
 TERM = diffrax.ODETerm(lambda t, y, args: args.velocity(t, y))
 
 
+SHORT = 1e-3
+"""The step of a lane that has ended, in parts of its last one: it counts for nothing, and its neighbours, who wait for
+its stages, must not wait for many."""
+
+
 class Lane(NamedTuple):
     """A flow under way: its `chart` and `complement` (see Field), `time` and where the next step wants to end, `state`
     (z, anchor), what solver and controller carry, log S at the start, attempted and rejected `steps`, and its `result`:
@@ -120,7 +125,8 @@ class Stepper(eqx.Module):
     def step(self, lane: Lane) -> Lane:
         """One attempted step; a lane that has ended stays as it is."""
         field = self._field(lane.chart, lane.complement)
-        state, error, _, solver = attempted(self.solver, lane.time, lane.target, lane.state, field, lane.solver)
+        end = jnp.where(lane.running, lane.target, lane.time + SHORT * (lane.target - lane.time))
+        state, error, _, solver = attempted(self.solver, lane.time, end, lane.state, field, lane.solver)
         error = jax.tree.map(lambda e: jnp.where(jnp.isnan(e), jnp.inf, e), error)
         keep, time, target, _, controller, _ = self.controller.adapt_step_size(
             lane.time, lane.target, lane.state, state, field, error, self.solver.error_order(TERM), lane.controller
@@ -138,6 +144,10 @@ class Stepper(eqx.Module):
         return Lane(
             lane.chart, lane.complement, time, target, state, solver, controller, lane.log_S0, steps, rejected, result
         )
+
+    def effort(self, lane: Lane) -> Int[Array, ""]:
+        """How many stages its next step has, 1 where that does not depend on the step; 0 when it has ended."""
+        return jnp.where(lane.running, self.solver.count(lane.target - lane.time, lane.solver), 0)
 
     def _result(self, field: Field, time, state, steps) -> RESULTS:
         result = RESULTS.where(steps >= self.max_steps, RESULTS.max_steps_reached, RESULTS.successful)

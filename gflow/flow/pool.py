@@ -3,7 +3,8 @@
 Under a plain vmap every lane waits for the slowest one. A pool holds lanes in chunks of one fixed shape, and a chunk is
 the unit that is compiled: a lane's result depends neither on its neighbours nor on how many chunks there are, in how
 many pools or on how many devices they lie, or when a lane was filled. So every device has a program of its own: one
-that is partitioned over several rounds now and then in another way.
+that is partitioned over several rounds now and then in another way. Lanes of a chunk wait for each other too, for the
+one whose step needs most stages: so lanes of a pool change places, and those that need alike many share a chunk.
 """
 
 # diffrax gives its results types that only it can see through
@@ -11,6 +12,7 @@ that is partitioned over several rounds now and then in another way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -29,6 +31,9 @@ from gflow.network import TwoLayer, VectorTwoLayer
 
 IDLE = -1
 """The initialisation of a lane without work."""
+
+TOGETHER = 4
+"""Steps between two looks at which lanes need alike many stages. On a CPU 2 take as long as 4."""
 
 UNUSED = -2
 """Of a lane that never had any: a lane that has ended is put there, since one of zeros need not be steppable."""
@@ -81,13 +86,31 @@ class Refill(eqx.Module):
         """
         return _turn(self, pool, np.asarray(fresh, int), np.asarray(count))
 
-    def _chunk(self, count, pool: Pool, fresh) -> tuple[Pool, End]:
+    def _filled(self, pool: Pool, fresh) -> Pool:
         start = lambda pool: _chosen(fresh != IDLE, jax.vmap(self._started)(fresh), pool)  # noqa: E731
-        pool = jax.lax.cond(jnp.any(fresh != IDLE), start, lambda pool: pool, pool)
+        return jax.lax.cond(jnp.any(fresh != IDLE), start, lambda pool: pool, pool)
+
+    def _advanced(self, lanes: Lane, count) -> Lane:
+        """Lanes (chunks, lanes of a chunk, ...) after at most `count` attempted steps each."""
+        shape = lanes.steps.shape
+
+        def some(carry):
+            made, lanes, place = carry
+            effort = jax.vmap(jax.vmap(self.stepper.effort))(lanes)
+            lanes, place = _reordered((lanes, place), jnp.lexsort((lanes.time.ravel(), effort.ravel())))
+            few = jnp.minimum(count - made, TOGETHER)
+            return made + few, jax.lax.map(lambda chunk: self._stepped(few, chunk), lanes), place
+
+        going = lambda carry: (carry[0] < count) & jnp.any(carry[1].running)  # noqa: E731
+        place = jnp.arange(math.prod(shape)).reshape(shape)
+        _, lanes, place = jax.lax.while_loop(going, some, (jnp.zeros_like(count), lanes, place))
+        return _reordered(lanes, jnp.argsort(place.ravel()))
+
+    def _stepped(self, count, lanes: Lane) -> Lane:
+        """One chunk; nothing is done for one whose lanes have all ended."""
         going = lambda carry: (carry[0] < count) & jnp.any(carry[1].running)  # noqa: E731
         onward = lambda carry: (carry[0] + 1, jax.vmap(self.stepper.step)(carry[1]))  # noqa: E731
-        _, lanes = jax.lax.while_loop(going, onward, (jnp.zeros_like(count), pool.lanes))
-        return Pool(pool.first, lanes), jax.vmap(self._end)(pool.first, lanes)
+        return jax.lax.while_loop(going, onward, (jnp.zeros_like(count), lanes))[1]
 
     def _started(self, index) -> Pool:
         first = self.draw(jnp.maximum(index, 0))
@@ -154,8 +177,6 @@ def _harvests(threads, refill: Refill, indices: np.ndarray, devices, chunk: int,
         ends = jax.tree.map(lambda *leaves: np.stack([np.asarray(a) for a in leaves]), *(end for _, end in turns))
         harvest = held[over], jax.tree.map(lambda a, over=over: a[over], ends)
         held[over] = IDLE
-        if next_ == len(indices):
-            pools = [_closed_up(pool, lanes) for pool, lanes in zip(pools, held, strict=True)]
         fresh = np.full_like(held, IDLE)
     if harvest is not None:
         yield harvest
@@ -171,19 +192,6 @@ def _compiled(threads, refill: Refill, pools: list[Pool], devices) -> list[Pool]
     return pools
 
 
-def _closed_up(pool: Pool, held: np.ndarray) -> Pool:
-    """The pool with its lanes under way moved into as few chunks as hold them, and `held` (chunks, lanes) with it.
-
-    When nothing is left to fill lanes with, a chunk takes a turn for its last flow as long as it does for all.
-    """
-    busy = held != IDLE
-    if np.sum(np.any(busy, axis=1)) <= -(-np.sum(busy) // held.shape[1]):
-        return pool
-    order = np.argsort(~busy.ravel(), kind="stable")
-    held[:] = held.ravel()[order].reshape(held.shape)
-    return _reordered(pool, order)
-
-
 def _ended(refill: Refill, pool: Pool, fresh: np.ndarray, steps: int) -> tuple[Pool, End]:
     return jax.block_until_ready(refill.turn(pool, fresh, steps))
 
@@ -195,14 +203,16 @@ def _chosen(taken, new, old):
     return jax.tree.map(choose, new, old)
 
 
-@eqx.filter_jit
-def _reordered(pool: Pool, order) -> Pool:
-    return jax.tree.map(lambda a: a.reshape(order.size, *a.shape[2:])[order].reshape(a.shape), pool)
+def _reordered(tree, order):
+    """Leaves (chunks, lanes of a chunk, ...) with their lanes in this order."""
+    return jax.tree.map(lambda a: a.reshape(order.size, *a.shape[2:])[order].reshape(a.shape), tree)
 
 
 @eqx.filter_jit(donate="all-except-first")
 def _turn(refill: Refill, pool: Pool, fresh, count) -> tuple[Pool, End]:
-    return jax.lax.map(lambda both: refill._chunk(count, *both), (pool, fresh))
+    first, lanes = jax.lax.map(lambda both: refill._filled(*both), (pool, fresh))
+    pool = Pool(first, refill._advanced(lanes, count))
+    return pool, jax.lax.map(lambda chunk: jax.vmap(refill._end)(*chunk), pool)
 
 
 __all__ = ["IDLE", "End", "Pool", "Refill", "harvests"]
