@@ -56,7 +56,7 @@ def _modules(module: griffe.Module):
 
 
 def _is_module(found: griffe.Class) -> bool:
-    if any(re.match(r"eqx\.Module$|NamedTuple$|diffrax\.Abstract", str(base)) for base in found.bases):
+    if any(re.match(r"(eqx\.)?Module$|NamedTuple$|diffrax\.Abstract", str(base)) for base in found.bases):
         return True
     return any(_is_module(base) for base in found.resolved_bases if isinstance(base, griffe.Class))
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +28,16 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
     infeasible = "No network of any width with P(theta) below 1e12/min|x_n| separates the data."
     horizon_reached = "The flow was integrated up to the requested time."
     stationary = "The flow came to rest at a point."
+
+
+class Module(eqx.Module):
+    """An equinox Module whose methods are bound as Python binds them.
+
+    equinox makes a Module of every bound method, which takes 0.1 ms, ten times what NumPy takes for a small sum: a
+    third of the time of a limit. So methods of these are no pytrees: pass the Module to a transformation instead.
+    """
+
+    __getattribute__ = object.__getattribute__
 
 
 def namespace(*arrays) -> Any:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import abc
 from typing import ClassVar
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from gflow._types import namespace
+from gflow._types import Module, namespace
 
 
-class AbstractActivation(eqx.Module):
+class AbstractActivation(Module):
     """sigma(z), positively homogeneous of degree 1, with one kink at z = 0."""
 
     kinks: ClassVar[bool] = True

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import abc
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import entr
 from jaxtyping import Array, Float
 
+from gflow._types import Module
 
-class AbstractLoss(eqx.Module):
+
+class AbstractLoss(Module):
     """l(q) for one sample, convex; the training loss is L = sum_n l(q_n)."""
 
     @abc.abstractmethod

@@ -5,12 +5,11 @@ Source: arXiv 2110.06488, section 2.
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from gflow._types import namespace
+from gflow._types import Module, namespace
 from gflow.activations import AbstractActivation, ReLU
 
 
@@ -27,7 +26,7 @@ def inner(A: Float[Array, "d ..."], B: Float[Array, "d ..."]) -> Float[Array, ".
     return jnp.sum(A * B, axis=0)
 
 
-class TwoLayer(eqx.Module):
+class TwoLayer(Module):
     """A two-layer network without bias (append a constant column to X for one).
 
     `W1` (d, m): first-layer weights, column i is w_i. `w2` (m,): second-layer weights a_i.
@@ -108,7 +107,7 @@ def host_network(W1, w2) -> TwoLayer:
     return TwoLayer(np.asarray(W1), np.asarray(w2))  # pyright: ignore[reportArgumentType]
 
 
-class VectorTwoLayer(eqx.Module):
+class VectorTwoLayer(Module):
     """The same with K outputs: F(x) = sum_i sigma(w_i . x) a_i, a_i in R^K (docs/mathematics.md, "Vector output").
 
     `W1` (d, m): column i is w_i. `W2` (m, K): row i is a_i. A leading axis on both holds a batch of networks.

@@ -13,7 +13,7 @@ import numpy as np
 from gflow._types import on_host
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.newton import Patterns, slopes_of
-from gflow.network import TwoLayer, VectorTwoLayer
+from gflow.network import TwoLayer, VectorTwoLayer, column_norms
 from gflow.problem import Problem
 
 NO_MARGIN = 1e-9
@@ -37,7 +37,8 @@ def grouped(problem: Problem, network: TwoLayer, band: float, mass: float) -> tu
     """`merge`, and the column (m,) to which every neuron was added, -1 for those that were left out."""
     X = np.asarray(problem.X)
     network = on_host(network)
-    directions, masses, sign = network.directions(), network.masses(), np.sign(network.w2)
+    norms, sign = column_norms(network.W1), np.sign(network.w2)
+    directions, masses = network.W1 / np.where(norms > 0, norms, 1.0), abs(network.w2) * norms
     row = np.linalg.norm(X, axis=1)[:, None]
     Z = X @ directions
     sliding = (np.abs(Z) <= band * row) & (row > 0)
@@ -126,7 +127,7 @@ def cannot_fit(problem: Problem, patterns: Patterns) -> bool:
         [(y * s * D)[:, None] * X for s, D in zip(patterns.sign, slopes_of(patterns.mask, lower).T, strict=True)],
         axis=1,
     )
-    sides = [np.where(mask, -1.0, 1.0)[:, None] * X for mask in patterns.mask.T]
+    sides = [sp.csr_array(np.where(mask, -1.0, 1.0)[:, None] * X) for mask in patterns.mask.T]
     slide = patterns.sliding.T.ravel()
     cones = sp.csr_array(sp.hstack([sp.block_diag(sides), sp.csr_array((len(slide), 1))]))
     A_ub = sp.vstack([sp.csr_array(np.hstack([-margins, np.ones((n, 1))])), cones[~slide]])

@@ -9,18 +9,18 @@ from __future__ import annotations
 import abc
 from typing import ClassVar
 
-import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
+from gflow._types import Module
 from gflow.flow.boost import boosted, log_size
 from gflow.network import TwoLayer, column_norms, inner
 
 
-class AbstractChart(eqx.Module):
+class AbstractChart(Module):
     """Coordinates z of a network of width m, on the clock s."""
 
     through_zero: ClassVar[bool] = True

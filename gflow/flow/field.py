@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from gflow._types import Module
 from gflow.flow.charts import AbstractChart
 from gflow.flow.clocks import AbstractClock, Anchor, log_integral
 from gflow.flow.modes import Modes, most_sliding, slopes
@@ -55,7 +56,7 @@ class Rates(NamedTuple):
     dz: PyTree[Array]
 
 
-class Field(eqx.Module):
+class Field(Module):
     """Velocity of the state (z, carried): z in the chart, carried the other clock."""
 
     problem: Problem
