@@ -26,7 +26,7 @@ def resting_place(
     on, slide = X @ u > 0, np.zeros(len(X), bool)
     pull = (1 - lower) * sign * lam[:, None] * X  # (n, d): what sample n adds to g where it is active
     always = lower * sign * (lam @ X)
-    g = always + on @ pull
+    g, nothing = always + on @ pull, ~X.any(axis=1)
     for _ in range(EVENTS):
         along = g @ u
         t = g - along * u
@@ -37,7 +37,7 @@ def resting_place(
         z, turning = X @ u, X @ t
         # z cos phi + turning sin phi = 0 with z moving towards the other side
         phi = np.arctan2(np.abs(z), -np.where(on, 1.0, -1.0) * turning)
-        phi = np.where(slide | (np.abs(X).max(axis=1) == 0) | (phi <= 0), np.inf, phi)
+        phi = np.where(slide | nothing | (phi <= 0), np.inf, phi)
         first = int(np.argmin(phi))
         if phi[first] >= end:
             u = g / np.linalg.norm(g)
@@ -54,12 +54,20 @@ def resting_place(
 
 def _modes(pull, always, on: np.ndarray, kinks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(on, slide, g) after the box problem min |always + sum_on pull + sum_kinks delta_k pull_k|, delta in [0, 1]."""
-    from scipy.optimize import lsq_linear
-
     g, at = always + on @ pull, np.flatnonzero(kinks)
     if len(at) == 0:
         return on, kinks, g
-    delta = lsq_linear(pull[at].T, -g, (0.0, 1.0), method="bvls").x
+    delta = _entries(pull[at], g)
     on, slide = on.copy(), kinks.copy()
     on[at], slide[at] = delta >= 1, (delta > 0) & (delta < 1)
     return on, slide, g + delta @ pull[at]
+
+
+def _entries(rows: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """delta (k,) of min |g + delta @ rows|, delta in [0, 1]. Mostly of one row: that is a projection."""
+    from scipy.optimize import lsq_linear
+
+    square = rows[0] @ rows[0]
+    if len(rows) == 1 and square > 0:
+        return np.clip([-(rows[0] @ g) / square], 0.0, 1.0)
+    return lsq_linear(rows.T, -g, (0.0, 1.0), method="bvls").x
