@@ -33,8 +33,8 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
 class Module(eqx.Module):
     """An equinox Module whose methods are bound as Python binds them.
 
-    equinox makes a Module of every bound method, which takes 0.1 ms, ten times what NumPy takes for a small sum: a
-    third of the time of a limit. So methods of these are no pytrees: pass the Module to a transformation instead.
+    equinox makes a Module of every bound method, which takes 0.1 ms, ten times what NumPy takes for a small sum: up
+    to two fifths of the time of a limit. So methods of these are no pytrees: pass the Module to a transformation.
     """
 
     __getattribute__ = object.__getattribute__
