@@ -13,7 +13,7 @@ import numpy as np
 from gflow._types import on_host
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.newton import Patterns, slopes_of
-from gflow.network import TwoLayer, VectorTwoLayer, column_norms
+from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.problem import Problem
 
 NO_MARGIN = 1e-9
@@ -37,8 +37,7 @@ def grouped(problem: Problem, network: TwoLayer, band: float, mass: float) -> tu
     """`merge`, and the column (m,) to which every neuron was added, -1 for those that were left out."""
     X = np.asarray(problem.X)
     network = on_host(network)
-    norms, sign = column_norms(network.W1), np.sign(network.w2)
-    directions, masses = network.W1 / np.where(norms > 0, norms, 1.0), abs(network.w2) * norms
+    directions, masses, sign = network.directions(), network.masses(), np.sign(network.w2)
     row = np.linalg.norm(X, axis=1)[:, None]
     Z = X @ directions
     sliding = (np.abs(Z) <= band * row) & (row > 0)

@@ -111,10 +111,8 @@ class Problem(Module):
     @property
     def lower_slope(self) -> float:
         """alpha, the activation's slope for z < 0; it is 1 for z > 0. Raises ValueError for fixed gates."""
-        activation = self.activation
-        if not activation.kinks:
-            self.require_sides()
-        return type(activation).slope_interval(activation)[0]  # a bound method of a Module takes 0.1 ms to make
+        self.require_sides()
+        return self.activation.slope_interval()[0]
 
     def require_sides(self) -> None:
         """Raise ValueError unless the activation is a function of z: fixed gates have another program."""

@@ -284,16 +284,6 @@ class Clocked(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
     def init(self, terms, t0, t1, y0, args: Field):
         return self.solver.init(terms, t0, t1, y0, args)
 
-    def count(self, h, solver_state: _State):
-        """How many stages a step of length h has, 1 where that does not depend on the step."""
-        family = getattr(self.solver, "family", None)
-        return jnp.asarray(1) if family is None else family.needed(h * solver_state.start.stiffness)
-
-    def slowed(self, solver_state: _State, running) -> _State:
-        """The same if `running`; otherwise a step from there has as few stages as one can have."""
-        stiffness = jnp.where(running, solver_state.start.stiffness, 0.0)
-        return solver_state._replace(start=solver_state.start._replace(stiffness=stiffness))
-
     def step(self, terms, t0, t1, y0, args: Field, solver_state, made_jump):
         (z1, _), (error, still), dense, state, result = self.solver.step(
             terms, t0, t1, y0, args, solver_state, made_jump
