@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gflow.convex.ascent import resting_place
+from gflow.convex.ascent import resting_places
 from gflow.convex.faces import Faces, faces
 from gflow.convex.leaky import multipliers, opposite, rows
 from gflow.convex.newton import complement, slopes_of
@@ -179,10 +179,9 @@ def _grows(problem: Problem, end: TwoLayer, flow: TwoLayer, lam, left: np.ndarra
     X, U, a = np.asarray(problem.X), np.asarray(flow.directions()), np.asarray(flow.w2)
     fastest = np.max(np.linalg.norm(np.asarray(end.W1), axis=0) / np.maximum(np.abs(a), 1e-300))
     fastest *= np.sum(np.abs(lam)) / float(jnp.sum(end.W1**2))  # w_i = a_i X^T D_i lambda at sum |lambda| = |W1|^2
-    return any(
-        resting_place(X, np.asarray(lam), np.sign(a[i]), U[:, i], problem.lower_slope)[0] > GROWS * fastest
-        for i in np.flatnonzero(left & U.any(axis=0) & (a != 0))
-    )
+    left = left & U.any(axis=0) & (a != 0)
+    rates, _ = resting_places(X, np.asarray(lam), np.sign(a[left]), U[:, left], problem.lower_slope)
+    return bool(np.any(rates > GROWS * fastest))
 
 
 @jax.jit

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from gflow._types import on_host
-from gflow.convex.ascent import resting_place
+from gflow.convex.ascent import resting_places
 from gflow.convex.newton import KKTPoint
 from gflow.convex.oracle import require_float64
 from gflow.flow.solve import Flow
@@ -196,17 +196,14 @@ def _outgrowing(problem: Problem, network: TwoLayer, limit: Limit, inside: np.nd
     others = host_network(np.where(inside, 0.0, network.W1), np.where(inside, 0.0, network.w2))
     patterns, V, member = grouped(problem, others, ROUNDED, 0.0)
     known = {(s, D.tobytes()) for s, D in zip(np.sign(np.asarray(limit.network.w2)), limit.masks.T, strict=True)}
-    directions, signs, which = [], [], np.full(len(member), -1)
-    for k, (s, D, v) in enumerate(zip(patterns.sign, patterns.mask.T, V.T, strict=True)):
-        if (s, D.tobytes()) in known:
-            continue
-        rate, u = resting_place(X, lam, s, v / np.linalg.norm(v), lower)
-        if rate > 1 + OUTGROWN:
-            which[member == k] = len(signs)
-            directions.append(u)
-            signs.append(s)
-    found = host_network(np.array(directions).reshape(-1, X.shape[1]).T, signs)
-    return Late(found, which)
+    new = [
+        k for k, (s, D) in enumerate(zip(patterns.sign, patterns.mask.T, strict=True)) if (s, D.tobytes()) not in known
+    ]
+    rates, ends = resting_places(X, lam, patterns.sign[new], V[:, new] / np.linalg.norm(V[:, new], axis=0), lower)
+    grows = np.flatnonzero(rates > 1 + OUTGROWN)
+    number = np.full(V.shape[1] + 1, -1)  # of a pattern among these; the last: neurons without one
+    number[np.array(new, int)[grows]] = np.arange(len(grows))
+    return Late(host_network(ends[:, grows], patterns.sign[new][grows]), number[member])
 
 
 def _accepted(limit: Limit, objective: float, q_min: float) -> bool:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gflow.convex.ascent import resting_place
+from gflow.convex.ascent import resting_places
 from gflow.convex.interior_point import Program
 from gflow.convex.oracle import require_float64
 from gflow.convex.reduced import newton_on
@@ -76,10 +76,8 @@ def _grows(problem: Problem, network: TwoLayer, limit: Limit, share: float) -> b
     others = TwoLayer(jnp.where(small, network.directions(), 0.0), jnp.where(small, jnp.sign(network.w2), 0.0))
     patterns, V = merge(problem, others, BAND, 0.0)
     X, lam, beta = np.asarray(problem.X), np.asarray(limit.lam), float(problem.weight_decay)  # pyright: ignore
-    return any(
-        resting_place(X, lam, s, v / np.linalg.norm(v), problem.lower_slope)[0] > beta * (1 + OUTGROWN)
-        for s, v in zip(patterns.sign, V.T, strict=True)
-    )
+    rates, _ = resting_places(X, lam, patterns.sign, V / np.linalg.norm(V, axis=0), problem.lower_slope)
+    return bool(np.any(rates > beta * (1 + OUTGROWN)))
 
 
 def _unpolished(limit: Limit) -> Limit:

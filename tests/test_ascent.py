@@ -1,4 +1,4 @@
-"""Ascent of one small neuron on the sphere: against small steps of the same flow, and its own invariants."""
+"""Ascents of small neurons on the sphere: against small steps of the same flow, and its own invariants."""
 
 import tracemalloc
 
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import lsq_linear
 
-from gflow.convex.ascent import resting_place
+from gflow.convex.ascent import resting_places
 from gflow.convex.candidates import best_ascended
 
 
@@ -35,12 +35,27 @@ def by_small_steps(X, lam, sign, u, steps=20_000, h=1e-3):
 @given(st.integers(1, 9), st.integers(2, 4), st.sampled_from([-1.0, 1.0]), st.integers(0, 10**6))
 def test_the_value_rises_and_the_end_is_stationary(n, d, sign, seed):
     rng = np.random.default_rng(seed)
-    X, lam, u = rng.standard_normal((n, d)), rng.standard_normal(n), rng.standard_normal(d)
-    u = u / np.linalg.norm(u)
-    rate, end = resting_place(X, lam, sign, u)
-    assert rate >= sign * lam @ np.maximum(X @ u, 0.0) - 1e-12
-    g = least_norm(X, sign * lam[:, None] * X, end)
-    assert np.linalg.norm(g - (g @ end) * end) <= 1e-7 * np.sum(np.abs(lam) * np.linalg.norm(X, axis=1))
+    X, lam, U = rng.standard_normal((n, d)), rng.standard_normal(n), rng.standard_normal((d, 5))
+    U = U / np.linalg.norm(U, axis=0)
+    rates, ends = resting_places(X, lam, np.full(5, sign), U)
+    assert np.all(rates >= sign * lam @ np.maximum(X @ U, 0.0) - 1e-12)
+    for end in ends.T:
+        g = least_norm(X, sign * lam[:, None] * X, end)
+        assert np.linalg.norm(g - (g @ end) * end) <= 1e-7 * np.sum(np.abs(lam) * np.linalg.norm(X, axis=1))
+
+
+@settings(max_examples=40)
+@given(st.integers(2, 9), st.integers(2, 4), st.integers(0, 10**6))
+def test_samples_without_a_multiplier_do_not_hold_a_neuron(n, d, seed):
+    # limits have such samples: those that are no support vectors
+    rng = np.random.default_rng(seed)
+    X, lam, U = rng.standard_normal((n, d)), rng.standard_normal(n), rng.standard_normal((d, 6))
+    free, U, sign = rng.random(n) < 0.4, U / np.linalg.norm(U, axis=0), np.tile([1.0, -1.0], 3)
+    free[0] = False
+    lam[free] = 0.0
+    rates, ends = resting_places(X, lam, sign, U)
+    without, same = resting_places(X[~free], lam[~free], sign, U)
+    assert np.allclose(rates, without, atol=1e-9) and np.allclose(ends, same, atol=1e-9)
 
 
 def test_it_ends_where_small_steps_end():
@@ -49,7 +64,7 @@ def test_it_ends_where_small_steps_end():
     for _ in range(12):
         X, lam, u = rng.standard_normal((6, 3)), rng.standard_normal(6), rng.standard_normal(3)
         u = u / np.linalg.norm(u)
-        rate, _ = resting_place(X, lam, 1.0, u)
+        (rate,), _ = resting_places(X, lam, np.ones(1), u[:, None])
         agree += abs(rate - by_small_steps(X, lam, 1.0, u)) <= 2e-2 * np.abs(lam).sum()
     assert agree >= 11  # a start near a basin border may fall to either side
 

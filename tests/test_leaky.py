@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gflow
-from gflow.convex.ascent import resting_place
+from gflow.convex.ascent import resting_places
 from gflow.convex.leaky import multipliers, opposite, rows
 from gflow.convex.oracle import dual_maximum
 
@@ -63,7 +63,8 @@ def test_dual_maximum_against_the_circle(seed, alpha, whole):
     largest = np.abs(lam) @ np.linalg.norm(X, axis=1)
     assert values.max() <= float(bound.upper) + 1e-12 * largest
     assert float(bound.lower) <= values.max() + 2e-4 * largest and float(bound.upper) <= float(bound.lower) * (1 + 1e-9)
-    rate, u = resting_place(X, lam, 1.0, np.array([np.cos(0.3), np.sin(0.3)]), alpha)
+    (rate,), u = resting_places(X, lam, np.ones(1), np.array([[np.cos(0.3)], [np.sin(0.3)]]), alpha)
+    u = u[:, 0]
     assert rate == pytest.approx(lam @ np.where(X @ u > 0, X @ u, alpha * (X @ u)), abs=1e-12 * largest)
     assert rate <= float(bound.upper) * (1 + 1e-9)
 

@@ -1,4 +1,4 @@
-"""Where a small neuron goes while the multipliers stand still: ascent of s lambda^T (X u)_+ on the sphere, exactly.
+"""Where small neurons go while the multipliers stand still: ascent of s lambda^T (X u)_+ on the sphere, exactly.
 
 With lambda fixed and inside one set of modes the direction flow du = (I - u u^T) g has a constant g, so u runs along
 the great circle towards g/|g|. It crosses hyperplanes, or slides on those that push it back from both sides.
@@ -15,59 +15,63 @@ EVENTS = 200
 """Crossings after which a neuron is left where it is."""
 
 
-def resting_place(
-    X: np.ndarray, lam: np.ndarray, sign: float, u: np.ndarray, lower: float = 0.0
-) -> tuple[float, np.ndarray]:
-    """(s lambda^T sigma(X u), u) at the end of the ascent of a neuron of this sign from the direction u (d,).
-    `lower`: the slope of sigma for z < 0.
+def resting_places(X, lam, sign, U, lower: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """(s lambda^T sigma(X u) (K,), u (d, K)) at the ends of the ascents of neurons of these signs (K,) from the
+    directions U (d, K), all at once. `lower`: the slope of sigma for z < 0.
 
-    The value never falls along the way; it is the rate at which a neuron that rests there grows.
+    A value never falls along the way; it is the rate at which a neuron that rests there grows.
     """
-    on, slide = X @ u > 0, np.zeros(len(X), bool)
-    pull = (1 - lower) * sign * lam[:, None] * X  # (n, d): what sample n adds to g where it is active
-    always = lower * sign * (lam @ X)
-    g, nothing = always + on @ pull, ~X.any(axis=1)
+    pull = (1 - lower) * lam[:, None] * X  # (n, d): what sample n adds to s g where it is active
+    always, nothing = lower * (lam @ X), ~X.any(axis=1)[:, None]
+    ends, U = np.array(U), U
+    on, kinks = X @ U > 0, np.zeros((len(X), len(sign)), bool)
+    going, s = np.arange(len(sign)), np.asarray(sign, float)
     for _ in range(EVENTS):
-        along = g @ u
-        t = g - along * u
-        size = np.linalg.norm(t)
-        if size <= 1e-12 * max(np.linalg.norm(g), 1e-300):
-            break
-        t, end = t / size, np.arctan2(size, along)
-        z, turning = X @ u, X @ t
+        on, kinks, G = _modes(pull, always, s, on, kinks)
+        along = np.sum(G * U, axis=0)
+        T = G - along * U
+        size, speed = np.linalg.norm(T, axis=0), np.linalg.norm(G, axis=0)
+        T, end = T / np.maximum(size, 1e-300), np.arctan2(size, along)
+        Z, turning = X @ U, X @ T
         # z cos phi + turning sin phi = 0 with z moving towards the other side
-        phi = np.arctan2(np.abs(z), -np.where(on, 1.0, -1.0) * turning)
-        phi = np.where(slide | nothing | (phi <= 0), np.inf, phi)
-        first = int(np.argmin(phi))
-        if phi[first] >= end:
-            u = g / np.linalg.norm(g)
+        phi = np.arctan2(np.abs(Z), -np.where(on, 1.0, -1.0) * turning)
+        phi = np.where(kinks | nothing | (phi <= 0), np.inf, phi)
+        first = np.argmin(phi, axis=0)
+        angle = phi[first, np.arange(len(first))]
+        still = size <= 1e-12 * np.maximum(speed, 1e-300)
+        there = still | (angle >= end)
+        ends[:, going[there]] = np.where(still, U, G / np.maximum(speed, 1e-300))[:, there]
+        if there.all():
+            going = going[:0]
             break
-        u = np.cos(phi[first]) * u + np.sin(phi[first]) * t
-        u = u / np.linalg.norm(u)
-        if sign * lam[first] > 0:  # friendly: it crosses
-            on[first] = ~on[first]
-        else:
-            slide[first] = True
-        on, slide, g = _modes(pull, always, on & ~slide, slide)
-    return float(sign * lam @ activated(X @ u, lower)), u
+        going, s, first, angle = going[~there], s[~there], first[~there], angle[~there]
+        on, kinks = on[:, ~there], kinks[:, ~there]
+        U = np.cos(angle) * U[:, ~there] + np.sin(angle) * T[:, ~there]
+        U = U / np.linalg.norm(U, axis=0)
+        at, crosses = np.arange(len(first)), s * lam[first] >= 0  # the friendly are crossed
+        on[first, at] ^= crosses
+        kinks[first, at] |= ~crosses
+    ends[:, going] = U[:, : len(going)]
+    return sign * (lam @ activated(X @ ends, lower)), ends
 
 
-def _modes(pull, always, on: np.ndarray, kinks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(on, slide, g) after the box problem min |always + sum_on pull + sum_kinks delta_k pull_k|, delta in [0, 1]."""
-    g, at = always + on @ pull, np.flatnonzero(kinks)
-    if len(at) == 0:
-        return on, kinks, g
-    delta = _entries(pull[at], g)
-    on, slide = on.copy(), kinks.copy()
-    on[at], slide[at] = delta >= 1, (delta > 0) & (delta < 1)
-    return on, slide, g + delta @ pull[at]
+def _modes(pull, always, s, on: np.ndarray, kinks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(on, slide, G) after the box problems min |always + sum_on pull + sum_kinks delta_k pull_k|, delta in [0, 1]."""
+    on = on & ~kinks
+    G, many = s * (always[:, None] + pull.T @ on), kinks.sum(axis=0)
+    one = np.flatnonzero(many == 1)
+    delta = np.zeros(kinks.shape)
+    if len(one):  # mostly of one row: that is a projection
+        which = np.argmax(kinks[:, one], axis=0)
+        rows = s[one] * pull[which].T
+        delta[which, one] = np.clip(-np.sum(rows * G[:, one], axis=0) / np.sum(rows**2, axis=0), 0.0, 1.0)
+    for k in np.flatnonzero(many > 1):
+        delta[kinks[:, k], k] = _entries(s[k] * pull[kinks[:, k]], G[:, k])
+    return on | (delta >= 1), (delta > 0) & (delta < 1), G + s * (pull.T @ delta)
 
 
 def _entries(rows: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """delta (k,) of min |g + delta @ rows|, delta in [0, 1]. Mostly of one row: that is a projection."""
+    """delta (k,) of min |g + delta @ rows|, delta in [0, 1]."""
     from scipy.optimize import lsq_linear
 
-    square = rows[0] @ rows[0]
-    if len(rows) == 1 and square > 0:
-        return np.clip([-(rows[0] @ g) / square], 0.0, 1.0)
     return lsq_linear(rows.T, -g, (0.0, 1.0), method="bvls").x

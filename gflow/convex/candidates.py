@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gflow.convex.ascent import resting_place
+from gflow.convex.ascent import resting_places
 from gflow.convex.faces import Faces
 from gflow.convex.leaky import multipliers, rows
 from gflow.convex.polish import LOOSE, Tight
@@ -52,9 +52,9 @@ def slid(X, lam, U, level: float, lower: float = 0.0) -> Tight:
     X, lam = np.asarray(X), np.asarray(lam)
     others = np.random.default_rng(len(U)).standard_normal((ASCENTS, X.shape[1]))
     starts = np.vstack([U[-ASCENTS:], others / np.linalg.norm(others, axis=1, keepdims=True)])
-    ends = [resting_place(X, lam, s, u, lower) for u in starts for s in (1.0, -1.0)]
-    values = np.array([value for value, _ in ends])
-    return best_ascended(rows(X, lower), multipliers(lam, lower), values, np.stack([u for _, u in ends]), level)
+    signs = np.tile([1.0, -1.0], len(starts))
+    values, ends = resting_places(X, lam, signs, np.repeat(starts, 2, axis=0).T, lower)
+    return best_ascended(rows(X, lower), multipliers(lam, lower), values, ends.T, level)
 
 
 def close(U: np.ndarray, V: np.ndarray) -> np.ndarray:
