@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -52,6 +53,17 @@ def namespace(*arrays) -> Any:
 def on_host(tree: Any) -> Any:
     """The same with NumPy arrays in place of those of JAX."""
     return jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf, tree)
+
+
+_kept: dict[int, tuple[weakref.ref, Any]] = {}
+
+
+def kept_on_host(module: Any) -> Any:
+    """`on_host` of a Module that is asked for again and again, kept as long as the Module lives."""
+    key = id(module)
+    if key not in _kept:
+        _kept[key] = weakref.ref(module, lambda _: _kept.pop(key, None)), on_host(module)
+    return _kept[key][1]
 
 
 P = ParamSpec("P")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from gflow._types import VERDICT, on_host
+from gflow._types import VERDICT, kept_on_host, on_host
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
 from gflow.convex.leaky import multipliers, opposite, rows
@@ -80,7 +80,7 @@ def certify(
     for name, array in (("weights", network.W1), ("weights", network.w2), ("multipliers", given and given.lam)):
         if array is not None and not np.all(np.isfinite(array)):
             raise ValueError(f"the {name} are not finite")
-    host, network = on_host(problem), on_host(network)
+    host, network = kept_on_host(problem), on_host(network)
     balanced, network = network.balanced(), network.normalised()
     known = faces(problem.X) if known_faces is None else known_faces
     objective, rounding = float(host.objective(network)), float(host.rounding(network))

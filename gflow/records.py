@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import jax
 import numpy as np
 
-from gflow._types import VERDICT, on_host
+from gflow._types import VERDICT, kept_on_host, on_host
 from gflow.certificate import GLOBAL_RTOL, certify
 from gflow.convex.faces import Faces, faces
 from gflow.fates import FATE
@@ -182,8 +182,9 @@ class Witness:
             proof = certify(self.problem, limit, known_faces=self.known, search=False)
         if proof is None or proof.verdict in (VERDICT.NOT_GLOBAL, VERDICT.INCONCLUSIVE):
             proof = certify(self.problem, limit, known_faces=self.known, optimum=self.optimum)
-        margin = on_host(self.problem).normalised_margin(on_host(limit.network)) if self.problem.directional else np.nan
-        return proof, float(margin)
+        if not self.problem.directional:
+            return proof, np.nan
+        return proof, float(kept_on_host(self.problem).normalised_margin(on_host(limit.network)))
 
 
 def distinct_limits(objective, certificate, verdict, polished=None, rtol: float = GLOBAL_RTOL) -> list[dict]:
