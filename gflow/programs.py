@@ -33,7 +33,12 @@ ACCEPT = 1e-9
 """A limit is exact ("polished") if KKT residual and slackness are at most this."""
 
 AGREEMENT = 10.0
-"""The flow's end must agree with the limit: |P(flow) - P(limit)| <= AGREEMENT (1 + log q_min) / q_min * P."""
+"""P(flow) >= (1 - e) P(limit), e = AGREEMENT (1 + log q_min) / q_min: the normalised margin of a flow only rises. And
+P(flow) <= (1 + e) P(limit), with"""
+
+SLOW = 1e3
+"""this q_min in place of a larger one: neurons that grow at a rate rho near that of the others approach their shares
+like q_min^-|rho - 1|, and no q_min within reach makes their distance as small as e."""
 
 REST = 1e-9
 """A neuron rests on a border if its velocity across it is at most this share of the largest velocity."""
@@ -76,7 +81,8 @@ class Limit(eqx.Module):
 
 def agrees(limit: float, flow: float, q_min: float) -> bool:
     """Whether the objective of a flow's end, there at q_min, agrees with that of its limit."""
-    return abs(flow - limit) <= AGREEMENT * (1 + max(np.log(q_min), 0.0)) / q_min * limit
+    below, above = (AGREEMENT * (1 + max(np.log(q), 0.0)) / q * limit for q in (q_min, min(q_min, SLOW)))
+    return bool(-below <= flow - limit <= above)
 
 
 class Point(NamedTuple):
