@@ -2,7 +2,7 @@
 
 Parts: box (the least-norm velocity), precision (against the event-driven reference of tests/), steps and wall (against
 plain Tsit5), cost (of a step in a batch), dense (many kinks), xor (the exact law of case B), tolerance (same limits at
-1e-3 and 1e-8), borders (what those have in common that differ).
+1e-3 and 1e-8), borders (what those have in common that differ), later (same limits at q_min = 1e3 and 1e5).
 """
 
 from __future__ import annotations
@@ -309,6 +309,30 @@ def same_limits(report: Report, inits: int = 1000) -> None:
     )  # fmt: skip
 
 
+def later(report: Report, inits: int = 128, targets: tuple[float, ...] = (1e3, 1e4, 1e5)) -> None:
+    """The same flows, m = 50, stopped at three q_min: do they name the same limit?"""
+    for name, data in (("gaussian (10,5)", datasets.gaussian(10, 5)),
+                       ("orthogonally separable (20,2)", datasets.orthogonal_separable(20, 2))):  # fmt: skip
+        problem, rows = problem_of(data), []
+        for target in targets:
+            stop = (gflow.MarginTarget(target), gflow.Unfitted())
+            options = {"controller": tolerance(1e-3), "stop": stop, "max_steps": 20_000}
+            rows.append(gflow.Records.joined(gflow.sweep(problem, gflow.Gaussian(1e-3), 50, inits, **options)))
+        last, fits = rows[-1], np.isfinite(rows[-1].objective)
+        for target, row in zip(targets, rows, strict=True):
+            other = fits & ~(np.abs(row.objective - last.objective) <= 1e-6 * last.objective)
+            by_changes = {
+                int(k): [int(np.sum(fits & (row.changes == k))), int(np.sum(other & (row.changes == k)))]
+                for k in np.unique(row.changes[fits])
+            }
+            report.line(
+                f"{name}: other limit at q_min = {target:g} than at {targets[-1]:g}, of {fits.sum()} flows that fit",
+                measured=int(other.sum()), of_changes_and_other=by_changes, accepted=int(row.polished[fits].sum()),
+                median_steps=float(np.median(row.steps)),
+                objectives=np.stack([row.objective, last.objective], axis=1)[other].tolist(),
+            )  # fmt: skip
+
+
 class Nudged(gflow.Gaussian):
     """Gaussian first weights, each then multiplied by 1 + nudge * N(0, 1)."""
 
@@ -359,6 +383,7 @@ PARTS = {
     "xor": xor,
     "tolerance": same_limits,
     "borders": borders,
+    "later": later,
 }
 
 if __name__ == "__main__":
