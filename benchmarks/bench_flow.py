@@ -320,7 +320,7 @@ def later(report: Report, inits: int = 128, targets: tuple[float, ...] = (1e3, 1
             rows.append(gflow.Records.joined(gflow.sweep(problem, gflow.Gaussian(1e-3), 50, inits, **options)))
         last, fits = rows[-1], np.isfinite(rows[-1].objective)
         for target, row in zip(targets, rows, strict=True):
-            other = fits & ~(np.abs(row.objective - last.objective) <= 1e-6 * last.objective)
+            other = fits & ~np.isclose(row.objective, last.objective, rtol=1e-6, atol=0)
             by_changes = {
                 int(k): [int(np.sum(fits & (row.changes == k))), int(np.sum(other & (row.changes == k)))]
                 for k in np.unique(row.changes[fits])
