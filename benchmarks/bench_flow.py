@@ -2,7 +2,8 @@
 
 Parts: box (the least-norm velocity), precision (against the event-driven reference of tests/), steps and wall (against
 plain Tsit5), cost (of a step in a batch), dense (many kinks), xor (the exact law of case B), tolerance (same limits at
-1e-3 and 1e-8), borders (what those have in common that differ), later (same limits at q_min = 1e3 and 1e5).
+1e-3 and 1e-8), borders (what those have in common that differ), later (same limits at q_min = 1e3 and 1e5), onward
+(flows continued to 1e5 by `gflow.onward`, against flows there).
 """
 
 from __future__ import annotations
@@ -333,6 +334,37 @@ def later(report: Report, inits: int = 128, targets: tuple[float, ...] = (1e3, 1
             )  # fmt: skip
 
 
+def onward(report: Report, inits: int = 64, q_min: float = 1e5) -> None:
+    """Flows continued from q_min = 1e3 by `gflow.onward`: do they name the limits of flows that were integrated?"""
+    problem, law = problem_of(datasets.gaussian(10, 5)), gflow.Gaussian(1e-3)
+    rows = []
+    for i in range(inits):
+        network, options = law(gflow.key_of(0, i), problem, 50), {"controller": tolerance(1e-3), "saves": 1}
+        ends = [
+            gflow.solve_flow(problem, network, stop=(gflow.MarginTarget(target), gflow.Unfitted()), **options)
+            for target in (1e3, q_min)
+        ]
+        if ends[0].result != gflow.RESULTS.margin_reached:
+            continue
+        begin = time.perf_counter()
+        farther = [jax.block_until_ready(gflow.onward(problem, ends[0], q_min=target)) for target in (q_min, 1e8)]
+        took = (time.perf_counter() - begin) / 2
+        limits = [gflow.find_limit(problem, flow) for flow in (*ends, *farther)]
+        P = [float(problem.objective(flow.final)) for flow in (ends[1], farther[0])]
+        rows.append([took, *(int(f.steps) for f in farther), *(x.objective for x in limits), abs(P[1] / P[0] - 1)])
+    took, near, far, at_first, there, continued, at_last, off = np.array(rows).T
+    differ = lambda a, b: int(np.sum(~np.isclose(a, b, rtol=1e-6, atol=0)))  # noqa: E731
+    report.line(
+        f"gaussian (10,5), m = 50: other limit after onward to {q_min:g} than of the flow there, of {len(rows)}",
+        target=0, measured=differ(continued, there), met=differ(continued, there) == 0,
+        at_1e3_other_than_there=differ(at_first, there), at_1e8_other_than_there=differ(at_last, there),
+        steps_median_and_most={"to q_min": [float(np.median(near)), int(near.max())],
+                               "to 1e8": [float(np.median(far)), int(far.max())]},
+        seconds_median=float(np.median(took)), P_relative_difference={"median": float(np.median(off)),
+                                                                      "worst": float(off.max())},
+    )  # fmt: skip
+
+
 class Nudged(gflow.Gaussian):
     """Gaussian first weights, each then multiplied by 1 + nudge * N(0, 1)."""
 
@@ -384,6 +416,7 @@ PARTS = {
     "tolerance": same_limits,
     "borders": borders,
     "later": later,
+    "onward": onward,
 }
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from gflow.initializers import Dominated, Gaussian, Independent, Sphere, Symmetr
 from gflow.limit import Limit, find_limit, limit_of_network
 from gflow.losses import Exponential, Linear, Logistic, Squared
 from gflow.network import TwoLayer, VectorTwoLayer
+from gflow.onward import onward
 from gflow.problem import Problem
 from gflow.proof import Certificate
 from gflow.records import Records
@@ -110,6 +111,7 @@ __all__ = [
     "gated_limit",
     "key_of",
     "limit_of_network",
+    "onward",
     "result_name",
     "solve_flow",
     "solve_gated",

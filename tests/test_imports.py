@@ -52,10 +52,12 @@ ALLOWED = {
     },
     "flow.kinks": {"flow.crossings", "flow.modes"},
     "flow.chebyshev": set(),
+    "flow.tied": {"flow.traced", "problem"},
+    "flow.implicit": {"flow.field", "flow.modes", "flow.tied", "flow.traced"},
     "flow.traced": set(),
     "flow.filippov": {
-        "flow.chebyshev", "flow.clocks", "flow.crossings", "flow.field", "flow.kinks", "flow.modes", "flow.start",
-        "flow.tip", "flow.traced",
+        "flow.chebyshev", "flow.clocks", "flow.crossings", "flow.field", "flow.implicit", "flow.kinks", "flow.modes",
+        "flow.start", "flow.tip", "flow.traced",
         "network",
     },
     "flow.controller": {"flow.field"},
@@ -132,6 +134,9 @@ ALLOWED = {
     "limit": {
         "_types", "convex.ascent", "convex.newton", "convex.oracle", "flow.solve", "network", "patterns", "points",
         "problem", "programs", "vector.limit",
+    },
+    "onward": {
+        "convex.oracle", "flow.controller", "flow.filippov", "flow.implicit", "flow.solve", "flow.stop", "problem",
     },
     "proof": {"_types", "network"},
     "point_certificate": {

@@ -70,11 +70,21 @@ class Settled(NamedTuple):
 
 
 def after_step(
-    field: Field, modes: Modes, start: Moment, middle: Moment, end: Rates, states, error, h, log: bool
+    field: Field,
+    modes: Modes,
+    start: Moment,
+    middle: Moment,
+    end: Rates,
+    states,
+    error,
+    h,
+    log: bool,
+    free: bool = True,
 ) -> Settled:
     """`start`, `middle`, `end`: the field with the modes that were held, and `states` z at both ends; `error` (m,):
-    that of the smooth step; `log`: whether details are wanted."""
-    X, activation, width, (z0, z1) = field.hyperplanes, field.problem.activation, modes.on.shape[1], states
+    that of the smooth step; `log`: whether details are wanted; `free`: whether multipliers follow the margins."""
+    X, activation, (z0, z1) = field.hyperplanes, field.problem.activation, states
+    width = modes.on.shape[1] if free else 0
     no, lines = jnp.zeros_like(modes.on), field.problem.lines
     leading = lambda Z: Z if lines is None else jnp.where(lines.first[:, None], Z, 0.0)  # noqa: E731
     moments = (start, middle, end)
@@ -125,7 +135,8 @@ def met(X, activation: AbstractActivation, neurons: Neurons, weight: Float[Array
 
 
 def settle(X, activation: AbstractActivation, neurons: Neurons, given: Given, width: int, log: bool) -> Settled:
-    """New modes of every column, its correction and what that leaves. `width`: neurons of a network."""
+    """New modes of every column, its correction and what that leaves. `width`: how many neurons feel that margins are
+    off."""
     chart, z = neurons.chart, neurons.z
     traveller = Traveller(
         X, activation, chart, neurons.z0, neurons.modes, given, neurons.middle, neurons.end, neurons.error

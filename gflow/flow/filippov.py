@@ -24,10 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from gflow.flow import implicit
 from gflow.flow.chebyshev import Family
 from gflow.flow.clocks import Anchor
 from gflow.flow.crossings import after_step
 from gflow.flow.field import Field, Moment, Rates
+from gflow.flow.implicit import Implicit, Tie
 from gflow.flow.kinks import Kinks, appended, empty
 from gflow.flow.modes import Modes, rounding
 from gflow.flow.start import initial_modes
@@ -45,11 +47,12 @@ class Start(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Modes, the field at the start of the next step, and the log of kinks."""
+    """Modes, the field at the start of the next step, the log of kinks, and what implicit steps hand on."""
 
     modes: Modes
     start: Start
     log: Kinks
+    tie: Tie | None
 
 
 class KinkError(NamedTuple):
@@ -71,12 +74,13 @@ class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
     no error estimate.
     """
 
-    solver: diffrax.AbstractERK = diffrax.Tsit5()
+    solver: diffrax.AbstractERK | Implicit = diffrax.Tsit5()
     log: int = 0
     """How many events the log of kinks can hold."""
 
     def __check_init__(self):
-        if not isinstance(self.solver, diffrax.AbstractERK) or not isinstance(
+        explicit = isinstance(self.solver, diffrax.AbstractERK)
+        if not (explicit or isinstance(self.solver, Implicit)) or not isinstance(
             self.solver, diffrax.AbstractAdaptiveSolver
         ):
             raise ValueError(
@@ -104,9 +108,9 @@ class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
 
     def init(self, terms, t0, t1, y0, args: Field) -> _State:
         modes = initial_modes(args, y0[0]) if args.modes is None else args.modes
-        return _State(
-            modes, _start(args, y0[0], args.rates(y0[0], modes), modes), empty(self.log, args.problem.y.dtype)
-        )
+        start = _start(args, y0[0], args.rates(y0[0], modes), modes)
+        tie = implicit.tie_of(args, y0[0], modes) if isinstance(self.solver, Implicit) else None
+        return _State(modes, start, empty(self.log, args.problem.y.dtype), tie)
 
     def count(self, h, solver_state: _State):
         """How many stages a step of length h has, 1 where that does not depend on the step."""
@@ -122,25 +126,24 @@ def attempted(solver: Filippov, t0, t1, y0, field: Field, state: _State):
     # The stages are written out here, since what they evaluate (pre-activations, multipliers, G) is what the
     # choice of modes needs, and since their number must not depend on whether a neighbour in the batch crossed.
     (z0, anchor), h = y0, t1 - t0
-    modes, start, log = state
-    family = getattr(solver.solver, "family", None)
-    if family is not None:
-        z, error, ks, end = recurrent(family, field, modes, z0, start, h)
+    modes, start, log, tie = state
+    if tie is None:
+        made, begin = None, start.field
+        z, error, ks, end = _explicit(solver.solver, field, modes, z0, start, h)
+        middle = field.moment(halfway(solver.solver, z0, z, ks), field.slopes(modes.on))
     else:
-        tableau = solver.solver.tableau
-        assert isinstance(tableau, diffrax.ButcherTableau)
-        z, error, ks, end = stages(tableau, field, modes, z0, start.dz, h)
+        made = implicit.smooth(field, modes, z0, tie, h)
+        z, error, ks, begin, middle, end = made[:6]
     smooth = {"y0": z0, "y1": z, "k": ks}
-    zm = halfway(solver.solver, z0, z, ks)
-    middle = field.moment(zm, field.slopes(modes.on))
     phi = field.clock.phi(middle.log_S)
     off = jnp.sqrt(inner(error[0], error[0]))
-    settled = after_step(field, modes, start.field, middle, end, (z0, z), off, h, solver.log > 0)
+    settled = after_step(field, modes, begin, middle, end, (z0, z), off, h, solver.log > 0, made is None)
     if field.tips:
-        settled = through_tips(field, modes, start.field, end, (z0, z), off, h, settled)
+        settled = through_tips(field, modes, begin, end, (z0, z), off, h, settled)
     z1 = jax.tree.map(jnp.add, z, settled.correction)
     z1 = field.chart.with_hidden(z1, settled.modes.project(field.chart.hidden(z1)))
-    rates = field.rates(z1, settled.modes)
+    tied = None if made is None else implicit.tied(field, z1, settled.modes, made)
+    rates = field.rates(z1, settled.modes) if tied is None else implicit.rates(field, z1, settled.modes, tied.p)
     new = field.anchor(t1, z1, rates, field.slopes(settled.modes.on), anchor)
     other, clock_error = field.elapsed(anchor, new, phi)
     new = new._replace(other=other, repelled=anchor.repelled + jnp.sum(settled.repelled))
@@ -148,14 +151,28 @@ def attempted(solver: Filippov, t0, t1, y0, field: Field, state: _State):
         s = (field.clock.scaled(anchor.time, anchor.other), field.clock.scaled(new.time, new.other))
         log = appended(log, modes, settled.modes, settled.details, *s)
     next_ = _start(field, z1, rates, settled.modes)
-    longest = jnp.full_like(h, jnp.inf) if family is None else family.longest / next_.stiffness
-    kinks = KinkError(settled.charge, settled.theta, weight_error(field, modes, z, error, end), longest)
+    if made is None or tie is None or tied is None:
+        family = getattr(solver.solver, "family", None)
+        longest = jnp.full_like(h, jnp.inf) if family is None else family.longest / next_.stiffness
+        kinks = KinkError(settled.charge, settled.theta, weight_error(field, modes, z, error, end), longest)
+    else:
+        charge = settled.charge + implicit.shifts(field, (z, modes), (z1, settled.modes))
+        kinks = KinkError(charge, settled.theta, implicit.defect(tie, tied, rates, h), implicit.longest(made))
     shift = jax.tree.map(jnp.subtract, z1, z)
     dense = {"smooth": smooth, "shift": shift, "theta": kinks.theta, "anchor": anchor}
-    return (z1, new), (error, clock_error, kinks), dense, _State(settled.modes, next_, log)
+    return (z1, new), (error, clock_error, kinks), dense, _State(settled.modes, next_, log, tied)
 
 
 _traced = traced_once(attempted, inline=True)
+
+
+def _explicit(solver, field: Field, modes: Modes, z0: PyTree[Array], start: Start, h):
+    """One step with modes held fixed: (z1, its error estimate, h times the stages' velocities, the field at z1)."""
+    family = getattr(solver, "family", None)
+    if family is not None:
+        return recurrent(family, field, modes, z0, start, h)
+    assert isinstance(solver.tableau, diffrax.ButcherTableau)
+    return stages(solver.tableau, field, modes, z0, start.dz, h)
 
 
 def _start(field: Field, z: PyTree[Array], rates: Rates, modes: Modes) -> Start:
@@ -234,7 +251,9 @@ def recurrent(family: Family, field: Field, modes: Modes, z0: PyTree[Array], sta
     return z, error, ks, last
 
 
-def halfway(solver: diffrax.AbstractERK, z0: PyTree[Array], z1: PyTree[Array], ks: tuple[PyTree[Array], ...]):
+def halfway(
+    solver: diffrax.AbstractERK | Implicit, z0: PyTree[Array], z1: PyTree[Array], ks: tuple[PyTree[Array], ...]
+):
     """The solver's dense output at the middle of a step; `ks`: h times the stages' velocities.
 
     Dense output is linear in (z0, z1, ks): its weights are read off once, while tracing.
