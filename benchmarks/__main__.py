@@ -23,6 +23,12 @@ def short(value) -> str:
     return str(value)
 
 
+def figure(line: dict):
+    """What a line has measured: lines that compare have no target, and no `measured`, but a rate or times."""
+    named = [{key: line[key]} for key in ("flows_per_s", "seconds_to") if key in line]
+    return line.get("measured", named[0] if named else None)
+
+
 def table(path: Path) -> Table:
     """One file: where it ran, then a line for each claim."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -31,7 +37,7 @@ def table(path: Path) -> Table:
     made = Table("claim", "target", "measured", "met", title=f"{path.stem}: {where.get('device', '?')}, {versions}")
     for line in claims:
         met = {True: "yes", False: "MISSED"}.get(line.get("met"), "")
-        made.add_row(line.get("claim", "?"), short(line.get("target")), short(line.get("measured")), met)
+        made.add_row(line.get("claim", "?"), short(line.get("target")), short(figure(line)), met)
     return made
 
 
