@@ -140,3 +140,16 @@ def test_a_flow_that_runs_out_of_steps_says_so(flow):
     short = gflow.onward(PROBLEM, flow, max_steps=5)
     assert short.result == gflow.RESULTS.max_steps_reached
     assert 1e3 <= float(short.margins[-1].min()) < 1e8
+
+
+def test_margins_do_not_fall_where_rows_differ_in_length_a_thousandfold():
+    # one sample's margin fell to -7e8 when q_min at the end of a step was what errors were measured in
+    rng = np.random.default_rng([158, 8, 3])
+    X, y = rng.standard_normal((8, 3)), np.where(rng.random(8) < 0.5, 1.0, -1.0)
+    y[:2] = 1.0, -1.0
+    problem = gflow.Problem(X * 10 ** rng.uniform(-1.5, 1.5, (8, 1)), y)
+    network = gflow.Independent(0.5)(gflow.key_of(158, 0), problem, 20)
+    flow = gflow.solve_flow(problem, network, **FLOW)
+    far = gflow.onward(problem, flow, max_steps=300)
+    assert float(far.margins[-1].min()) > float(flow.margins[-1].min())
+    assert float(problem.objective(far.final)) <= 1.001 * float(problem.objective(flow.final))

@@ -156,8 +156,8 @@ def attempted(solver: Filippov, t0, t1, y0, field: Field, state: _State):
         longest = jnp.full_like(h, jnp.inf) if family is None else family.longest / next_.stiffness
         kinks = KinkError(settled.charge, settled.theta, weight_error(field, modes, z, error, end), longest)
     else:
-        charge = settled.charge + implicit.shifts(field, (z, modes), (z1, settled.modes))
-        kinks = KinkError(charge, settled.theta, implicit.defect(tie, tied, rates, h), implicit.longest(made))
+        charge = settled.charge + implicit.shifts(field, made, (z, modes), (z1, settled.modes))
+        kinks = KinkError(charge, settled.theta, implicit.defect(tie, tied, rates, made, h), implicit.longest(made))
     shift = jax.tree.map(jnp.subtract, z1, z)
     dense = {"smooth": smooth, "shift": shift, "theta": kinks.theta, "anchor": anchor}
     return (z1, new), (error, clock_error, kinks), dense, _State(settled.modes, next_, log, tied)

@@ -75,7 +75,8 @@ class Tie(NamedTuple):
 
 class Smooth(NamedTuple):
     """A step with modes held: state `z`, its `error`, h times the velocities at both ends `ks`, the field at `start`,
-    `middle` and `end`, the weights `p` (n,) there, margins `u` (n,) that have them, and d log q_min/ds, `growth`."""
+    `middle` and `end`, the weights `p` (n,) there, margins `u` (n,) that have them, the
+    `least` margin at the start, and d log q_min/ds, `growth`."""
 
     z: PyTree[Array]
     error: PyTree[Array]
@@ -85,6 +86,7 @@ class Smooth(NamedTuple):
     end: Rates
     p: Float[Array, " n"]
     u: Float[Array, " n"]
+    least: Float[Array, ""]
     growth: Float[Array, ""]
 
 
@@ -149,8 +151,9 @@ def smooth(field: Field, modes: Modes, z0: PyTree[Array], tie: Tie, h) -> Smooth
     zm = jax.tree.map(lambda a, b, k0, k1: 0.5 * (a + b) + 0.125 * (k0 - k1), z0, z, *ks)
     first, half = moment(field, z0, modes, start), moment(field, zm, modes, middle)
     end = rates(field, z, modes, p2)
-    growth = p2 @ (K @ p2) / jnp.min(end.q)
-    return Smooth(z, velocity(z0, of(_ERROR)), ks, first, half, end, p2, u, growth)
+    least = jnp.min(margins(field, z0, modes))
+    growth = p2 @ (K @ p2) / jnp.maximum(least, jnp.min(end.q))
+    return Smooth(z, velocity(z0, of(_ERROR)), ks, first, half, end, p2, u, least, growth)
 
 
 def moment(field: Field, z: PyTree[Array], modes: Modes, p: Float[Array, " n"]) -> Moment:
@@ -185,17 +188,19 @@ def longest(step: Smooth) -> Float[Array, ""]:
     return LONGEST / step.growth
 
 
-def defect(before: Tie, after: Tie, rates: Rates, h) -> Float[Array, ""]:
-    """By how much the step has added to differences between margins, in parts of q_min."""
+def defect(before: Tie, after: Tie, rates: Rates, step: Smooth, h) -> Float[Array, ""]:
+    """By how much the step has added to differences between margins, or the smallest one has fallen, which it does not
+    along a flow: in parts of q_min at the start."""
     added = after.offset - jnp.where(after.p > SUPPORT, before.offset * jnp.exp(-FORGETS * h), 0.0)
-    return jnp.max(jnp.abs(added)) / jnp.min(rates.q)
+    return jnp.maximum(jnp.max(jnp.abs(added)), step.least - jnp.min(rates.q)) / step.least
 
 
-def shifts(field: Field, before, after) -> Float[Array, " m"]:
-    """By how much events have moved margins, neuron by neuron, in parts of q_min. `before`, `after`: (z, modes)."""
+def shifts(field: Field, step: Smooth, before, after) -> Float[Array, " m"]:
+    """By how much events have moved margins, neuron by neuron, in parts of q_min at the start. `before`, `after`: (z,
+    modes)."""
     part = lambda z, modes: field.slopes(modes.on) * field.preactivations(z) * field.chart.sizes(z)  # noqa: E731
     moved = jnp.max(jnp.abs(part(*after) - part(*before)), axis=0)
-    return moved / jnp.min(margins(field, *after))
+    return moved / step.least
 
 
 __all__ = [
