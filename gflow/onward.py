@@ -60,9 +60,7 @@ def onward(
         problem, flow.final, stop=(MarginTarget(q_min),), solver=Filippov(Implicit()), controller=PIController(rtol),
         saves=saves, max_steps=max_steps,
     )  # fmt: skip
-    return dataclasses.replace(
-        later, s=flow.s[-1] + later.s, log_t=jnp.logaddexp(flow.log_t[-1], later.log_t)
-    )  # fmt: skip
+    return dataclasses.replace(later, s=flow.s[-1] + later.s, log_t=jnp.logaddexp(flow.log_t[-1], later.log_t))
 
 
 __all__ = ["onward"]

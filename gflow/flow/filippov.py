@@ -1,4 +1,4 @@
-"""Filippov: any explicit adaptive Runge-Kutta method of diffrax, made to integrate the differential inclusion.
+"""Filippov: any explicit adaptive Runge-Kutta method of diffrax, or Implicit, made to integrate the inclusion.
 
 Inside a step every (sample, neuron) pair keeps its activation mode, off, on or sliding, so the field is smooth and the
 method's error estimate means what it says. After the step, neurons that met a hyperplane go through it once more,

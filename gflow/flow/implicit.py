@@ -37,6 +37,9 @@ EARLY = 0.1
 FORGETS = 3.0
 """At which rate, per unit of s, differences between margins are taken back that the step before has left."""
 
+SUPPORT = 1e-6
+"""Samples of smaller weight have no offset: their margins are their own."""
+
 LONGEST = 0.4
 """By how much log q_min may grow in a step: the kernel is that of its start."""
 
@@ -75,8 +78,8 @@ class Tie(NamedTuple):
 
 class Smooth(NamedTuple):
     """A step with modes held: state `z`, its `error`, h times the velocities at both ends `ks`, the field at `start`,
-    `middle` and `end`, the weights `p` (n,) there, margins `u` (n,) that have them, the
-    `least` margin at the start, and d log q_min/ds, `growth`."""
+    `middle` and `end`, the weights `p` (n,) there, margins `u` (n,) that have them, the `least` margin
+    at the start, and d log q_min/ds, `growth`."""
 
     z: PyTree[Array]
     error: PyTree[Array]
@@ -92,8 +95,7 @@ class Smooth(NamedTuple):
 
 def tie_of(field: Field, z: PyTree[Array], modes: Modes) -> Tie:
     """Of a state that no step has led to."""
-    q = field.moment(z, field.slopes(modes.on))
-    p = jnp.abs(q.lam)
+    p = jnp.abs(field.moment(z, field.slopes(modes.on)).lam)
     return Tie(p, jnp.zeros_like(p))
 
 
@@ -177,10 +179,6 @@ def tied(field: Field, z: PyTree[Array], modes: Modes, step: Smooth) -> Tie:
     offset = step.u - margins(field, z, modes)
     offset = jnp.where(step.p > SUPPORT, offset - jnp.sum(step.p * offset), 0.0)
     return Tie(step.p, offset)
-
-
-SUPPORT = 1e-6
-"""Samples of smaller weight have no offset: their margins are their own."""
 
 
 def longest(step: Smooth) -> Float[Array, ""]:

@@ -33,7 +33,6 @@ CLOSE = 1e-4
 BAD = 0.5
 """and for it to be taken whole."""
 
-
 SEEN = 1e-6
 """Weights below this do not count where Newton's method shortens a step."""
 
@@ -68,8 +67,7 @@ def confirmed(problem: Problem, v: Float[Array, " n"], M: Float[Array, "n n"], g
         carry = (u, jax.nn.softmax(tail(u)), jnp.asarray(0), jnp.where(going, 1.0, 0.0))
         return jax.lax.while_loop(lambda carry: (carry[2] < LAST) & (carry[3] >= CLOSE), newton, carry)
 
-    near = jnp.asarray(True)
-    u, p, _, missed = polished(v + M @ guess, near)
+    u, p, _, missed = polished(v + M @ guess, True)
     far = missed >= CLOSE
     # on the tail log_weight(u) = -u, up to a constant that is not felt
     other = -jnp.log(_extreme(v, M, guess, far))
