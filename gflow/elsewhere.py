@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 
 import jax
@@ -36,7 +37,7 @@ def judged(
     """(positions, rows) of harvests (positions, indices, ends), found in so many other processes, or here if none.
 
     Other processes start by importing the main module of this one (`multiprocessing`, spawn): a script needs its
-    `if __name__ == "__main__"`. They see no GPU, and end when this one does.
+    `if __name__ == "__main__"`. They see no GPU, and end when this one does. Raises RuntimeError if one is killed.
     """
     if processes == 0:
         yield from ((where, witness.rows(indices, ends)) for where, indices, ends in harvests)
@@ -57,6 +58,11 @@ def judged(
                 yield positions, rows.result()
         for positions, rows in waiting:
             yield positions, rows.result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a process that finds limits was ended from outside, perhaps for its memory; what is complete is kept, the "
+            "same command continues a store, and with fewer --limit-processes it needs less memory"
+        ) from error
     finally:  # an interrupt must not wait for what is being solved
         pool.shutdown(wait=False, cancel_futures=True)
 

@@ -37,10 +37,12 @@ def onward(
 
     `rtol`: tolerance for directions, for margins in parts of the smallest one, and per step. `saves`: as in
     `solve_flow`; `s` and `log_t` count from the start of `flow`. `result` is margin_reached, or max_steps_reached, and
-    then the last row is where it stopped. One flow at a time, not under jit. Raises ValueError for a flow whose q_min
-    is below 30, in float32, for vector output, weight decay, losses without margins, fixed gates, and a
-    frozen second layer.
+    then the last row is where it stopped. One flow at a time, not under jit. Raises ValueError for what is no Flow, for
+    a q_min below 30, in float32, for vector output, weight decay, losses without margins, fixed gates, and a frozen
+    second layer.
     """
+    if not isinstance(flow, Flow):
+        raise ValueError(f"onward takes a Flow, got {type(flow).__name__}: solve_flow(problem, network) makes one")
     problem.require_scalar()
     problem.require_max_margin()
     if not problem.activation.kinks:

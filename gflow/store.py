@@ -286,7 +286,9 @@ def open_store(path):
     try:
         dataset = xr.open_zarr(place_of(path), zarr_format=3, consolidated=False)
     except Exception as error:
-        raise ValueError(f"{path} is not a readable Zarr store: {error}") from error
+        raise ValueError(
+            f"{path} is not a readable Zarr store ({error}); to begin one name a folder that does not exist yet"
+        ) from error
     found = str(dataset.attrs.get("format"))
     if found != FORMAT and found.startswith("gflow-sweep-"):
         raise ValueError(f"{path} was written by another version of gflow ({found}, this one reads {FORMAT})")

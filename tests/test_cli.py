@@ -272,6 +272,7 @@ def bad_files(path):
     (path / "header.csv").write_text("x,y,label\n")
     (path / "noheader.csv").write_text("1,2,1\n3,4,-1\n")
     (path / "text.csv").write_text("x,y,label\n1,red,1\n2,3,-1\n")
+    (path / "front.csv").write_text("label,x,y\na,1,2\nb,2,3\n")
     (path / "broken.npz").write_text("not a zip")
     np.savez(path / "flat.npz", X=np.ones(3), y=np.ones(3))
     np.savez(path / "noy.npz", X=np.ones((3, 2)))
@@ -290,7 +291,7 @@ def bad_files(path):
 
 
 BAD = {
-    "nan": ("run nan.csv", "nan"),
+    "nan": ("run nan.csv", "nan.csv, line 2: column 'x1' is nan"),
     "inf": ("run inf.csv", "inf"),
     "one label": ("run one.csv", "two classes"),
     "three labels": ("solve three.csv --beta 0.1", "3 label values"),
@@ -316,6 +317,9 @@ BAD = {
     "inits 0": ("sweep good.csv --inits 0 --out s.zarr", "inits"),
     "float32": ("sweep good.csv --dtype float16 --out s.zarr", "float64"),
     "unknown loss": ("run good.csv --loss hinge", "hinge"),
+    "options of a file": ("run good.csv:label=y", "the label is the last column"),
+    "data seed of a file": ("sweep good.csv --data-seed 0..2 --out s.zarr", "is a file"),
+    "label in front": ("run front.csv", "if it is the label"),
     "unknown data": ("run moons", "no data set 'moons'"),
     "unknown parameter": ("run gaussian:q=3", "no parameter 'q'"),
     "parameter text": ("run gaussian:n=ten", "whole number"),
@@ -324,7 +328,7 @@ BAD = {
     "negative horizon": ("run good.csv --until-s -1", "positive"),
     "plot suffix": ("run good.csv --plot a.txt", "must end in"),
     "no folder": ("sweep good.csv --out nowhere/s.zarr", "does not exist"),
-    "foreign store": ("sweep good.csv --out mine", "mine"),
+    "foreign store": ("sweep good.csv --out mine", "name a folder that does not exist yet"),
     "no store": ("report nothing.zarr", "no store"),
     "complex weights": ("certify good.csv w_complex.npz", "real"),
     "npy weights": ("certify good.csv w.npy", "not an .npz archive"),

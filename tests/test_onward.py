@@ -131,6 +131,8 @@ def test_flows_that_cannot_be_continued_say_why(flow):
         gflow.onward(gflow.Problem(DATA.X, DATA.y, loss=gflow.Squared()), flow)
     with pytest.raises(ValueError, match="weight decay"):
         gflow.onward(gflow.Problem(DATA.X, DATA.y, weight_decay=0.1), flow)
+    with pytest.raises(ValueError, match="takes a Flow, got TwoLayer"):
+        gflow.onward(PROBLEM, flow.final)
     frozen = gflow.Flow(**{**vars(flow), "frozen": True})
     with pytest.raises(ValueError, match="frozen"):
         gflow.onward(PROBLEM, frozen)

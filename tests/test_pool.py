@@ -1,5 +1,6 @@
 """Refilled lanes: a row is a function of its own initialisation, whatever the batch, its order and its devices."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -199,6 +200,15 @@ def test_lanes_are_chosen_from_the_memory():
 
 def test_limits_found_in_another_process_are_the_same(whole):
     assert_same(rows(processes=1), whole)
+
+
+def test_a_process_that_is_killed_is_reported():
+    groups = gflow.sweep(A, LAW, 6, 200, rows=5, chunk=4, chunks=1, processes=1)
+    next(groups)
+    (child,) = multiprocessing.active_children()
+    child.kill()
+    with pytest.raises(RuntimeError, match="ended from outside"):
+        list(groups)
 
 
 def test_flows_in_float32_end_at_the_same_limits(whole):

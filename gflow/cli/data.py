@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import inspect
+import math
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,11 @@ def built_in(argument: str) -> Dataset:
     catalogue = {entry.replace("_", "-"): getattr(datasets, entry) for entry in datasets.__all__}
     if Path(argument).suffix.lower() in (".csv", ".npz"):
         raise ValueError(f"{argument} is a file; this command prints built-in data sets: {', '.join(catalogue)}")
+    if Path(name).suffix.lower() in (".csv", ".npz"):
+        raise ValueError(
+            f"{argument}: a file takes nothing after its name; in a .csv the label is the last column, for others see "
+            "--loss, --bias and --standardize"
+        )
     if name not in catalogue:
         raise ValueError(f"no data set {name!r}: use a .csv or .npz file, or one of {', '.join(catalogue)}")
     generator = catalogue[name]
@@ -90,7 +96,11 @@ def from_csv(path: Path, real: bool = False) -> tuple[Dataset, list[str]]:
             if value is None:
                 raise ValueError(
                     f"{path}, line {number}: {field!r} in column {header[column]!r} is not a number; encode it or "
-                    "remove the column"
+                    "remove the column, or move it to the end if it is the label"
+                )
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"{path}, line {number}: column {header[column]!r} is {value}; remove or impute this sample"
                 )
             values[index, column] = value
         labels.append(row[-1].strip())
@@ -156,7 +166,7 @@ def _dataset(X, y, features, where: str, real: bool) -> tuple[Dataset, list[str]
     if len(values) > MOST_CLASSES:
         raise ValueError(
             f"{where}: {len(values)} label values ({', '.join(names[:5])}, ...), more than {MOST_CLASSES}; keep fewer "
-            "classes, or --loss squared for real-valued labels"
+            "classes, move the label to the last column, or --loss squared for real-valued labels"
         )
     if len(values) > 2:
         labels = np.where(y[:, None] == values, 1.0, -1.0)

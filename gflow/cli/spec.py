@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from gflow.cli.inputs import InputError, check_key, check_width, read_problem
@@ -132,6 +133,8 @@ def _parsed(name: str, text: str):
 
 def _check(spec: Spec) -> None:
     values, count = spec.values, 1
+    if values["data_seed"] is not None and Path(values["data"]).suffix:
+        raise InputError(f"--data-seed is about built-in data sets, and {values['data']} is a file: leave it out")
     for name, listed in spec.axes.items():
         if not listed or len(set(listed)) < len(listed):
             raise InputError(f"--{name.replace('_', '-')}: the values of a grid must differ; got {listed}")

@@ -47,7 +47,9 @@ def sweep(
     dtype: Annotated[
         str | None, typer.Option(help="of the flows: float64 or float32; limits and certificates are float64")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="refuse to begin a store: only continue one")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="refuse to begin a store (one that exists is continued anyway)")
+    ] = False,
     devices: Annotated[int | None, typer.Option(help="how many local devices (cores, GPUs) to use [all]")] = None,
     limit_processes: Annotated[
         int | None, typer.Option(help="processes that find limits beside the flows [one a core where flows are many]")
