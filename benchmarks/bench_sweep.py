@@ -28,10 +28,8 @@ from harness import Report
 
 import gflow
 from gflow import datasets
-from gflow.flow.lanes import Stepper
-from gflow.flow.pool import Refill, harvests
-from gflow.flow.solve import numeric
-from gflow.sweep import CHUNK, CHUNKS, RTOL, STEPS, Draw, lane_devices
+from gflow.flow.refill import harvests
+from gflow.sweep import CHUNK, CHUNKS, STEPS, lane_devices
 
 GFLOW = [sys.executable, "-c", "from gflow.cli import program; program()"]
 
@@ -124,12 +122,6 @@ def flows_alone(problem, law, width: int, inits: int) -> float:
     ended = sum(len(where) for where, _ in harvests(refill, np.arange(inits), **options))
     assert ended == inits
     return time.perf_counter() - begin
-
-
-def refill_of(problem, law, width: int) -> Refill:
-    """What a sweep fills its lanes with."""
-    draw = Draw(numeric(law, problem.X.dtype), problem, jnp.asarray(0), width, "float64")
-    return Refill(Stepper(problem, controller=gflow.PIController(RTOL), chart=gflow.BalancedPolar), draw)
 
 
 def refill_more(report: Report) -> None:

@@ -24,11 +24,10 @@ import jax.numpy as jnp
 
 import gflow
 from gflow import datasets
-from gflow.flow.lanes import Stepper, advance
-from gflow.flow.pool import Refill, harvests
-from gflow.flow.solve import numeric
+from gflow.flow.lanes import advance
+from gflow.flow.refill import Refill, harvests
 from gflow.records import Records
-from gflow.sweep import MORE, STEPS, Draw, cast, chunk_for
+from gflow.sweep import MORE, STEPS, chunk_for, refill_of
 
 WIDTH, LAW = 50, gflow.Gaussian(1e-3)
 TYPES = ("float64", "float32")
@@ -58,8 +57,7 @@ def refill(dtype: str) -> tuple[gflow.Problem, Refill]:
     """gaussian (10,5), its flows in this precision."""
     data = datasets.gaussian(10, 5)
     problem = gflow.Problem(data.X, data.y)
-    stepper = Stepper(cast(problem, dtype), controller=gflow.PIController(1e-3))
-    return problem, Refill(stepper, Draw(numeric(LAW, problem.X.dtype), problem, jnp.asarray(0), WIDTH, dtype))
+    return problem, refill_of(problem, LAW, WIDTH, dtype=dtype)
 
 
 @eqx.filter_jit

@@ -22,13 +22,17 @@ from gflow.convex.oracle import require_float64
 from gflow.elsewhere import judged
 from gflow.flow.charts import AbstractChart, BalancedPolar, Cartesian, Hyperbolic
 from gflow.flow.controller import PIController
+from gflow.flow.filippov import Filippov
+from gflow.flow.implicit import Implicit
 from gflow.flow.lanes import Stepper
-from gflow.flow.pool import Refill, harvests
-from gflow.flow.solve import numeric
+from gflow.flow.refill import Refill, harvests
+from gflow.flow.solve import default_stop, numeric
+from gflow.flow.stop import MarginTarget
 from gflow.flow.vector_chart import VectorPolar
 from gflow.initializers import AbstractInitializer, key_of
 from gflow.maps import make_room
 from gflow.network import TwoLayer, VectorTwoLayer
+from gflow.onward import LARGE
 from gflow.optimum import Optimum
 from gflow.problem import Problem
 from gflow.records import Records, Witness
@@ -59,6 +63,16 @@ STEPS = 32
 
 RTOL = 1e-3
 """Tolerance of the integrator: the program makes limits exact, and 511 of 512 limits are those at 1e-6."""
+
+FAR = 1e5
+"""q_min at which a flow ends that has a second leg, from LARGE on. What is small there still grows, and patterns change
+with it: of 127 limits of gaussian (10,5) named at 1e3, 47 are not those of the flow at 1e8, of those named here 15."""
+
+FAR_RTOL = 1e-2
+"""Tolerance of the second leg: with 1e-4 as many of these limits differ, and it has four times the steps."""
+
+FAR_STEPS, NEAR = 500, 1e3
+"""Attempted steps of a second leg at most, and the q_min that is enough where it has made them."""
 
 LOOK = 16
 """Harvests between two looks at how many memory maps are taken."""
@@ -130,10 +144,12 @@ def sweep(
     Every one of `devices` (`lane_devices()`) has at most `chunks` of `chunk` (see `chunk_for`) lanes, and half as many
     whenever these do not fit into its memory. Limits and certificates are found here, on the CPU, or in so many other
     `processes` (see `judged`). `watch(busy, lanes)` is called at every turn. `dtype`: of the flows, float64 or float32;
-    limits and certificates are float64. `controller` and `flow_options` (solver, stop, max_steps,
-    ...) go to `Stepper`. The faces of X and the convex program are computed once and shared; pass them in if you have
-    them, the program also as a function, which is called only if a limit needs it. Raises ValueError for a problem in
-    float32 and, with labels (n, K), a law that is not balanced, before anything runs.
+    limits and certificates are float64. `controller` and `flow_options` (solver, stop, max_steps, ...) go to `Stepper`.
+    A flow in float64 whose limit is a direction goes on to q_min = 1e5 by steps that are implicit in the multipliers,
+    unless an option other than max_steps says how it is integrated; all others end as in `solve_flow`. The faces of X
+    and the convex program are computed once and shared; pass them in if you have them, the program also as a function,
+    which is called only if a limit needs it. Raises ValueError for a problem in float32 and, with labels (n, K), a law
+    that is not balanced, before anything runs.
     """
     if problem.outputs is not None and not law.balanced:
         raise ValueError(f"flows with vector output start balanced: {type(law).__name__} is not")
@@ -142,9 +158,7 @@ def sweep(
     if len(indices) == 0:
         return
     make_room()  # of a grid every cell compiles programs of its own
-    draw = Draw(numeric(law, problem.X.dtype), problem, jnp.asarray(seed), width, dtype)
-    flow_options.setdefault("chart", _chart(problem, law))
-    refill = Refill(Stepper(cast(problem, dtype), controller=controller, **flow_options), draw)
+    refill = refill_of(problem, law, width, seed=seed, dtype=dtype, controller=controller, **flow_options)
     devices = lane_devices() if devices is None else devices
     witness = Witness(problem, known_faces, optimum)
     pending: dict[int, dict[int, dict]] = {}
@@ -163,6 +177,31 @@ def sweep(
             if len(group) == min(rows, len(indices) - int(k) // rows * rows):
                 del pending[int(k) // rows]
                 yield Records.of([group[j] for j in sorted(group)])
+
+
+def refill_of(
+    problem: Problem,
+    law: AbstractInitializer,
+    width: int,
+    *,
+    seed: int = 0,
+    dtype: str = "float64",
+    controller: diffrax.PIDController = PIController(RTOL),
+    **flow_options,
+) -> Refill:
+    """What a sweep runs: flows from weights of this law, and from q_min = LARGE on, where that is possible and no
+    option says otherwise, steps that are implicit in the multipliers."""
+    draw = Draw(numeric(law, problem.X.dtype), problem, jnp.asarray(seed), width, dtype)
+    options = {"chart": _chart(problem, law), **flow_options}
+    directions = problem.directional and problem.outputs is None and problem.activation.kinks
+    plain = set(options) <= {"chart", "max_steps"} and options["chart"] in (BalancedPolar, Hyperbolic)
+    first, problem = {"controller": controller, **options}, cast(problem, dtype)
+    if not (directions and plain and dtype == "float64"):
+        return Refill(Stepper(problem, **first), draw)
+    first["stop"] = MarginTarget(LARGE), *(s for s in default_stop(problem) if not isinstance(s, MarginTarget))
+    later = {"chart": options["chart"], "solver": Filippov(Implicit()), "controller": PIController(FAR_RTOL)}
+    later |= {"stop": (MarginTarget(FAR),), "max_steps": FAR_STEPS, "enough": NEAR}
+    return Refill(Stepper(problem, **first), draw, Stepper(problem, **later))
 
 
 def _chart(problem: Problem, law: AbstractInitializer) -> type[AbstractChart]:

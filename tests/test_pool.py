@@ -44,7 +44,7 @@ def test_more_lanes_change_nothing(whole):
     assert_same(rows(chunks=3), whole)
 
 
-class Counted(pool.Refill):
+class Counted(pool.Leg):
     """Its steps only note in every lane how many of its chunk are under way, and what most of them cost."""
 
     def _stepped(self, count, lanes):
@@ -69,7 +69,7 @@ def test_lanes_that_need_alike_many_stages_share_a_chunk(rng):
     result_of = lambda on: gflow.RESULTS.where(on, gflow.RESULTS.successful, gflow.RESULTS.margin_reached)  # noqa: E731
     result = jax.vmap(jax.vmap(result_of))(jnp.asarray(running))
     zero, none = jnp.zeros((3, 4)), jnp.zeros((3, 4), int)
-    lanes = Lane(None, None, zero, zero, None, None, jnp.asarray(effort), zero, none, none, result)
+    lanes = Lane(None, None, zero, zero, None, None, jnp.asarray(effort), zero, none, none, none, result)
     after = Counted(Effort(), None)._advanced(lanes, jnp.asarray(7))
     np.testing.assert_array_equal(after.controller, effort)  # every lane is back in its place
     np.testing.assert_array_equal(after.target, 7)
@@ -135,16 +135,16 @@ np.savez(sys.argv[1], **records.columns())
     command = [sys.executable, "-c", code, out]
     said = subprocess.run(command, check=True, env=environment, stderr=subprocess.PIPE, text=True).stderr
     assert_same(gflow.Records(**np.load(out)), whole)
-    assert said.count("Finished XLA compilation of jit(_turn)") == 3  # not for every pool or turn
+    assert said.count("Finished XLA compilation of jit(_turn)") == 6  # once for every leg, not for every pool or turn
 
 
 def test_refill_is_counted():
     busy = []
     watched = {"watch": lambda *turn: busy.append(turn), "devices": jax.devices()[:1]}
     list(gflow.sweep(A, LAW, 6, INITS, rows=5, chunk=4, chunks=1, **watched))
-    assert {lanes for _, lanes in busy} == {4}
+    assert {lanes for _, lanes in busy} == {4, 8}  # a second leg now and then
     # full until the queue is empty
-    assert all(b == 4 for b, _ in busy[: INITS // 4]) and 1 <= busy[-1][0] <= 4
+    assert all(b == lanes for b, lanes in busy[: INITS // 4]) and 1 <= busy[-1][0] <= 4
 
 
 def test_a_lane_that_is_nan_ends_alone(whole):
@@ -165,16 +165,16 @@ def test_a_lane_that_is_nan_ends_alone(whole):
 def test_too_little_memory_halves_the_lanes(whole, monkeypatch):
     turn, calls = pool._turn, []
 
-    def small(refill, lanes, fresh, count):
+    def small(leg, lanes, fresh, *more):
         calls.append(fresh.shape[0])
-        if fresh.shape[0] > 1 and len(calls) > 2:
+        if fresh.shape[0] > 1 and len(calls) > 3:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes")
-        return turn(refill, lanes, fresh, count)
+        return turn(leg, lanes, fresh, *more)
 
     monkeypatch.setattr(pool, "_turn", small)
     with pytest.warns(UserWarning, match="out of memory"):
         assert_same(rows(chunks=3), whole)
-    assert calls[:3] == [3, 3, 3] and set(calls[3:]) == {1}
+    assert calls[:4] == [3, 3, 3, 3] and set(calls[4:]) == {1}
     monkeypatch.setattr(pool, "_turn", lambda *_: (_ for _ in ()).throw(jax.errors.JaxRuntimeError("INTERNAL: bad")))
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         rows()
@@ -241,3 +241,16 @@ def test_neurons_of_a_float32_flow_are_put_onto_their_hyperplanes(rng):
     flat = gflow.Problem(np.eye(3)[[0, 1, 2]] + 1e-9, np.ones(3))
     narrow = host_network(np.ones((3, 1)), np.ones(1))
     np.testing.assert_array_equal(on_hyperplanes(flat, narrow, 10.0).W1, narrow.W1)
+
+
+def test_flows_go_on_to_large_margins(whole):
+    """The second leg against the same steps by diffrax, one flow at a time."""
+    first = {"stop": (gflow.MarginTarget(30.0), gflow.Unfitted()), "controller": gflow.PIController(1e-3)}
+    reached = [i for i in range(INITS) if gflow.result_name(whole.result[i]) == "margin_reached"]
+    assert len(reached) > INITS / 2
+    for i in reached[:5]:
+        flow = gflow.solve_flow(A, LAW(gflow.key_of(0, i), A, 6), **first)
+        far = gflow.onward(A, flow, q_min=1e5, rtol=1e-2)
+        assert whole.s[i] == pytest.approx(float(far.s[-1]), abs=1.0)  # each ends with the step that passes 1e5
+        assert whole.log_t[i] > 0.99e5  # l(q) = exp(-q) falls like 1/t
+        assert whole.objective[i] == pytest.approx(gflow.find_limit(A, far).objective, rel=1e-9)

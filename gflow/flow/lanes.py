@@ -27,6 +27,7 @@ from gflow.flow.clocks import AbstractClock, ScaledClock
 from gflow.flow.controller import KinkController, PIController
 from gflow.flow.field import Field
 from gflow.flow.filippov import Filippov, attempted
+from gflow.flow.implicit import tie_of
 from gflow.flow.row_space import Complement, RowSpace, placed, row_space
 from gflow.flow.solve import Flow, default_solver, default_stop, flow_of, numeric, start_of, tolerances
 from gflow.flow.stop import AbstractStop
@@ -41,10 +42,14 @@ SHORT = 1e-3
 its stages, must not wait for many."""
 
 
+FIRST = 0.05
+"""Length of the first step of a lane that goes onward, whose stiffness is no measure of steps that are implicit."""
+
+
 class Lane(NamedTuple):
     """A flow under way: its `chart` and `complement` (see Field), `time` and where the next step wants to end, `state`
-    (z, anchor), what solver and controller carry, log S at the start, attempted and rejected `steps`, and its `result`:
-    successful while it runs."""
+    (z, anchor), what solver and controller carry, log S at the start, attempted and rejected `steps`, how many of them
+    were made `before` its present stepper took it over, and its `result`: successful while it runs."""
 
     chart: AbstractChart
     complement: Complement | None
@@ -56,6 +61,7 @@ class Lane(NamedTuple):
     log_S0: Float[Array, ""]
     steps: Int[Array, ""]
     rejected: Int[Array, ""]
+    before: Int[Array, ""]
     result: RESULTS
 
     @property
@@ -67,7 +73,8 @@ class Lane(NamedTuple):
 class Stepper(eqx.Module):
     """How lanes are stepped: `start` makes one from a network, `advance` makes `count` steps with a batch of them.
 
-    Options and their defaults as in `solve_flow`; `until` is a horizon on the clock's own variable.
+    Options and their defaults as in `solve_flow`; `until` is a horizon on the clock's own variable. A lane that
+    has made `max_steps` counts as one whose margin is reached if q_min is `enough` by then.
     """
 
     problem: Problem
@@ -79,6 +86,7 @@ class Stepper(eqx.Module):
     stop: tuple[AbstractStop, ...]
     until: Float[Array, ""]
     max_steps: Int[Array, ""]
+    enough: Float[Array, ""]
 
     def __init__(
         self,
@@ -91,6 +99,7 @@ class Stepper(eqx.Module):
         stop: Sequence[AbstractStop] | None = None,
         until: float = float("inf"),
         max_steps: int = 100_000,
+        enough: float = float("inf"),
     ):
         dtype = problem.X.dtype
         stop = default_stop(problem) if stop is None else stop
@@ -100,7 +109,8 @@ class Stepper(eqx.Module):
         self.space = row_space(problem)
         kinks = KinkController(pid=controller)
         self.controller, self.stop = tolerances(kinks, dtype), numeric(tuple(stop), dtype)
-        self.until, self.max_steps = jnp.asarray(until, dtype), jnp.asarray(max_steps)
+        self.until, self.enough = jnp.asarray(until, dtype), jnp.asarray(enough, dtype)
+        self.max_steps = jnp.asarray(max_steps)
 
     @in_full_precision
     def start(self, network: TwoLayer) -> Lane:
@@ -115,7 +125,21 @@ class Stepper(eqx.Module):
         )  # fmt: skip
         target = jnp.minimum(target, self.until)
         solver, none = self.solver.init(TERM, zero, target, state, field), jnp.asarray(0)
-        return Lane(chart, complement, zero, target, state, solver, controller, log_S0, none, none, RESULTS.successful)
+        more = {"steps": none, "rejected": none, "before": none, "result": RESULTS.successful}
+        return Lane(chart, complement, zero, target, state, solver, controller, log_S0, **more)
+
+    @in_full_precision
+    def onward(self, lane: Lane) -> Lane:
+        """The lane of another stepper, where its margin is reached, under way again with this one, of Implicit()."""
+        field = self._field(lane.chart, lane.complement)
+        tie = tie_of(field, lane.state[0], lane.solver.modes)
+        target, controller = self.controller.init(
+            TERM, lane.time, self.until, lane.state, FIRST, field, self.solver.func, self.solver.error_order(TERM)
+        )
+        solver = lane.solver._replace(tie=tie)
+        return lane._replace(
+            target=target, solver=solver, controller=controller, before=lane.steps, result=RESULTS.successful
+        )
 
     def _field(self, chart: AbstractChart, complement: Complement | None) -> Field:
         problem = self.problem if self.space is None else self.space.problem
@@ -140,17 +164,17 @@ class Stepper(eqx.Module):
         )
         steps = lane.steps + running
         rejected = lane.rejected + (running & ~keep)
-        result = RESULTS.where(running, self._result(field, time, state, steps), lane.result)
-        return Lane(
-            lane.chart, lane.complement, time, target, state, solver, controller, lane.log_S0, steps, rejected, result
-        )
+        result = RESULTS.where(running, self._result(field, time, state, steps - lane.before), lane.result)
+        new = {"time": time, "target": target, "state": state, "solver": solver, "controller": controller}
+        return lane._replace(**new, steps=steps, rejected=rejected, result=result)
 
     def effort(self, lane: Lane) -> Int[Array, ""]:
         """How many stages its next step has, 1 where that does not depend on the step; 0 when it has ended."""
         return jnp.where(lane.running, self.solver.count(lane.target - lane.time, lane.solver), 0)
 
     def _result(self, field: Field, time, state, steps) -> RESULTS:
-        result = RESULTS.where(steps >= self.max_steps, RESULTS.max_steps_reached, RESULTS.successful)
+        given_up = RESULTS.where(state[1].q_min >= self.enough, RESULTS.margin_reached, RESULTS.max_steps_reached)
+        result = RESULTS.where(steps >= self.max_steps, given_up, RESULTS.successful)
         result = RESULTS.where(time >= self.until, RESULTS.horizon_reached, result)
         for criterion in reversed(self.stop):
             result = RESULTS.where(criterion.reached(field, state), criterion.result, result)

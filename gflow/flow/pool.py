@@ -1,4 +1,4 @@
-"""Lanes that are refilled: when a flow ends, the next initialisation takes its place in the same compiled call.
+"""Pools of lanes that are refilled: when a flow ends, another one takes its place in the same compiled call.
 
 Under a plain vmap every lane waits for the slowest one. A pool holds lanes in chunks of one fixed shape, and a chunk is
 the unit that is compiled: a lane's result depends neither on its neighbours nor on how many chunks there are, in how
@@ -13,9 +13,8 @@ one whose step needs most stages: so lanes of a pool change places, and those th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -62,32 +61,50 @@ class End(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """Leaves are (chunks, lanes of a chunk, ...). `first`: the networks at s = 0."""
+    """Leaves are (chunks, lanes of a chunk, ...), of one flow (...). `first`: the networks at s = 0."""
 
     first: TwoLayer | VectorTwoLayer
     lanes: Lane
 
 
-class Refill(eqx.Module):
-    """How a pool is filled and advanced: `draw(index)` is the network of initialisation `index`."""
+class Drawn(eqx.Module):
+    """index -> the flow of that initialisation at s = 0."""
 
     stepper: Stepper
     draw: Callable[[Int[Array, ""]], TwoLayer | VectorTwoLayer]
 
-    def blank(self, chunks: int, chunk: int, device=None) -> Pool:
-        """A pool of zeros on one device: a lane's first turn starts it or is told that it is UNUSED."""
-        shapes = eqx.filter_eval_shape(jax.vmap(self._started), jnp.zeros(chunk, int))
-        zeros = jax.tree.map(lambda leaf: np.zeros((chunks, *leaf.shape), leaf.dtype), shapes)
-        return jax.device_put(zeros, device)
+    def __call__(self, index) -> Pool:
+        first = self.draw(index)
+        return Pool(first, self.stepper.start(first))
 
-    def turn(self, pool: Pool, fresh: np.ndarray, count: int) -> tuple[Pool, End]:
-        """One compiled call on the pool's device: lanes with `fresh` (chunks, lanes) >= 0 start that initialisation,
-        then every lane under way makes at most `count` attempted steps. The new pool, and where every lane stands.
-        """
-        return _turn(self, pool, np.asarray(fresh, int), np.asarray(count))
 
-    def _filled(self, pool: Pool, fresh) -> Pool:
-        start = lambda pool: _chosen(fresh != IDLE, jax.vmap(self._started)(fresh), pool)  # noqa: E731
+class Continued(eqx.Module):
+    """A flow that has ended its first leg -> the same at the start of its second."""
+
+    stepper: Stepper
+
+    def __call__(self, flow: Pool) -> Pool:
+        return flow._replace(lanes=self.stepper.onward(flow.lanes))
+
+
+class Leg(eqx.Module):
+    """How a pool is filled and advanced: `enter(brought)` is the flow that a lane starts with."""
+
+    stepper: Stepper
+    enter: Callable[[Any], Pool]
+
+    def shapes(self, brought) -> Pool:
+        """Of one chunk, whose lanes start with such as `brought` (lanes of a chunk, ...)."""
+        return eqx.filter_eval_shape(jax.vmap(self.enter), brought)
+
+    def turn(self, pool: Pool, fresh: np.ndarray, brought, count: int) -> tuple[Pool, End]:
+        """One compiled call on the pool's device: lanes with `fresh` (chunks, lanes) >= 0 start with what is `brought`
+        (chunks, lanes, ...), then every lane under way makes at most `count` attempted steps. The new pool, and where
+        every lane stands."""
+        return _turn(self, pool, np.asarray(fresh, int), brought, np.asarray(count))
+
+    def _filled(self, pool: Pool, fresh, brought) -> Pool:
+        start = lambda pool: _chosen(fresh != IDLE, jax.vmap(self._started)(fresh, brought), pool)  # noqa: E731
         return jax.lax.cond(jnp.any(fresh != IDLE), start, lambda pool: pool, pool)
 
     def _advanced(self, lanes: Lane, count) -> Lane:
@@ -112,10 +129,10 @@ class Refill(eqx.Module):
         onward = lambda carry: (carry[0] + 1, jax.vmap(self.stepper.step)(carry[1]))  # noqa: E731
         return jax.lax.while_loop(going, onward, (jnp.zeros_like(count), lanes))[1]
 
-    def _started(self, index) -> Pool:
-        first = self.draw(jnp.maximum(index, 0))
-        lane = self.stepper.start(first)
-        return Pool(first, lane._replace(result=RESULTS.where(index >= 0, lane.result, RESULTS.horizon_reached)))
+    def _started(self, fresh, brought) -> Pool:
+        flow = self.enter(brought)
+        result = RESULTS.where(fresh >= 0, flow.lanes.result, RESULTS.horizon_reached)
+        return flow._replace(lanes=flow.lanes._replace(result=result))
 
     def _end(self, first: TwoLayer | VectorTwoLayer, lane: Lane) -> End:
         flow = self.stepper.flow(lane)
@@ -132,70 +149,6 @@ class Refill(eqx.Module):
         )
 
 
-def harvests(
-    refill: Refill,
-    indices: np.ndarray,
-    *,
-    devices: Sequence,
-    chunk: int,
-    chunks: int,
-    steps: int,
-    watch: Callable[[int, int], None] | None = None,
-) -> Iterator[tuple[np.ndarray, End]]:
-    """Run the flows of `indices`; yield those that have ended, a turn at a time, as (positions in `indices` (h,), End
-    with leaves (h, ...) on the host).
-
-    For every entry of `devices` there is a pool with a thread of its own. On a CPU a compiled call returns when it has
-    ended and takes one core, and calls of several threads run at once: so name it once for every core to use. Every
-    device compiles once. The next turn is under way while the caller works on a harvest.
-    `watch(busy, lanes)` is called once a turn: how many of the lanes were under way when it began.
-    """
-    threads = ThreadPoolExecutor(len(devices), "gflow device")
-    try:
-        yield from _harvests(threads, refill, indices, devices, chunk, chunks, steps, watch)
-    finally:  # an interrupt must not wait for what is being compiled
-        threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _harvests(threads, refill: Refill, indices: np.ndarray, devices, chunk: int, chunks: int, steps: int, watch):
-    pools = _compiled(threads, refill, [refill.blank(chunks, chunk, device) for device in devices], devices)
-    held, next_, harvest = np.full((len(pools), chunks, chunk), IDLE), 0, None
-    fresh = np.full_like(held, UNUSED)
-    while next_ < len(indices) or np.any(held >= 0):
-        free = tuple(np.argwhere(held == IDLE)[: len(indices) - next_].T)
-        held[free] = np.arange(next_, next_ + len(free[0]))
-        fresh[free] = indices[held[free]]
-        next_ += len(free[0])
-        if watch is not None:
-            watch(int(np.sum(held >= 0)), held.size)
-        under_way = [threads.submit(_ended, refill, pool, new, steps) for pool, new in zip(pools, fresh, strict=True)]
-        if harvest is not None:
-            yield harvest
-        turns = [turn.result() for turn in under_way]
-        pools = [pool for pool, _ in turns]
-        over = np.stack([~np.asarray(pool.lanes.running) for pool in pools]) & (held >= 0)
-        ends = jax.tree.map(lambda *leaves: np.stack([np.asarray(a) for a in leaves]), *(end for _, end in turns))
-        harvest = held[over], jax.tree.map(lambda a, over=over: a[over], ends)
-        held[over] = IDLE
-        fresh = np.full_like(held, IDLE)
-    if harvest is not None:
-        yield harvest
-
-
-def _compiled(threads, refill: Refill, pools: list[Pool], devices) -> list[Pool]:
-    """The same after a turn of no steps on every device: of pools that share one, each would compile for itself."""
-    one_of = {device: k for k, device in enumerate(devices)}
-    idle = np.full(pools[0].lanes.steps.shape, IDLE)
-    turned = threads.map(lambda k: _ended(refill, pools[k], idle, 0)[0], one_of.values())
-    for k, pool in zip(one_of.values(), turned, strict=True):
-        pools[k] = pool
-    return pools
-
-
-def _ended(refill: Refill, pool: Pool, fresh: np.ndarray, steps: int) -> tuple[Pool, End]:
-    return jax.block_until_ready(refill.turn(pool, fresh, steps))
-
-
 def _chosen(taken, new, old):
     def choose(a, b):
         return jnp.where(taken.reshape(taken.shape + (1,) * (a.ndim - 1)), a, b)
@@ -209,10 +162,10 @@ def _reordered(tree, order):
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _turn(refill: Refill, pool: Pool, fresh, count) -> tuple[Pool, End]:
-    first, lanes = jax.lax.map(lambda both: refill._filled(*both), (pool, fresh))
-    pool = Pool(first, refill._advanced(lanes, count))
-    return pool, jax.lax.map(lambda chunk: jax.vmap(refill._end)(*chunk), pool)
+def _turn(leg: Leg, pool: Pool, fresh, brought, count) -> tuple[Pool, End]:
+    first, lanes = jax.lax.map(lambda several: leg._filled(*several), (pool, fresh, brought))
+    pool = Pool(first, leg._advanced(lanes, count))
+    return pool, jax.lax.map(lambda chunk: jax.vmap(leg._end)(*chunk), pool)
 
 
-__all__ = ["IDLE", "End", "Pool", "Refill", "harvests"]
+__all__ = ["IDLE", "UNUSED", "Continued", "Drawn", "End", "Leg", "Pool"]
