@@ -55,7 +55,7 @@ def sweep_on(
     """`gflow.sweep` of these initialisations on the workers of `client`; Records in the order in which they come back.
 
     `inits`: how many the whole sweep has; chunks of lanes have the size that suits it, whatever is left of it.
-    `options`: seed and dtype, as `gflow.sweep` takes them.
+    `options`: seed, dtype and q_min, as `gflow.sweep` takes them.
     Raises what a task raises, tried TRIES times again, and WorkersLost if it was given up for the workers it cost.
     """
     from distributed import KilledWorker, as_completed  # pyright: ignore[reportMissingImports]

@@ -64,15 +64,16 @@ STEPS = 32
 RTOL = 1e-3
 """Tolerance of the integrator: the program makes limits exact, and 511 of 512 limits are those at 1e-6."""
 
-FAR = 1e5
-"""q_min at which a flow ends that has a second leg, from LARGE on. What is small there still grows, and patterns change
-with it: of 127 limits of gaussian (10,5) named at 1e3, 47 are not those of the flow at 1e8, of those named here 15."""
-
 FAR_RTOL = 1e-2
-"""Tolerance of the second leg: with 1e-4 as many of these limits differ, and it has four times the steps."""
+"""Tolerance beyond LARGE: of 127 limits of gaussian (10,5) named at q_min = 1e5 as many, 15, are not those of the flow
+at 1e8 with it as with 1e-4, in 29 steps in place of 132."""
 
 FAR_STEPS, NEAR = 500, 1e3
-"""Attempted steps of a second leg at most, and the q_min that is enough where it has made them."""
+"""Attempted steps beyond LARGE at most, and the q_min that is enough where they have been made, and the least to ask
+for."""
+
+FARTHEST = 1e8
+"""The most to ask for: where margins are 1e10, rounding makes steps ten times as many."""
 
 LOOK = 16
 """Harvests between two looks at how many memory maps are taken."""
@@ -135,6 +136,7 @@ def sweep(
     devices: Sequence | None = None,
     watch: Callable[[int, int], None] | None = None,
     dtype: str = "float64",
+    q_min: float | None = None,
     controller: diffrax.PIDController = PIController(RTOL),
     **flow_options,
 ) -> Iterator[Records]:
@@ -145,11 +147,11 @@ def sweep(
     whenever these do not fit into its memory. Limits and certificates are found here, on the CPU, or in so many other
     `processes` (see `judged`). `watch(busy, lanes)` is called at every turn. `dtype`: of the flows, float64 or float32;
     limits and certificates are float64. `controller` and `flow_options` (solver, stop, max_steps, ...) go to `Stepper`.
-    A flow in float64 whose limit is a direction goes on to q_min = 1e5 by steps that are implicit in the multipliers,
-    unless an option other than max_steps says how it is integrated; all others end as in `solve_flow`. The faces of X
-    and the convex program are computed once and shared; pass them in if you have them, the program also as a function,
-    which is called only if a limit needs it. Raises ValueError for a problem in float32 and, with labels (n, K), a law
-    that is not balanced, before anything runs.
+    `q_min`, 1e3 to 1e8: flows that reach 30 go on to this smallest margin by steps that are implicit in the multipliers
+    (docs/mathematics.md, "Large margins"), or, after 500 of them, end beyond 1e3; without it flows end as in
+    `solve_flow`, at 1e3. The faces of X and the convex program are computed once and shared; pass them in if you have
+    them, the program also as a function, which is called only if a limit needs it. Raises ValueError for a problem in
+    float32, a q_min that is not possible and, with labels (n, K), a law that is not balanced, before anything runs.
     """
     if problem.outputs is not None and not law.balanced:
         raise ValueError(f"flows with vector output start balanced: {type(law).__name__} is not")
@@ -158,7 +160,8 @@ def sweep(
     if len(indices) == 0:
         return
     make_room()  # of a grid every cell compiles programs of its own
-    refill = refill_of(problem, law, width, seed=seed, dtype=dtype, controller=controller, **flow_options)
+    flow_options |= {"q_min": q_min, "controller": controller}
+    refill = refill_of(problem, law, width, seed=seed, dtype=dtype, **flow_options)
     devices = lane_devices() if devices is None else devices
     witness = Witness(problem, known_faces, optimum)
     pending: dict[int, dict[int, dict]] = {}
@@ -186,22 +189,34 @@ def refill_of(
     *,
     seed: int = 0,
     dtype: str = "float64",
+    q_min: float | None = None,
     controller: diffrax.PIDController = PIController(RTOL),
     **flow_options,
 ) -> Refill:
-    """What a sweep runs: flows from weights of this law, and from q_min = LARGE on, where that is possible and no
-    option says otherwise, steps that are implicit in the multipliers."""
+    """What a sweep runs: flows from weights of this law, and with `q_min`, from LARGE on, steps that are implicit in
+    the multipliers. Raises ValueError where these are not possible."""
     draw = Draw(numeric(law, problem.X.dtype), problem, jnp.asarray(seed), width, dtype)
-    options = {"chart": _chart(problem, law), **flow_options}
-    directions = problem.directional and problem.outputs is None and problem.activation.kinks
-    plain = set(options) <= {"chart", "max_steps"} and options["chart"] in (BalancedPolar, Hyperbolic)
-    first, problem = {"controller": controller, **options}, cast(problem, dtype)
-    if not (directions and plain and dtype == "float64"):
-        return Refill(Stepper(problem, **first), draw)
+    first = {"chart": _chart(problem, law), "controller": controller, **flow_options}
+    if q_min is None:
+        return Refill(Stepper(cast(problem, dtype), **first), draw)
+    require_far(problem, dtype, q_min)
+    others = sorted(set(flow_options) - {"max_steps"})
+    if others:
+        raise ValueError(f"q_min says how flows are integrated and end: leave {', '.join(others)} out")
     first["stop"] = MarginTarget(LARGE), *(s for s in default_stop(problem) if not isinstance(s, MarginTarget))
-    later = {"chart": options["chart"], "solver": Filippov(Implicit()), "controller": PIController(FAR_RTOL)}
-    later |= {"stop": (MarginTarget(FAR),), "max_steps": FAR_STEPS, "enough": NEAR}
+    later = {"chart": first["chart"], "solver": Filippov(Implicit()), "controller": PIController(FAR_RTOL)}
+    later |= {"stop": (MarginTarget(q_min),), "max_steps": FAR_STEPS, "enough": NEAR}
     return Refill(Stepper(problem, **first), draw, Stepper(problem, **later))
+
+
+def require_far(problem: Problem, dtype: str, q_min: float) -> None:
+    """Raise ValueError unless flows of this problem can be continued to this q_min."""
+    if not NEAR <= q_min <= FARTHEST:
+        raise ValueError(f"q_min must be between {NEAR:g} and {FARTHEST:g}, got {q_min:g}")
+    if problem.outputs is not None or not problem.directional or not problem.activation.kinks:
+        raise ValueError("q_min is for one output and flows whose limit is a direction, without fixed gates")
+    if dtype != "float64":
+        raise ValueError(f"margins as large as q_min have too few digits in {dtype}: leave one of the two out")
 
 
 def _chart(problem: Problem, law: AbstractInitializer) -> type[AbstractChart]:

@@ -347,6 +347,8 @@ BAD = {
     "no parameter after colon": ("run gaussian:", "whole number"),
     "file as built-in": ("data good.csv", "is a file"),
     "other kind of file": ("run w.npy", ".csv"),
+    "q_min of points": ("sweep good.csv --loss squared --q-min 1e5 --out s.zarr", "limit is a direction"),
+    "q_min 10": ("sweep good.csv --q-min 10 --out s.zarr", "between 1000 and 1e"),
     "processes -1": ("sweep good.csv --limit-processes -1 --out s.zarr", "--limit-processes"),
     "devices and a scheduler": ("sweep good.csv --devices 1 --scheduler tcp://x:1 --out s.zarr", "this machine"),
     "weight decay -1": ("run good.csv --weight-decay -1", "--weight-decay"),

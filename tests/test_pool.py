@@ -26,6 +26,9 @@ LAW = gflow.Gaussian(1e-3)
 INITS = 21
 
 
+FAR = 1e5
+
+
 def rows(indices=INITS, **options):
     return gflow.Records.joined(gflow.sweep(A, LAW, 6, indices, **({"rows": 5, "chunk": 4, "chunks": 1} | options)))
 
@@ -135,16 +138,16 @@ np.savez(sys.argv[1], **records.columns())
     command = [sys.executable, "-c", code, out]
     said = subprocess.run(command, check=True, env=environment, stderr=subprocess.PIPE, text=True).stderr
     assert_same(gflow.Records(**np.load(out)), whole)
-    assert said.count("Finished XLA compilation of jit(_turn)") == 6  # once for every leg, not for every pool or turn
+    assert said.count("Finished XLA compilation of jit(_turn)") == 3  # not for every pool or turn
 
 
 def test_refill_is_counted():
     busy = []
     watched = {"watch": lambda *turn: busy.append(turn), "devices": jax.devices()[:1]}
     list(gflow.sweep(A, LAW, 6, INITS, rows=5, chunk=4, chunks=1, **watched))
-    assert {lanes for _, lanes in busy} == {4, 8}  # a second leg now and then
+    assert {lanes for _, lanes in busy} == {4}
     # full until the queue is empty
-    assert all(b == lanes for b, lanes in busy[: INITS // 4]) and 1 <= busy[-1][0] <= 4
+    assert all(b == 4 for b, _ in busy[: INITS // 4]) and 1 <= busy[-1][0] <= 4
 
 
 def test_a_lane_that_is_nan_ends_alone(whole):
@@ -167,14 +170,14 @@ def test_too_little_memory_halves_the_lanes(whole, monkeypatch):
 
     def small(leg, lanes, fresh, *more):
         calls.append(fresh.shape[0])
-        if fresh.shape[0] > 1 and len(calls) > 3:
+        if fresh.shape[0] > 1 and len(calls) > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes")
         return turn(leg, lanes, fresh, *more)
 
     monkeypatch.setattr(pool, "_turn", small)
     with pytest.warns(UserWarning, match="out of memory"):
         assert_same(rows(chunks=3), whole)
-    assert calls[:4] == [3, 3, 3, 3] and set(calls[4:]) == {1}
+    assert calls[:3] == [3, 3, 3] and set(calls[3:]) == {1}
     monkeypatch.setattr(pool, "_turn", lambda *_: (_ for _ in ()).throw(jax.errors.JaxRuntimeError("INTERNAL: bad")))
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         rows()
@@ -243,14 +246,29 @@ def test_neurons_of_a_float32_flow_are_put_onto_their_hyperplanes(rng):
     np.testing.assert_array_equal(on_hyperplanes(flat, narrow, 10.0).W1, narrow.W1)
 
 
-def test_flows_go_on_to_large_margins(whole):
-    """The second leg against the same steps by diffrax, one flow at a time."""
+def test_flows_go_on_to_large_margins():
+    """Against the same steps by diffrax, one flow at a time."""
+    far = rows(q_min=FAR)
     first = {"stop": (gflow.MarginTarget(30.0), gflow.Unfitted()), "controller": gflow.PIController(1e-3)}
-    reached = [i for i in range(INITS) if gflow.result_name(whole.result[i]) == "margin_reached"]
+    reached = [i for i in range(INITS) if gflow.result_name(far.result[i]) == "margin_reached"]
     assert len(reached) > INITS / 2
     for i in reached[:5]:
         flow = gflow.solve_flow(A, LAW(gflow.key_of(0, i), A, 6), **first)
-        far = gflow.onward(A, flow, q_min=1e5, rtol=1e-2)
-        assert whole.s[i] == pytest.approx(float(far.s[-1]), abs=1.0)  # each ends with the step that passes 1e5
-        assert whole.log_t[i] > 0.99e5  # l(q) = exp(-q) falls like 1/t
-        assert whole.objective[i] == pytest.approx(gflow.find_limit(A, far).objective, rel=1e-9)
+        other = gflow.onward(A, flow, q_min=FAR, rtol=1e-2)
+        assert far.s[i] == pytest.approx(float(other.s[-1]), abs=1.0)  # each ends with the step that passes q_min
+        assert far.log_t[i] > 0.99 * FAR  # l(q) = exp(-q) falls like 1/t
+        assert far.objective[i] == pytest.approx(gflow.find_limit(A, other).objective, rel=1e-9)
+    # lanes, chunks, turns and order change nothing here either
+    assert_same(rows(np.arange(INITS)[::-1], q_min=FAR, chunks=3), far)
+
+
+def test_margins_that_cannot_be_asked_for():
+    classes = gflow.Problem(np.eye(3), np.where(np.eye(3) > 0, 1.0, -1.0))
+    squared = gflow.Problem(cases.A_X, cases.A_y, loss=gflow.Squared())
+    for problem, options, why in [
+        (A, {"q_min": 100.0}, "between 1000 and 1e"), (A, {"q_min": 1e12}, "between 1000 and 1e"),
+        (A, {"q_min": FAR, "dtype": "float32"}, "too few digits"), (classes, {"q_min": FAR}, "one output"),
+        (squared, {"q_min": FAR}, "limit is a direction"), (A, {"q_min": FAR, "until": 3.0}, "leave until out"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=why):
+            next(gflow.sweep(problem, LAW, 6, 4, **options))

@@ -7,7 +7,7 @@ import shlex
 
 from gflow.cli.spec import AXES, DEFAULTS, seeded
 
-FLAGS = ("inits", "width", "law", "scale", "loss", "data_seed", "seed", "weight_decay", "activation", "dtype")
+FLAGS = ("inits", "width", "law", "scale", "loss", "data_seed", "seed", "weight_decay", "activation", "dtype", "q_min")
 """Options with a value, in the order in which they are written."""
 
 SWITCHES = ("bias", "standardize")
@@ -33,15 +33,15 @@ def run_command(values: dict, cell: dict, index: int) -> str:
     """The `gflow run` that is row `index` of a cell; `cell`: axis -> value."""
     one = {**values, **{name: cell[name] for name in AXES if name in cell}}
     data = seeded(str(one["data"]), one["data_seed"])
-    flags = [name for name in FLAGS if name not in ("inits", "data_seed", "dtype")]
+    flags = [name for name in FLAGS if name not in ("inits", "data_seed", "dtype", "q_min")]
     return shlex.join(["gflow", "run", data, *_options(one, flags), "--index", str(index)])
 
 
 def _options(values: dict, flags) -> list[str]:
     words = []
     for name in flags:
-        value = values[name]
-        if name in ALWAYS or value != DEFAULTS[name]:
+        value = values.get(name)
+        if name in ALWAYS or value != DEFAULTS.get(name):
             flag = "--init" if name == "law" else f"--{name.replace('_', '-')}"
             words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     return words + [f"--{name}" for name in SWITCHES if values[name]]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gflow.cli.inputs import InputError, check_key, check_width, read_problem
+from gflow.cli.inputs import InputError, check_key, check_width, checked, read_problem
 from gflow.cli.named import initial_law
 
 AXES = ("data_seed", "loss", "law", "width", "scale")
@@ -19,9 +19,12 @@ DEFAULTS = {"data_seed": None, "loss": "logistic", "law": "gaussian", "width": 5
 DEFAULTS |= {"inits": 256, "seed": 0, "bias": False, "standardize": False, "dtype": "float64"}
 DEFAULTS |= {"weight_decay": 0.0, "activation": "relu"}
 
+OPTIONAL = ("q_min",)
+"""Known, and in the values only if given: stores without them stay what they were."""
+
 KINDS = {"data_seed": int, "loss": str, "law": str, "width": int, "scale": float}
 
-OTHER_KINDS = {"inits": int, "seed": int, "bias": bool, "standardize": bool, "weight_decay": float}
+OTHER_KINDS = {"inits": int, "seed": int, "bias": bool, "standardize": bool, "weight_decay": float, "q_min": float}
 
 MOST_CELLS = 100_000
 
@@ -98,9 +101,9 @@ def _from_file(path: str) -> dict[str, Any]:
             content = tomllib.load(file)
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path} cannot be read as a sweep: {error}") from None
-    unknown = set(content) - {"data", *DEFAULTS}
+    unknown = set(content) - {"data", *DEFAULTS, *OPTIONAL}
     if unknown or "data" not in content:
-        names = ", ".join(["data", *DEFAULTS])
+        names = ", ".join(["data", *DEFAULTS, *OPTIONAL])
         what = f"does not know {', '.join(sorted(unknown))}" if unknown else "needs data"
         raise InputError(f"{path}: a sweep {what}; it may say {names}")
     for name, value in content.items():
@@ -132,6 +135,8 @@ def _parsed(name: str, text: str):
 
 
 def _check(spec: Spec) -> None:
+    from gflow.sweep import require_far
+
     values, count = spec.values, 1
     if values["data_seed"] is not None and Path(values["data"]).suffix:
         raise InputError(f"--data-seed is about built-in data sets, and {values['data']} is a file: leave it out")
@@ -152,6 +157,8 @@ def _check(spec: Spec) -> None:
     unbalanced = [name for name, law in laws.items() if not law.balanced]
     for seed, loss in itertools.product(_listed(values["data_seed"])[:1], _listed(values["loss"])):
         problem, _ = spec._read(seed, loss)
+        if "q_min" in values:
+            checked(require_far, problem, values["dtype"], values["q_min"])
         if problem.outputs is not None and unbalanced:
             raise InputError(f"--init {unbalanced[0]}: flows with an output for each of several classes start balanced")
 

@@ -47,6 +47,10 @@ def sweep(
     dtype: Annotated[
         str | None, typer.Option(help="of the flows: float64 or float32; limits and certificates are float64")
     ] = None,
+    q_min: Annotated[
+        float | None,
+        typer.Option(help="smallest margin at which flows end, up to 1e8; later fewer patterns change [1e3]"),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="refuse to begin a store (one that exists is continued anyway)")
     ] = False,
@@ -68,7 +72,7 @@ def sweep(
 
     flags = {"inits": inits, "width": width, "scale": scale, "law": law, "loss": loss, "data_seed": data_seed}
     flags |= {"seed": seed, "bias": bias or None, "standardize": standardize or None, "dtype": dtype}
-    flags |= {"weight_decay": weight_decay, "activation": activation}
+    flags |= {"weight_decay": weight_decay, "activation": activation, "q_min": q_min}
     if scheduler and not (devices is None and limit_processes is None):
         raise InputError("--devices and --limit-processes are about this machine: leave them out with --scheduler")
     use = _devices(devices)
@@ -182,6 +186,7 @@ def _here(devices, processes: int):
         options = {
             "seed": values["seed"],
             "dtype": values["dtype"],
+            "q_min": values.get("q_min"),
             "known_faces": listed,
             "optimum": optimum,
             "rows": rows,
@@ -212,7 +217,8 @@ def _on_cluster(client):
     from gflow import cluster
 
     def run(cell, left, values, rows, progress):
-        options = {"seed": values["seed"], "dtype": values["dtype"], "rows": rows, "inits": values["inits"]}
+        options = {"seed": values["seed"], "dtype": values["dtype"], "q_min": values.get("q_min")}
+        options |= {"rows": rows, "inits": values["inits"]}
         try:
             yield from cluster.sweep_on(client, cell.problem, cell.law, cell.width, left, **options)
         except cluster.WorkersLost as error:

@@ -6,11 +6,13 @@ implicit in the multipliers. Each leg is compiled apart and has pools of its own
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
@@ -84,10 +86,12 @@ def _harvests(threads, refill: Refill, indices: np.ndarray, devices, chunk: int,
             yield harvest
         ended = []
         for lanes in moved:
-            positions, ends, flows = lanes.end()
-            going = (ends.result == CONTINUED) & (lanes is not last)
-            if np.any(going):
-                last.wait(positions[going], _of(flows, going))
+            if lanes is last:
+                ended.append(lanes.end())
+                continue
+            positions, (ends, flows) = lanes.end(with_lanes=True)
+            going = ends.result == CONTINUED
+            last.wait(positions[going], _of(flows, going))
             ended.append((positions[~going], _of(ends, ~going)))
         harvest = _joined(*ended)
     if harvest is not None:
@@ -112,13 +116,17 @@ class _Lanes:
     def compiled(self, threads) -> list[Future]:
         """Turns of no steps, one on every device: of pools that share one, each would compile for itself."""
         idle = np.full(self.held.shape[1:], IDLE)
-        nothing = jax.tree.map(lambda a: np.zeros((*idle.shape, *a.shape[1:]), a.dtype), self.brought)
 
         def compile_for(k: int) -> None:
-            self.pools[k] = _turned(self.leg, self.pools[k], idle, nothing, 0)[0]
+            self.pools[k] = _turned(self.leg, self.pools[k], idle, self._nothing(self.devices[k]), 0)[0]
 
         one_of = {device: k for k, device in enumerate(self.devices)}
         return [threads.submit(compile_for, k) for k in one_of.values()]
+
+    def _nothing(self, device):
+        """What is brought where no lane starts: made on the device, to which it would be long to send."""
+        shape = self.held.shape[1:]
+        return jax.tree.map(lambda a: jnp.zeros((*shape, *a.shape[1:]), a.dtype, device=device), self.brought)
 
     def wait(self, positions: np.ndarray, brought) -> None:
         """These flows are to start as lanes become free."""
@@ -147,28 +155,46 @@ class _Lanes:
         # what a lane starts with that has no flow is never used, or, by one of the first turn, only stepped along
         which = np.zeros(self.held.shape, int)
         which[free] = np.arange(count)
-        some = jax.tree.map(lambda a: a[:count] if count else np.zeros((1, *a.shape[1:]), a.dtype), self.brought)
+        # on the device in either case: arrays that are not would be another program
+        bring = lambda place, device: jax.device_put(_of(self.brought, place), device)  # noqa: E731
         self.turns = [
-            threads.submit(_turned, self.leg, pool, fresh, _of(some, place), steps)
-            for pool, fresh, place in zip(self.pools, self.fresh, which, strict=True)
+            threads.submit(
+                _turned, self.leg, pool, fresh, (bring(place, device) if count else self._nothing(device)), steps
+            )
+            for pool, fresh, place, device in zip(self.pools, self.fresh, which, self.devices, strict=True)
         ]
         self.positions, self.brought = _of((self.positions, self.brought), slice(count, None))
 
-    def end(self) -> tuple[np.ndarray, End, Pool]:
-        """The flows that have ended in this turn: their positions, ends and lanes, copied to the host."""
+    def end(self, with_lanes: bool = False):
+        """The flows that ended in this turn, copied to the host: (positions, ends), or (positions, (ends, lanes))."""
         turns = [turn.result() for turn in self.turns]
         self.pools, ends = [pool for pool, _ in turns], [end for _, end in turns]
         over = np.stack([~np.asarray(pool.lanes.running) for pool in self.pools]) & (self.held >= 0)
         positions = self.held[over]
         self.held[over] = IDLE
         self.fresh = np.full_like(self.fresh, IDLE)
-        ended, flows = (_joined(*map(_of, trees, over)) for trees in (ends, self.pools))
-        return positions, ended, flows
+        trees = zip(ends, self.pools, strict=True) if with_lanes else ends
+        return positions, _joined(*map(_ended, trees, over))
 
 
 def _of(tree, which):
     """These rows of its leaves, on the host."""
     return jax.tree.map(lambda a: np.asarray(a)[which], tree)
+
+
+def _ended(tree, over: np.ndarray):
+    """The same of arrays on a device, from which only what is wanted is sent; as many as a power of two, since every
+    number of them is compiled apart."""
+    if all(device.platform == "cpu" for device in jax.tree.leaves(tree)[0].devices()):
+        return _of(tree, over)
+    at = np.flatnonzero(over)
+    some = _taken(tree, np.resize(at, 2 ** math.ceil(math.log2(len(at)))) if len(at) else np.zeros(1, int))
+    return jax.tree.map(lambda a: np.asarray(a)[: len(at)], some)
+
+
+@jax.jit
+def _taken(tree, at):
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[at], tree)
 
 
 def _joined(first, *others):
