@@ -194,7 +194,7 @@ def _ended(tree, over: np.ndarray):
 
 @jax.jit
 def _taken(tree, at):
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[at], tree)
+    return jax.tree.map(lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:])[at], tree)
 
 
 def _joined(first, *others):
