@@ -29,7 +29,7 @@ from harness import Report
 import gflow
 from gflow import datasets
 from gflow.flow.refill import harvests
-from gflow.sweep import CHUNK, CHUNKS, STEPS, lane_devices
+from gflow.sweep import CHUNK, CHUNKS, STEPS, lane_devices, refill_of
 
 GFLOW = [sys.executable, "-c", "from gflow.cli import program; program()"]
 
