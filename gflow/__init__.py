@@ -21,6 +21,7 @@ from gflow.convex.gated import Gated, solve_gated
 from gflow.convex.min_norm import MinNorm, solve_min_norm
 from gflow.convex.penalized import Penalized, solve_penalized
 from gflow.descend import Descent, descend
+from gflow.far import flow_to
 from gflow.fates import FATE, fates
 from gflow.flow.charts import BalancedPolar, Cartesian, FrozenOutput, Hyperbolic
 from gflow.flow.chebyshev import Chebyshev
@@ -106,6 +107,7 @@ __all__ = [
     "faces",
     "fates",
     "find_limit",
+    "flow_to",
     "frozen_limit",
     "gated",
     "gated_limit",

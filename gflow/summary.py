@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
 from gflow._types import VERDICT
@@ -12,8 +14,10 @@ def sweep_summary(dataset, path=None) -> dict:
     """What `gflow report --json` prints of `store.open_store(path)`, and `plots.phase_diagram` draws.
 
     `predicted`: how many limits were found by following changes of patterns beyond the flow's end (`changes` > 0).
-    `seconds`: wall clock of all runs that filled the store, compilation included. `axes`, `cells`: of a grid, with
-    the fractions of initialisations that are GLOBAL and that are fitted, and their 95 % Wilson intervals."""
+    `q_min`: where the flows of the sweep end if they were told so, else None. `seconds`: wall clock of all runs that
+    filled the store, compilation included. `axes`, `cells`: of a grid, with the fractions of initialisations that are
+    GLOBAL and that are fitted, their 95 % Wilson intervals, and how many distinct `limits` that fit were found.
+    """
     verdict = dataset["verdict"].values
     done = verdict >= 0
     axes = [str(name) for name in dataset["verdict"].dims[:-1]]
@@ -22,7 +26,8 @@ def sweep_summary(dataset, path=None) -> dict:
         "inits": int(verdict.size),
         "done": int(done.sum()),
         "verdicts": verdict_counts(verdict),
-        "predicted": int(np.sum((dataset["changes"].values > 0) & (dataset["polished"].values > 0) & done)),
+        "predicted": _predicted(dataset),
+        "q_min": _asked(dataset).get("q_min"),
         "limits": _limits(dataset, done, axes),
         "axes": {name: dataset[name].values.tolist() for name in axes},
         "cells": [_cell(dataset, axes, at) for at in np.ndindex(verdict.shape[:-1])] if axes else [],
@@ -30,6 +35,19 @@ def sweep_summary(dataset, path=None) -> dict:
         "flows_per_second": int(done.sum()) / seconds if seconds else None,
         "store": None if path is None else str(path),
     }
+
+
+def _asked(dataset) -> dict:
+    """What the sweep was asked for; {} where the store does not say."""
+    try:
+        spec = json.loads(str(dataset.attrs.get("spec")))
+    except ValueError:
+        return {}
+    return spec if isinstance(spec, dict) else {}
+
+
+def _predicted(dataset) -> int:
+    return int(np.sum((dataset["changes"].values > 0) & (dataset["polished"].values > 0) & (dataset["verdict"] >= 0)))
 
 
 def _limits(dataset, done, axes: list[str]) -> list[dict]:
@@ -44,14 +62,18 @@ def _limits(dataset, done, axes: list[str]) -> list[dict]:
 
 def _cell(dataset, axes: list[str], at: tuple[int, ...]) -> dict:
     where = dict(zip(axes, at, strict=True))
-    verdict, objective = (dataset[name].isel(where).values for name in ("verdict", "objective"))
+    here = dataset.isel(where)
+    verdict, objective = here["verdict"].values, here["objective"].values
     done = verdict >= 0
+    limits = distinct_limits(*(here[name].values[done] for name in ("objective", "certificate", "verdict", "polished")))
     count = int(done.sum())
     return {name: dataset[name].values[k].item() for name, k in where.items()} | {
         "done": count,
         "verdicts": verdict_counts(verdict),
         "global": wilson(int(np.sum(verdict == VERDICT.GLOBAL)), count),
         "fitted": wilson(int(np.sum(np.isfinite(objective[done]))), count),
+        "limits": sum(limit["polished"] and bool(np.isfinite(limit["objective"])) for limit in limits),
+        "predicted": _predicted(here),
     }
 
 

@@ -102,6 +102,7 @@ def test_flows_under_way_are_one_line_of_the_table():
         "inits": 4,
         "verdicts": verdict_counts([G, N, N, G]),
         "predicted": 1,
+        "q_min": None,
     }
     tables.print_sweep(Console(file=text, width=120), summary)
     assert "3 and more, under way" in text.getvalue()

@@ -165,6 +165,7 @@ ALLOWED = {
         "flow.implicit", "flow.lanes", "flow.refill", "flow.solve", "flow.stop", "flow.vector_chart", "initializers",
         "maps", "network", "onward", "problem", "records",
     },
+    "far": {"_types", "flow.controller", "flow.solve", "flow.stop", "network", "onward", "problem", "sweep"},
     "summary": {"_types", "records"},
     "store": {"_types", "records"},
     "verification": {
@@ -184,7 +185,8 @@ ALLOWED = {
     "report.svg": set(),
     "report.overview": {"plots.style", "plots.sweeps", "report.svg"},
     "report.flows": {
-        "_types", "along", "certificate", "convex.faces", "optimum", "flow.controller", "flow.solve", "initializers",
+        "_types", "along", "certificate", "convex.faces", "far", "optimum", "flow.controller", "flow.solve",
+        "initializers",
         "limit", "plots.directions", "plots.flows", "plots.geometry", "plots.style", "problem", "programs", "proof",
         "report.overview", "report.svg", "sweep",
     },
@@ -198,6 +200,7 @@ FREE = {
     "cli.commands",
     "cli.data",
     "cli.gated",
+    "cli.given",
     "cli.inputs",
     "cli.output",
     "cli.options",

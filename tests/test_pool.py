@@ -253,8 +253,14 @@ def test_flows_go_on_to_large_margins():
     reached = [i for i in range(INITS) if gflow.result_name(far.result[i]) == "margin_reached"]
     assert len(reached) > INITS / 2
     for i in reached[:5]:
-        flow = gflow.solve_flow(A, LAW(gflow.key_of(0, i), A, 6), **first)
+        network = LAW(gflow.key_of(0, i), A, 6)
+        flow = gflow.solve_flow(A, network, **first)
         other = gflow.onward(A, flow, q_min=FAR, rtol=1e-2)
+        if i == reached[0]:  # of both parts one flow
+            whole = gflow.flow_to(A, network, FAR)
+            np.testing.assert_array_equal(whole.s, [float(flow.s[-1]), float(other.s[-1])])
+            np.testing.assert_array_equal(whole.final.W1, other.final.W1)
+            assert whole.result == gflow.RESULTS.margin_reached and whole.steps == flow.steps + other.steps
         assert far.s[i] == pytest.approx(float(other.s[-1]), abs=1.0)  # each ends with the step that passes q_min
         assert far.log_t[i] > 0.99 * FAR  # l(q) = exp(-q) falls like 1/t
         assert far.objective[i] == pytest.approx(gflow.find_limit(A, other).objective, rel=1e-9)

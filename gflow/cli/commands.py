@@ -33,7 +33,7 @@ def run_command(values: dict, cell: dict, index: int) -> str:
     """The `gflow run` that is row `index` of a cell; `cell`: axis -> value."""
     one = {**values, **{name: cell[name] for name in AXES if name in cell}}
     data = seeded(str(one["data"]), one["data_seed"])
-    flags = [name for name in FLAGS if name not in ("inits", "data_seed", "dtype", "q_min")]
+    flags = [name for name in FLAGS if name not in ("inits", "data_seed", "dtype")]
     return shlex.join(["gflow", "run", data, *_options(one, flags), "--index", str(index)])
 
 

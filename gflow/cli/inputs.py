@@ -105,6 +105,18 @@ def check_frozen(problem, until_s: float | None, until_t: float | None) -> None:
         )
 
 
+def check_far(problem, dtype: str, q_min: float | None, **horizons) -> None:
+    """What a flow to large margins exists for."""
+    from gflow.sweep import require_far
+
+    if q_min is None:
+        return
+    given = [f"--{name.replace('_', '-')}" for name, value in horizons.items() if value]
+    if given:
+        raise InputError(f"--q-min says where a flow of both layers ends: leave {', '.join(given)} out")
+    checked(require_far, problem, dtype, q_min)
+
+
 def check_steps(rtol: float, max_steps: int) -> None:
     """Tolerance and step budget of an integration."""
     if not 0 < rtol < 1:

@@ -12,9 +12,11 @@ import typer
 
 from gflow.cli import sweeps
 from gflow.cli.gated import check_gated, print_gated, run_gated
+from gflow.cli.given import descended, of_network
 from gflow.cli.inputs import (
     InputError,
     announce,
+    check_far,
     check_file,
     check_frozen,
     check_key,
@@ -33,6 +35,7 @@ from gflow.cli.options import (
     Init,
     Json,
     LossName,
+    QMin,
     Scale,
     Seed,
     Standardize,
@@ -83,6 +86,7 @@ def run(
     ] = False,
     until_s: Annotated[float | None, typer.Option(help="stop at this scaled time s")] = None,
     until_t: Annotated[float | None, typer.Option(help="stop at this physical time t")] = None,
+    q_min: QMin = None,
     rtol: Annotated[
         float | None, typer.Option(help="tolerance of the integrator [1e-3, as a sweep; 1e-4 up to a horizon]")
     ] = None,
@@ -103,6 +107,7 @@ def run(
 
     import gflow
     from gflow.cli import output
+    from gflow.far import flow_to
     from gflow.flow.controller import PIController
     from gflow.flow.solve import check_arguments
 
@@ -113,7 +118,7 @@ def run(
     acts = "relu" if fixed else activation
     problem, notes = read_problem(data, loss, bias, standardize, dtype, weight_decay, acts, classes=not fixed)
     if fixed:
-        check_gated(problem, optimizer=optimizer, freeze_output=freeze_output, plot=plot)
+        check_gated(problem, optimizer=optimizer, freeze_output=freeze_output, plot=plot, q_min=q_min)
     if rtol is None:
         rtol = 1e-3 if until_s is None and until_t is None else 1e-4
     check_steps(rtol, max_steps)
@@ -124,27 +129,31 @@ def run(
     law = initial_law(init, scale)
     network = read_weights(weights, problem) if weights else checked(law, gflow.key_of(seed, index), problem, width)
     if optimizer is not None:
-        flow_only = ("freeze_output", "until_s", "until_t", "rtol", "max_steps", "out", "plot")
+        flow_only = ("freeze_output", "until_s", "until_t", "q_min", "rtol", "max_steps", "out", "plot")
         of_flow = [k for k in flow_only if _is_given(context, k)]
         if of_flow:
             raise InputError(
                 f"--optimizer is no flow: leave {', '.join('--' + k.replace('_', '-') for k in of_flow)} out"
             )
-        return _descend(problem, network, optimizer, steps, gflow.key_of(seed, index), notes, json)
+        return descended(problem, network, optimizer, steps, gflow.key_of(seed, index), notes, json)
     checked(check_arguments, problem, network, until_s, until_t)
     if freeze_output:
         check_frozen(problem, until_s, until_t)
+    check_far(problem, dtype, q_min, until_s=until_s, until_t=until_t, freeze_output=freeze_output)
     announce(notes)
-    options = {"until_s": until_s, "until_t": until_t, "max_steps": max_steps, "saves": 64 if out or plot else 1}
-    options |= {"controller": PIController(rtol)}
+    options = {"controller": PIController(rtol), "max_steps": max_steps, "saves": 64 if out or plot else 1}
+    horizons = {"until_s": until_s, "until_t": until_t}
     if fixed:
-        summary, flow = run_gated(problem, network, **options)
+        summary, flow = run_gated(problem, network, **horizons, **options)
         if out:
             _write_trajectory(flow, out)
         return output.emit(summary, json, print_gated)
     say("compiling and integrating (compilation takes a quarter to half a minute)")
-    chart = gflow.FrozenOutput if freeze_output else None
-    flow = checked(gflow.solve_flow, problem, network, chart=chart, **options)
+    if q_min is None:
+        chart = gflow.FrozenOutput if freeze_output else None
+        flow = checked(gflow.solve_flow, problem, network, chart=chart, **horizons, **options)
+    else:
+        flow = flow_to(problem, network, q_min, **options)
     known = gflow.faces(problem.X)
     limit, frozen, certificate = _proved(problem, flow, known)
     summary = output.limit_summary(problem, limit, certificate) | output.flow_summary(problem, network, flow)
@@ -186,49 +195,6 @@ def _draw(problem, flow, limit, known, plot: Path) -> None:
     say(f"wrote {plot}")
 
 
-def _descend(problem, network, optimizer: str, steps: int, key, notes, json: bool) -> None:
-    """The network that an optimiser reaches, certified as it is."""
-    import jax
-
-    import gflow
-    from gflow.cli import output
-    from gflow.cli.named import optimizer as named
-
-    rule, options = named(optimizer)
-    key = jax.random.fold_in(key, 1)
-    announce(notes)
-    say(f"descending {steps} steps")
-    descent = checked(gflow.descend, problem, network, rule, steps, key=key, **options)
-    summary = _of_network(problem, descent.final)
-    summary |= {"result": gflow.result_name(descent.result), "steps": steps, "optimizer": optimizer}
-    summary["loss"] = problem.loss_value(descent.margins[-1])
-    output.emit(summary, json, output.print_run)
-
-
-def _of_network(problem, network) -> dict:
-    """What is known of a network as it is: no flow led to it, or none that has reached its limit."""
-    import gflow
-    from gflow.cli import output
-
-    given = checked(gflow.limit_of_network, problem, network, polish=False)
-    summary = output.limit_summary(problem, given, gflow.certify(problem, network))
-    summary |= {"result": "given", "s": None, "log_t": None, "steps": 0, "rejected": 0}
-    summary |= {"balance_drift": None, "repelled": None}
-    if problem.directional:
-        # of the network as it is given; the neurons listed are merged and balanced
-        lam, unit = problem.multipliers(problem.margins(network)), network.normalised()
-        summary |= {"margin": problem.normalised_margin(unit), "kkt_residual": problem.kkt_residual(unit, lam, 1e-9)}
-    # a trained network is never exactly a KKT point: the one with its patterns is reported beside it
-    point = gflow.limit_of_network(problem, network, settled=2.0)
-    summary["kkt_point"] = None
-    if point.polished and (problem.directional or problem.weight_decay is not None):
-        exact = gflow.certify(problem, point)
-        if exact.verdict == gflow.VERDICT.GLOBAL and summary["optimum"] is not None:
-            summary["optimum"] = min(summary["optimum"], exact.objective)
-        summary["kkt_point"] = {"objective": exact.objective, "certificate": exact.c, "verdict": exact.verdict.name}
-    return summary
-
-
 @app.command()
 def certify(
     data: Data,
@@ -247,7 +213,7 @@ def certify(
     problem, notes = read_problem(data, loss, bias, standardize, dtype, weight_decay, activation, classes=True)
     network = read_weights(weights, problem)
     announce(notes)
-    summary = _of_network(problem, network)
+    summary = of_network(problem, network)
     output.emit(summary, json, output.print_run)
 
 

@@ -24,3 +24,7 @@ Bias = Annotated[bool, typer.Option("--bias", help="append a constant column")]
 Standardize = Annotated[bool, typer.Option("--standardize", help="scale columns to mean 0, variance 1")]
 Json = Annotated[bool, typer.Option("--json", help="print exactly one JSON object")]
 Dtype = Annotated[str, typer.Option(help="float64; certificates exist in float64 only")]
+QMin = Annotated[
+    float | None,
+    typer.Option("--q-min", help="smallest margin at which flows end, up to 1e8; later fewer patterns change [1e3]"),
+]

@@ -99,6 +99,7 @@ def _flows(dataset, chosen: list[dict], values: dict) -> list[dict]:
         say(f"integrating flow {k + 1} of {len(chosen)}: {there}{compiles}")
         one = {**values, **cell}
         law = initial_law(one["law"], one["scale"])
-        ended = checked(flows.integrated, problem, law, one["width"], (one["seed"], limit["example"]), *solved)
+        key = one["seed"], limit["example"]
+        ended = checked(flows.integrated, problem, law, one["width"], key, *solved, q_min=one.get("q_min"))
         drawn.append({**limit, "figures": flows.figures(ended, f"flow{k}"), "found": ended})
     return drawn

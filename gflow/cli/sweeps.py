@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from gflow.cli.inputs import InputError, announce, check_folder, checked
-from gflow.cli.options import Bias, Json, Standardize
+from gflow.cli.options import Bias, Json, QMin, Standardize
 from gflow.cli.progress import Progress, say
 from gflow.cli.provenance import differences, machine, provenance
 
@@ -47,10 +47,7 @@ def sweep(
     dtype: Annotated[
         str | None, typer.Option(help="of the flows: float64 or float32; limits and certificates are float64")
     ] = None,
-    q_min: Annotated[
-        float | None,
-        typer.Option(help="smallest margin at which flows end, up to 1e8; later fewer patterns change [1e3]"),
-    ] = None,
+    q_min: QMin = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="refuse to begin a store (one that exists is continued anyway)")
     ] = False,

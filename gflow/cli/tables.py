@@ -15,10 +15,13 @@ def print_sweep(console, summary: dict) -> None:
     counts = ", ".join(f"{name} {count}" for name, count in summary["verdicts"].items() if count)
     console.print(f"[bold]{summary['done']} of {summary['inits']} initialisations[/bold]: {counts or 'none yet'}")
     if summary["axes"]:
-        table = Table(*summary["axes"], "done", "GLOBAL", "95 %", "fitted", "95 %", title="grid", box=None)
+        table = Table(
+            *summary["axes"], "done", "GLOBAL", "95 %", "fitted", "95 %", "limits", "predicted", title="grid", box=None
+        )
         for cell in summary["cells"][:SHOWN]:
             places = [f"{cell[name]}" for name in summary["axes"]]
-            table.add_row(*places, str(cell["done"]), *formats.share(cell["global"]), *formats.share(cell["fitted"]))
+            shares = *formats.share(cell["global"]), *formats.share(cell["fitted"])
+            table.add_row(*places, str(cell["done"]), *shares, str(cell["limits"]), str(cell["predicted"]))
         lines = summary["cells"]
     else:
         table = Table("count", "objective P", "certificate c", "verdict", "example", title="distinct limits", box=None)
@@ -32,7 +35,7 @@ def print_sweep(console, summary: dict) -> None:
     if summary["predicted"]:
         console.print(
             f"{summary['predicted']} of these limits are predictions: patterns had not settled when the flow was "
-            "stopped (changes > 0)"
+            "stopped (changes > 0)" + ("; --q-min 1e5 takes flows farther" if summary["q_min"] is None else "")
         )
     if summary["verdicts"]["UNFITTED"] > 0.5 * summary["done"]:
         console.print("Most flows do not fit the data: try more neurons (--width), a larger --scale, or --bias")

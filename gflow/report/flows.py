@@ -10,6 +10,7 @@ from gflow._types import VERDICT, result_name
 from gflow.along import Along, along
 from gflow.certificate import certify
 from gflow.convex.faces import Faces
+from gflow.far import flow_to
 from gflow.flow.controller import PIController
 from gflow.flow.solve import Flow, solve_flow
 from gflow.initializers import AbstractInitializer, key_of
@@ -48,15 +49,24 @@ class Ended(NamedTuple):
 
 
 def integrated(
-    problem: Problem, law: AbstractInitializer, width: int, key: tuple[int, int], known: Faces, optimum: Optimum | None
+    problem: Problem,
+    law: AbstractInitializer,
+    width: int,
+    key: tuple[int, int],
+    known: Faces,
+    optimum: Optimum | None,
+    q_min: float | None = None,
 ) -> Ended:
     """One initialisation of a sweep from its first weights to its certified limit, with SAVES saved times.
 
     `key`: seed and index; `known`: the faces of X; `optimum`: the solved convex program, or None. The tolerance is that
-    of a sweep.
+    of a sweep, and so is the end, with its `q_min` or without.
     """
     network = law(key_of(*key), problem, width)
-    flow = solve_flow(problem, network, saves=SAVES, controller=PIController(RTOL))
+    if q_min is None:
+        flow = solve_flow(problem, network, saves=SAVES, controller=PIController(RTOL))
+    else:
+        flow = flow_to(problem, network, q_min, saves=SAVES)
     limit = find_limit(problem, flow)
     proof = certify(problem, limit, known_faces=known, optimum=optimum)
     return Ended(problem, flow, limit, proof, along(problem, flow, known))
