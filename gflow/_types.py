@@ -40,6 +40,18 @@ class Module(eqx.Module):
 
     __getattribute__ = object.__getattribute__
 
+    def __reduce__(self):
+        """Read again past `Module.__new__`, which (equinox 0.13) keeps for ever what is not initialised afterwards: a
+        process that finds limits would keep every network that was sent to it."""
+        return _restored, (type(self), dict(vars(self)))
+
+
+def _restored(kind: type, fields: dict):
+    self = object.__new__(kind)
+    for name, value in fields.items():
+        object.__setattr__(self, name, value)
+    return self
+
 
 def namespace(*arrays) -> Any:
     """numpy if all of them are NumPy arrays, else jax.numpy.

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from gflow._types import on_host
+from gflow._types import kept_on_host, on_host
 from gflow.convex.ascent import resting_places
 from gflow.convex.newton import KKTPoint
 from gflow.convex.oracle import require_float64
@@ -93,43 +93,51 @@ def limit_of_network(
     if not (np.all(np.isfinite(network.W1)) and np.all(np.isfinite(network.w2))):
         raise ValueError("the weights are not finite")
     programs = Programs(problem) if programs is None else programs
-    seen = on_host(_look(problem, network))
-    q_min, lam = float(np.min(seen.q)), seen.lam
-    if q_min <= 0:
-        patterns, V = merge(problem, seen.unit, ROUNDED, 0.0)
-        return limit_with(problem, patterns, V, lam, polished=False, stuck=programs.stuck(distinct(patterns)))
-    aligned = seen.separated and seen.residual <= settled and seen.slackness <= SLACK
-    if polish and (q_min >= LARGE or aligned or settled >= 2.0):
-        limit = follow(programs, seen.unit, seen.q, float(seen.objective))
+    unit, q = _balanced(problem, on_host(network))
+    q_min = q.min()
+    # a look at the residual takes longer than to follow patterns that are known
+    if polish and q_min > 0 and (q_min >= LARGE or settled >= 2.0):
+        limit = follow(programs, unit, q)
         if limit is not None:
             return limit
-    patterns, V = merge(problem, seen.unit, BAND, 0.0)
-    return limit_with(problem, patterns, V, lam, polished=False)
+        polish = False
+    seen = on_host(_look(problem, unit, q))
+    if q_min <= 0:
+        patterns, V = merge(problem, unit, ROUNDED, 0.0)
+        return limit_with(problem, patterns, V, seen.lam, polished=False, stuck=programs.stuck(distinct(patterns)))
+    if polish and seen.separated and seen.residual <= settled and seen.slackness <= SLACK:
+        limit = follow(programs, unit, q)
+        if limit is not None:
+            return limit
+    patterns, V = merge(problem, unit, BAND, 0.0)
+    return limit_with(problem, patterns, V, seen.lam, polished=False)
+
+
+@np.errstate(divide="ignore")
+def _balanced(problem: Problem, network: TwoLayer) -> tuple[TwoLayer, np.ndarray]:
+    """The network balanced, its largest mass 1, and the margins (n,) of the network itself; by NumPy."""
+    unit, largest = network.balanced(), np.max(np.log(network.masses()), initial=-np.inf)
+    q = np.clip(kept_on_host(problem).margins(unit) * np.exp(largest), -1e300, 1e300)
+    return unit, np.nan_to_num(q)
 
 
 class Look(NamedTuple):
-    """`unit`: the network balanced, its largest mass 1; `q`, `lam` (n,): margins and multipliers of the network itself;
-    residual, slackness, objective P(theta), and whether L < l(0)."""
+    """Multipliers `lam` (n,), residual, slackness, and whether L < l(0)."""
 
-    unit: TwoLayer
-    q: Float[Array, " n"]
     lam: Float[Array, " n"]
     residual: Float[Array, ""]
     slackness: Float[Array, ""]
-    objective: Float[Array, ""]
     separated: Bool[Array, ""]
 
 
 @jax.jit
-def _look(problem: Problem, network: TwoLayer) -> Look:
-    unit, largest = network.balanced(), jnp.max(jnp.log(network.masses()), initial=-jnp.inf)
-    q = jnp.nan_to_num(jnp.clip(problem.margins(unit) * jnp.exp(largest), -1e300, 1e300))
+def _look(problem: Problem, unit: TwoLayer, q: Float[Array, " n"]) -> Look:
     lam = problem.multipliers(q)
-    residual, slackness, objective = judge(problem, unit, lam, jnp.abs(lam), MOVING)
-    return Look(unit, q, lam, residual, slackness, objective, problem.separated(q))
+    residual, slackness, _ = judge(problem, unit, lam, jnp.abs(lam), MOVING)
+    return Look(lam, residual, slackness, problem.separated(q))
 
 
-def follow(programs: Programs, network: TwoLayer, q: np.ndarray, objective: float) -> Limit | None:
+def follow(programs: Programs, network: TwoLayer, q: np.ndarray) -> Limit | None:
     """The KKT point to which the patterns of `network` lead, or None. `q` (n,): margins at its true scale.
 
     The optimum of the subsampled program either is a KKT point or lies on the border of a cone that a neuron wants to
@@ -137,6 +145,7 @@ def follow(programs: Programs, network: TwoLayer, q: np.ndarray, objective: floa
     side that the least-norm velocity at the border names, and the next program is solved.
     """
     problem, q_min = programs.problem, q.min()
+    objective = float(kept_on_host(problem).objective(network))
     for mass in MASSES:
         merged, V, at = grouped(problem, network, BAND, mass)
         patterns, V = canonical(merged, V)
@@ -159,7 +168,7 @@ def follow(programs: Programs, network: TwoLayer, q: np.ndarray, objective: floa
                 continue
             late = _outgrowing(problem, network, point.limit, np.isin(at, point.live))
             if not late.any():
-                return dataclasses.replace(point.limit, changes=changes)
+                return dataclasses.replace(point.limit, changes=changes) if changes else point.limit
             more, _, new = grouped(problem, late.network, BAND, 0.0)
             both = joined(patterns, more)
             at = _moved(at, positions(patterns, both))
@@ -199,6 +208,8 @@ def _outgrowing(problem: Problem, network: TwoLayer, limit: Limit, inside: np.nd
     new = [
         k for k, (s, D) in enumerate(zip(patterns.sign, patterns.mask.T, strict=True)) if (s, D.tobytes()) not in known
     ]
+    if not new:
+        return Late(host_network(np.zeros((len(X.T), 0)), np.zeros(0)), np.full(len(member), -1))
     rates, ends = resting_places(X, lam, patterns.sign[new], V[:, new] / np.linalg.norm(V[:, new], axis=0), lower)
     grows = np.flatnonzero(rates > 1 + OUTGROWN)
     number = np.full(V.shape[1] + 1, -1)  # of a pattern among these; the last: neurons without one

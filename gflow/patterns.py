@@ -90,8 +90,10 @@ def distinct(patterns: Patterns) -> Patterns:
 
 def canonical(patterns: Patterns, V: np.ndarray) -> tuple[Patterns, np.ndarray]:
     """The same with the columns of V (d, K): of equal patterns the first."""
-    codes = np.concatenate([patterns.sign[None] > 0, patterns.mask, patterns.sliding])
-    _, first = np.unique(codes, axis=1, return_index=True)
+    packed = np.packbits(np.concatenate([patterns.sign[None] > 0, patterns.mask, patterns.sliding]), axis=0)
+    columns = [column.tobytes() for column in packed.T]
+    where = {code: k for k, code in reversed(list(enumerate(columns)))}
+    first = np.array([where[code] for code in sorted(where)], int)
     return Patterns(patterns.sign[first], patterns.mask[:, first], patterns.sliding[:, first]), V[:, first]
 
 

@@ -83,6 +83,9 @@ class Records:
         return cls(**{name: column[order] for name, column in whole.items()})
 
 
+COLUMNS = tuple(field.name for field in dataclasses.fields(Records))
+
+
 def host():
     """The CPU, where limits and certificates are found: small programs, of which a GPU would launch every operation for
     longer than it takes; the device of the flows where JAX was told to make no other."""
@@ -127,13 +130,14 @@ class Witness:
     def row(self, index: int, end: End) -> dict:
         """The columns of Records for one flow, that ended at `end`."""
         width, d = end.network.width, self.problem.shape[1]
-        row = {field.name: np.float64(np.nan) for field in dataclasses.fields(Records)}
+        row = dict.fromkeys(COLUMNS, np.float64(np.nan))
         row |= {"index": np.int64(index), "result": np.int16(end.result), "verdict": np.int8(VERDICT.INCONCLUSIVE)}
         row |= {"polished": np.bool_(False), "changes": np.int32(0), "neurons": np.int32(0)}
         row |= {"W1": np.full((width, d), np.nan), "w2": np.full(np.shape(end.network.second), np.nan)}
         row |= {name: np.float64(getattr(end, name)) for name in ("s", "log_t", "balance_drift")}
         row |= {name: np.int64(getattr(end, name)) for name in ("steps", "rejected", "repelled")}
-        row |= {kind.name.lower(): np.int32(np.sum(np.asarray(end.fates) == kind)) for kind in FATE}
+        counts = np.bincount(np.asarray(end.fates), minlength=len(FATE)).astype(np.int32)
+        row |= {kind.name.lower(): counts[kind] for kind in FATE}
         network = jax.tree.map(lambda a: np.asarray(a, self.problem.X.dtype), end.network)
         if not all(np.all(np.isfinite(a)) for a in jax.tree.leaves(network)):
             return row
