@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -63,3 +64,39 @@ def seconds(call: Callable[[], object], repeats: int = 5) -> dict:
         times.append(time.perf_counter() - start)
     median = statistics.median(times)
     return {"median_s": median, "min_s": min(times), "max_s": max(times), "first_call_s": first}
+
+
+def _tell(pipe, walk: Callable[..., Iterator], arguments: tuple) -> None:
+    """In a process of its own: what `walk(*arguments)` yields goes to `pipe`, then True; an ImportError goes too."""
+    try:
+        for news in walk(*arguments):
+            pipe.send(news)
+        pipe.send(True)
+    except ImportError as error:
+        pipe.send(error)
+
+
+def within(limit_s: float, walk: Callable[..., Iterator], *arguments) -> tuple[object, bool]:
+    """The last value of the generator `walk(*arguments)`, run in a process killed after `limit_s`; was it ended?
+
+    Some solvers compute for hours inside one compiled call, which no signal interrupts. None: it yielded nothing.
+    """
+    here, there = (context := multiprocessing.get_context("spawn")).Pipe(duplex=False)
+    process = context.Process(target=_tell, args=(there, walk, arguments), daemon=True)
+    process.start()
+    there.close()
+    last, end = None, time.monotonic() + limit_s
+    try:
+        while here.poll(max(end - time.monotonic(), 0.0)):
+            news = here.recv()
+            if isinstance(news, ImportError):
+                raise news
+            if news is True:
+                return last, True
+            last = news
+        return last, False
+    except EOFError:  # the process died
+        return last, False
+    finally:
+        process.kill()
+        process.join()
