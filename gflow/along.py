@@ -54,7 +54,7 @@ def along(problem: Problem, flow: Flow, known_faces: Faces | None = None) -> Alo
     residual, misalignment, drift = _residuals(problem, flow)
     slackness = None
     if problem.directional:
-        slackness = jax.vmap(lambda q: problem.slackness(q, problem.weights(q)))(flow.margins)
+        slackness = jax.vmap(lambda q, lam: problem.slackness(q, abs(lam)))(flow.margins, flow.lam)
     c, exact = _certificates(problem, flow, known_faces)
     return Along(flow.s, flow.log_t, residual, slackness, misalignment, drift, c, exact)
 

@@ -11,14 +11,19 @@ from __future__ import annotations
 import dataclasses
 
 import jax.numpy as jnp
+import numpy as np
 
+from gflow.convex.newton import complement, slopes_of
 from gflow.convex.oracle import require_float64
 from gflow.flow.controller import PIController
 from gflow.flow.filippov import Filippov
 from gflow.flow.implicit import Implicit
 from gflow.flow.solve import Flow, solve_flow
 from gflow.flow.stop import MarginTarget
+from gflow.network import TwoLayer
+from gflow.patterns import merge
 from gflow.problem import Problem
+from gflow.programs import MOVING
 
 LARGE = 30.0
 """Smallest q_min of a flow that can be continued."""
@@ -36,10 +41,11 @@ def onward(
     """From the end of `flow` to the first time at which all margins are at least `q_min`.
 
     `rtol`: tolerance for directions, for margins in parts of the smallest one, and per step. `saves`: as in
-    `solve_flow`; `s` and `log_t` count from the start of `flow`. `result` is margin_reached, or max_steps_reached, and
-    then the last row is where it stopped. One flow at a time, not under jit. Raises ValueError for what is no Flow, for
-    a q_min below 30, in float32, for vector output, weight decay, losses without margins, fixed gates, and a frozen
-    second layer.
+    `solve_flow`; `s` and `log_t` count from the start of `flow`. `lam`: multipliers under which neurons grow along
+    themselves as nearly as possible, of size 1 in all; margins of 1e5 that are right to `rtol` do not tell which of
+    them are the smallest. `result` is margin_reached, or max_steps_reached, and then the last row is where it stopped.
+    One flow at a time, not under jit. Raises ValueError for what is no Flow, for a q_min below 30, in float32, for
+    vector output, weight decay, losses without margins, fixed gates, and a frozen second layer.
     """
     if not isinstance(flow, Flow):
         raise ValueError(f"onward takes a Flow, got {type(flow).__name__}: solve_flow(problem, network) makes one")
@@ -62,7 +68,34 @@ def onward(
         problem, flow.final, stop=(MarginTarget(q_min),), solver=Filippov(Implicit()), controller=PIController(rtol),
         saves=saves, max_steps=max_steps,
     )  # fmt: skip
-    return dataclasses.replace(later, s=flow.s[-1] + later.s, log_t=jnp.logaddexp(flow.log_t[-1], later.log_t))
+    lam = jnp.stack([_multipliers(problem, later.network.at(k)) for k in range(len(later.s))])  # pyright: ignore
+    clocks = {"s": flow.s[-1] + later.s, "log_t": jnp.logaddexp(flow.log_t[-1], later.log_t)}
+    return dataclasses.replace(later, lam=lam, **clocks)
+
+
+def _multipliers(problem: Problem, network: TwoLayer) -> np.ndarray:
+    """lambda = Y p (n,) under which neurons grow along themselves, as nearly as can be; NaN if none was found.
+
+    min_{alpha >= 0} sum_k |v_k| |v_k/|v_k| - s_k P_k X^T D_k Y alpha|^2 over groups k of equal pattern, P_k the
+    projection along the hyperplanes on which they slide; p = alpha / sum alpha.
+    """
+    from scipy.optimize import nnls
+
+    X, y = np.asarray(problem.X), np.asarray(problem.y)
+    patterns, V = merge(problem, network, MOVING, 0.0)
+    size = np.linalg.norm(V, axis=0)
+    blocks, targets = [np.zeros((0, len(y)))], [np.zeros(0)]
+    for k in np.flatnonzero(size > 0):
+        basis, root = complement(X[patterns.sliding[:, k]]), np.sqrt(size[k] / size.max())
+        D = slopes_of(patterns.mask[:, k], problem.lower_slope)
+        blocks.append(root * patterns.sign[k] * basis.T @ (X.T * (D * y)))
+        targets.append(root * basis.T @ (V[:, k] / size[k]))
+    scale = max(np.max(np.abs(X)), 1e-300)
+    try:
+        alpha, _ = nnls(np.concatenate(blocks) / scale, np.concatenate(targets), maxiter=100 * len(y))
+    except RuntimeError:  # its iterations ran out
+        return np.full(len(y), np.nan)
+    return y * alpha / max(alpha.sum(), 1e-300)
 
 
 __all__ = ["onward"]

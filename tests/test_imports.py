@@ -136,7 +136,8 @@ ALLOWED = {
         "problem", "programs", "vector.limit",
     },
     "onward": {
-        "convex.oracle", "flow.controller", "flow.filippov", "flow.implicit", "flow.solve", "flow.stop", "problem",
+        "convex.newton", "convex.oracle", "flow.controller", "flow.filippov", "flow.implicit", "flow.solve",
+        "flow.stop", "network", "patterns", "problem", "programs",
     },
     "proof": {"_types", "network"},
     "point_certificate": {

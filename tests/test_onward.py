@@ -98,6 +98,11 @@ def test_a_flow_goes_on_past_the_limit_that_was_predicted(flow, far):
     after = gflow.find_limit(PROBLEM, far)
     assert after.polished and after.objective < reached < 1.01 * after.objective
     assert after.kkt_residual < 1e-9
+    # multipliers come from the weights: margins of 1e8 do not tell them
+    lam, ready = np.asarray(far.lam[-1]), np.asarray(PROBLEM.weights(far.margins[-1])) * PROBLEM.y
+    residual = [float(PROBLEM.kkt_residual(far.final.normalised(), jnp.asarray(x))) for x in (lam, ready)]
+    assert residual[0] < 1e-3 and np.abs(lam).sum() == pytest.approx(1.0)
+    assert float(gflow.along(PROBLEM, far).kkt_residual[-1]) == pytest.approx(residual[0])
 
 
 def test_what_a_flow_conserves_and_how_long_it_takes(flow, far):
