@@ -20,7 +20,8 @@ def print_sweep(console, summary: dict) -> None:
         )
         for cell in summary["cells"][:SHOWN]:
             places = [f"{cell[name]}" for name in summary["axes"]]
-            shares = *formats.share(cell["global"]), *formats.share(cell["fitted"])
+            # so that a line fits into 80 columns
+            shares = [text.replace(" to ", "-") for name in ("global", "fitted") for text in formats.share(cell[name])]
             table.add_row(*places, str(cell["done"]), *shares, str(cell["limits"]), str(cell["predicted"]))
         lines = summary["cells"]
     else:
