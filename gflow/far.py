@@ -29,10 +29,11 @@ def flow_to(
 ) -> Flow:
     """The Flow from `network` to margins of `q_min`, 1e3 to 1e8: to 30 by `solve_flow`, from there by `onward`.
 
-    `saves` times of each of the two parts are saved, of a flow that ends before 30 those of the first. A flow that has
-    not got there after 500 steps of the second part counts as margin_reached from q_min = 1e3 on. `controller`,
-    `max_steps`: of the first part. Raises ValueError where a flow cannot be continued (see `onward`) and for a q_min
-    that is not possible. Source: docs/mathematics.md, "Large margins".
+    `saves` times of each of the two parts are saved, of a flow that ends before 30 those of the first; it ends with the
+    step that passes `q_min`. A flow that has not got there after 500 steps of the second part counts as margin_reached
+    from q_min = 1e3 on. `controller`, `max_steps`: of the first part. Where a flow comes close to a border rounding
+    decides, and the same one in a sweep may go elsewhere. Raises ValueError where a flow cannot be continued (see
+    `onward`) and for a q_min that is not possible. Source: docs/mathematics.md, "Large margins".
     """
     require_far(problem, str(problem.X.dtype), q_min)
     others = [stop for stop in default_stop(problem) if not isinstance(stop, MarginTarget)]
@@ -46,7 +47,8 @@ def flow_to(
 def _both(first: Flow, later: Flow) -> Flow:
     """One Flow of both, `later` having continued `first`."""
     saved = lambda flow: {k: getattr(flow, k) for k in ("network", "s", "log_t", "margins", "lam", "loss")}  # noqa: E731
-    rows = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), saved(first), saved(later))
+    begin = min(1, len(later.s) - 1)  # its first saved time is the last one of the first part
+    rows = jax.tree.map(lambda a, b: jnp.concatenate([a, b[begin:]]), saved(first), saved(later))
     counts = {name: getattr(first, name) + getattr(later, name) for name in ("steps", "rejected", "repelled")}
     given_up = later.result == RESULTS.max_steps_reached
     near = bool(given_up) and float(jnp.min(later.margins[-1])) >= NEAR

@@ -28,6 +28,9 @@ from gflow.programs import MOVING
 LARGE = 30.0
 """Smallest q_min of a flow that can be continued."""
 
+ERROR, NONE = 3.0, 40.0
+"""Of a margin in parts of the tolerance, and -log of a weight that is none."""
+
 
 def onward(
     problem: Problem,
@@ -38,7 +41,7 @@ def onward(
     saves: int = 1,
     max_steps: int = 2000,
 ) -> Flow:
-    """From the end of `flow` to the first time at which all margins are at least `q_min`.
+    """From the end of `flow` to the first step at whose end all margins are at least `q_min`.
 
     `rtol`: tolerance for directions, for margins in parts of the smallest one, and per step. `saves`: as in
     `solve_flow`; `s` and `log_t` count from the start of `flow`. `lam`: multipliers under which neurons grow along
@@ -56,39 +59,45 @@ def onward(
     if flow.frozen:
         raise ValueError("a flow with a frozen second layer cannot be continued to large margins")
     require_float64(problem.X, flow.network.W1)
+    problem.check(flow.final)
     reached = float(jnp.min(flow.margins[-1]))
     if not reached >= LARGE:
         raise ValueError(
             f"the flow ended at q_min = {reached:.3g}; only from {LARGE:g} on can it be continued: "
             "integrate it further, e.g. with stop=(MarginTarget(100.0),)"
         )
+    own = problem.margins(flow.final)
+    if own.shape != flow.margins[-1].shape or not jnp.allclose(own, flow.margins[-1], rtol=1e-6):
+        raise ValueError("this flow is one of other data: pass the problem that it was integrated for")
     if not q_min > reached:
         raise ValueError(f"q_min must be larger than {reached:.3g}, where the flow ended, got {q_min:.3g}")
     later = solve_flow(
         problem, flow.final, stop=(MarginTarget(q_min),), solver=Filippov(Implicit()), controller=PIController(rtol),
         saves=saves, max_steps=max_steps,
     )  # fmt: skip
-    lam = jnp.stack([_multipliers(problem, later.network.at(k)) for k in range(len(later.s))])  # pyright: ignore
+    lam = jnp.stack([_multipliers(problem, later.network.at(k), rtol) for k in range(len(later.s))])  # pyright: ignore
     clocks = {"s": flow.s[-1] + later.s, "log_t": jnp.logaddexp(flow.log_t[-1], later.log_t)}
     return dataclasses.replace(later, lam=lam, **clocks)
 
 
-def _multipliers(problem: Problem, network: TwoLayer) -> np.ndarray:
+def _multipliers(problem: Problem, network: TwoLayer, rtol: float) -> np.ndarray:
     """lambda = Y p (n,) under which neurons grow along themselves, as nearly as can be; NaN if none was found.
 
     min_{alpha >= 0} sum_k |v_k| |v_k/|v_k| - s_k P_k X^T D_k Y alpha|^2 over groups k of equal pattern, P_k the
-    projection along the hyperplanes on which they slide; p = alpha / sum alpha.
+    projection along the hyperplanes on which they slide; p = alpha / sum alpha, 0 where a margin is larger than the
+    smallest by more than its error and exp(-NONE) of weight.
     """
     from scipy.optimize import nnls
 
-    X, y = np.asarray(problem.X), np.asarray(problem.y)
+    X, y, q = np.asarray(problem.X), np.asarray(problem.y), np.asarray(problem.margins(network))
+    support = q <= (1 + ERROR * rtol) * q.min() + NONE
     patterns, V = merge(problem, network, MOVING, 0.0)
     size = np.linalg.norm(V, axis=0)
     blocks, targets = [np.zeros((0, len(y)))], [np.zeros(0)]
     for k in np.flatnonzero(size > 0):
         basis, root = complement(X[patterns.sliding[:, k]]), np.sqrt(size[k] / size.max())
         D = slopes_of(patterns.mask[:, k], problem.lower_slope)
-        blocks.append(root * patterns.sign[k] * basis.T @ (X.T * (D * y)))
+        blocks.append(root * patterns.sign[k] * basis.T @ (X.T * (D * y * support)))
         targets.append(root * basis.T @ (V[:, k] / size[k]))
     scale = max(np.max(np.abs(X)), 1e-300)
     try:

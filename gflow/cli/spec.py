@@ -110,7 +110,8 @@ def _from_file(path: str) -> dict[str, Any]:
         kind = KINDS.get(name, OTHER_KINDS.get(name, str))
         listed = value if isinstance(value, list) and name in KINDS else [value]
         if not listed or not all(type(v) in ((int, float) if kind is float else (kind,)) for v in listed):
-            raise InputError(f"{path}: {name} must be {kind.__name__}, or a list of it for a grid; got {value!r}")
+            grid = ", or a list of it for a grid" if name in KINDS else ""
+            raise InputError(f"{path}: {name} must be {kind.__name__}{grid}; got {value!r}")
         if kind is float:
             numbers = list(map(float, listed))  # pyright: ignore
             content[name] = numbers if isinstance(value, list) else numbers[0]

@@ -103,6 +103,7 @@ def solve_flow(
     Works under jit and vmap. Raises ValueError for shapes that do not fit or both horizons at once.
     """
     check_arguments(problem, network, until_s, until_t, saves)
+    network = jax.tree.map(lambda a: jnp.asarray(a, problem.X.dtype), network)
     if stop is None:
         stop = () if until_s is not None or until_t is not None else default_stop(problem)
         if chart is FrozenOutput:

@@ -87,7 +87,12 @@ def _facts(dataset, summary: dict, values: dict) -> list[tuple[str, str]]:
         ("scale", _listed(values["scale"])),
         ("loss", _listed(values["loss"]) + decay),
         ("seed", f"{values['seed']}: initialisation i depends on (seed, i) alone"),
-        ("flows end", f"at q_min = {values['q_min']:g}" if values.get("q_min") else "where gflow run ends them"),
+        (
+            "flows end",
+            f"with the step that passes q_min = {values['q_min']:g}"
+            if values.get("q_min")
+            else "where gflow run ends them",
+        ),
         ("flows in", f"{values['dtype']}, limits and certificates in float64"),
         ("initialisations", done),
         (
