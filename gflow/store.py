@@ -358,8 +358,8 @@ def _check_same(path, identity: dict) -> None:
         raise ValueError(f"{path} holds a sweep of another problem (different data); choose another --out")
     if have["spec"] != identity["spec"]:
         old, new = json.loads(have["spec"]), json.loads(identity["spec"])
-        said = lambda spec, k: f"{k} {spec[k]!r}" if k in spec else f"no {k}"  # noqa: E731
+        said = lambda k: f"{k} {old[k]!r}, not " + (f"{new[k]!r}" if k in new else "without it")  # noqa: E731
         changed = ", ".join(
-            f"{said(old, k)}, not {said(new, k)}" for k in sorted(old | new) if old.get(k) != new.get(k)
+            said(k) if k in old else f"no {k}, not {new[k]!r}" for k in sorted(old | new) if old.get(k) != new.get(k)
         )
         raise ValueError(f"{path} holds a sweep with {changed}; give the same, or choose another --out")
