@@ -15,7 +15,7 @@ from gflow.flow.stop import MarginTarget
 from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.onward import LARGE, onward
 from gflow.problem import Problem
-from gflow.sweep import FAR_RTOL, FAR_STEPS, NEAR, RTOL, require_far
+from gflow.sweep import EARLY_RTOL, FAR_RTOL, FAR_STEPS, NEAR, require_far
 
 
 def flow_to(
@@ -23,13 +23,13 @@ def flow_to(
     network: TwoLayer | VectorTwoLayer,
     q_min: float,
     *,
-    controller: diffrax.PIDController = PIController(RTOL),
+    controller: diffrax.PIDController = PIController(EARLY_RTOL),
     saves: int = 1,
     max_steps: int = 100_000,
 ) -> Flow:
-    """The Flow from `network` to margins of `q_min`, 1e3 to 1e8: to 30 by `solve_flow`, from there by `onward`.
+    """The Flow from `network` to margins of `q_min`, 1e3 to 1e8: to 10 by `solve_flow`, from there by `onward`.
 
-    `saves` times of each of the two parts are saved, of a flow that ends before 30 those of the first; it ends with the
+    `saves` times of each of the two parts are saved, of a flow that ends before 10 those of the first; it ends with the
     step that passes `q_min`. A flow that has not got there after 500 steps of the second part counts as margin_reached
     from q_min = 1e3 on. `controller`, `max_steps`: of the first part. Where a flow comes close to a border rounding
     decides, and the same one in a sweep may go elsewhere. Raises ValueError where a flow cannot be continued (see

@@ -25,7 +25,7 @@ from gflow.patterns import merge
 from gflow.problem import Problem
 from gflow.programs import MOVING
 
-LARGE = 30.0
+LARGE = 10.0
 """Smallest q_min of a flow that can be continued."""
 
 ERROR, NONE = 3.0, 40.0
@@ -47,7 +47,7 @@ def onward(
     `solve_flow`; `s` and `log_t` count from the start of `flow`. `lam`: multipliers under which neurons grow along
     themselves as nearly as possible, of size 1 in all; margins of 1e5 that are right to `rtol` do not tell which of
     them are the smallest. `result` is margin_reached, or max_steps_reached, and then the last row is where it stopped.
-    One flow at a time, not under jit. Raises ValueError for what is no Flow, for a q_min below 30, in float32, for
+    One flow at a time, not under jit. Raises ValueError for what is no Flow, for a q_min below 10, in float32, for
     vector output, weight decay, losses without margins, fixed gates, and a frozen second layer.
     """
     if not isinstance(flow, Flow):

@@ -117,6 +117,15 @@ def check_far(problem, dtype: str, q_min: float | None, **horizons) -> None:
     checked(require_far, problem, dtype, q_min)
 
 
+def default_rtol(q_min: float | None, *, horizon: bool) -> float:
+    """Of a flow: that of sweeps, a smaller one up to a horizon."""
+    from gflow.sweep import EARLY_RTOL, RTOL
+
+    if horizon:
+        return 1e-4
+    return RTOL if q_min is None else EARLY_RTOL
+
+
 def check_steps(rtol: float, max_steps: int) -> None:
     """Tolerance and step budget of an integration."""
     if not 0 < rtol < 1:

@@ -23,6 +23,7 @@ from gflow.cli.inputs import (
     check_steps,
     check_width,
     checked,
+    default_rtol,
     read_problem,
     read_weights,
 )
@@ -88,7 +89,8 @@ def run(
     until_t: Annotated[float | None, typer.Option(help="stop at this physical time t")] = None,
     q_min: QMin = None,
     rtol: Annotated[
-        float | None, typer.Option(help="tolerance of the integrator [1e-3, as a sweep; 1e-4 up to a horizon]")
+        float | None,
+        typer.Option(help="tolerance of the integrator [1e-3, --q-min 3e-3, as a sweep; up to a horizon 1e-4]"),
     ] = None,
     max_steps: Annotated[int, typer.Option(help="step budget")] = 100_000,
     optimizer: Annotated[
@@ -120,7 +122,7 @@ def run(
     if fixed:
         check_gated(problem, optimizer=optimizer, freeze_output=freeze_output, plot=plot, q_min=q_min)
     if rtol is None:
-        rtol = 1e-3 if until_s is None and until_t is None else 1e-4
+        rtol = default_rtol(q_min, horizon=until_s is not None or until_t is not None)
     check_steps(rtol, max_steps)
     check_file(out, (".npz",), data, weights)
     check_file(plot, (".png", ".pdf", ".svg"), data, weights)

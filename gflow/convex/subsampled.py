@@ -23,7 +23,7 @@ ROUNDS = 60
 REWEIGHTED = 30
 """Steps of iteratively reweighted least squares."""
 
-CLOSE = 1e-4
+CLOSE = 1e-3
 """Newton's method is tried from this relative gap on, and again whenever it has shrunk tenfold."""
 
 THRESHOLDS = (1e-7, 1e-5, 1e-3)

@@ -9,6 +9,7 @@ as many steps for margins of 1e8 as for 1e2, and Newton's method what is left. S
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ CENTRED = 0.01
 NEAR = 0.1
 """The interior-point method ends where p_n times what margin n lies above the smallest is about this."""
 
-CLOSE = 1e-4
+CLOSE = 1e-6
 """How much of p a step of Newton's method may have predicted wrongly for the next one not to be needed,"""
 
 BAD = 0.5
@@ -35,6 +36,9 @@ BAD = 0.5
 
 SEEN = 1e-6
 """Weights below this do not count where Newton's method shortens a step."""
+
+KNOWN = 1e-8
+"""Guessed weights below this say only that their margins are larger than those of the others."""
 
 
 class Weights(NamedTuple):
@@ -46,7 +50,8 @@ class Weights(NamedTuple):
 
 @traced_once
 def confirmed(problem: Problem, v: Float[Array, " n"], M: Float[Array, "n n"], guess: Float[Array, " n"]) -> Weights:
-    """From p = `guess`."""
+    """From p = `guess`: Newton's method starts at margins that have these weights, where its equations are those of the
+    right samples, and not at v + M p, whose weights may all be on one of them."""
     tail = problem.loss.log_weight  # pyright: ignore[reportAttributeAccessIssue]
 
     def newton(carry):
@@ -67,12 +72,21 @@ def confirmed(problem: Problem, v: Float[Array, " n"], M: Float[Array, "n n"], g
         carry = (u, jax.nn.softmax(tail(u)), jnp.asarray(0), jnp.where(going, 1.0, 0.0))
         return jax.lax.while_loop(lambda carry: (carry[2] < LAST) & (carry[3] >= CLOSE), newton, carry)
 
-    u, p, _, missed = polished(v + M @ guess, True)
+    u, p, _, missed = polished(_weighed(v + M @ guess, guess), True)
     far = missed >= CLOSE
     # on the tail log_weight(u) = -u, up to a constant that is not felt
     other = -jnp.log(_extreme(v, M, guess, far))
     other, q, _, _ = polished(other - jnp.min(other) + jnp.min(v), far)
     return Weights(jnp.where(far, q, p), jnp.where(far, other, u))
+
+
+def _weighed(u: Float[Array, " n"], p: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Margins on the tail whose weights are p, and in the mean over p those `u`; `u` where p says nothing."""
+    known = p > KNOWN
+    p = jnp.where(known, p, 0.0) / jnp.sum(jnp.where(known, p, 0.0))
+    log_p = jnp.log(jnp.where(known, p, 1.0))
+    level = jnp.sum(p * (u + log_p))
+    return jnp.where(known, level - log_p, jnp.maximum(u, level - math.log(KNOWN)))
 
 
 def _extreme(v: Float[Array, " n"], M: Float[Array, "n n"], guess: Float[Array, " n"], wanted) -> Float[Array, " n"]:
