@@ -1,5 +1,5 @@
 """A batch of 1,000 initialisations, flows per second on all cores: `python benchmarks/speed_batch.py [--inits N]
-[--budget SECONDS]`; with a budget of 0 the certified limits alone.
+[--budget SECONDS] [--only NAME]`; with a budget of 0 the certified limits alone.
 
 m = 50, first weights of scale 1e-3. gflow: `sweep`, to certified limits (KKT residual <= 1e-8 after the program), and
 lanes alone to a residual. Peers run until 95 % of their lanes have the residual, or for the budget; those that go one
@@ -192,13 +192,15 @@ def one_by_one(problem, networks, method: str, log: bool, level: float, sample: 
     return {"flows_per_s": reached / spent if spent else 0.0, "reached": reached, "of": tried, "seconds": spent}
 
 
-def main(inits: int = 1000, budget: float = BUDGET) -> None:
-    report = Report("speed_batch", keep=budget == 0)
+def main(inits: int = 1000, budget: float = BUDGET, only: str = "") -> None:
+    report = Report("speed_batch", keep=budget == 0 or bool(only))
     targets = {"orthogonally separable (20,2)": 200, "gaussian (10,5)": 100}
     for name, data in (
         ("orthogonally separable (20,2)", datasets.orthogonal_separable(20, 2)),
         ("gaussian (10,5)", datasets.gaussian(10, 5)),
     ):
+        if only not in name:
+            continue
         problem = gflow.Problem(data.X, data.y)
         for q_min, far in ((None, ""), (1e5, " to q_min = 1e5")):
             figures = certified(problem, inits, q_min)
@@ -222,5 +224,5 @@ def main(inits: int = 1000, budget: float = BUDGET) -> None:
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    options = {"--inits": ("inits", int), "--budget": ("budget", float)}
+    options = {"--inits": ("inits", int), "--budget": ("budget", float), "--only": ("only", str)}
     main(**{options[k][0]: options[k][1](v) for k, v in zip(arguments[::2], arguments[1::2], strict=True)})

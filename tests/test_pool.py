@@ -18,8 +18,9 @@ from gflow.flow import pool
 from gflow.flow.lanes import Lane
 from gflow.flow.modes import rounding
 from gflow.network import host_network
+from gflow.onward import LARGE
 from gflow.patterns import on_hyperplanes
-from gflow.sweep import chunk_for
+from gflow.sweep import EARLY_RTOL, chunk_for
 
 A = gflow.Problem(cases.A_X, cases.A_y)
 LAW = gflow.Gaussian(1e-3)
@@ -249,7 +250,7 @@ def test_neurons_of_a_float32_flow_are_put_onto_their_hyperplanes(rng):
 def test_flows_go_on_to_large_margins():
     """Against the same steps by diffrax, one flow at a time."""
     far = rows(q_min=FAR)
-    first = {"stop": (gflow.MarginTarget(30.0), gflow.Unfitted()), "controller": gflow.PIController(1e-3)}
+    first = {"stop": (gflow.MarginTarget(LARGE), gflow.Unfitted()), "controller": gflow.PIController(EARLY_RTOL)}
     reached = [i for i in range(INITS) if gflow.result_name(far.result[i]) == "margin_reached"]
     assert len(reached) > INITS / 2
     for i in reached[:5]:

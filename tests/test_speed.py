@@ -17,7 +17,7 @@ def test_exponents_are_fitted_to_the_last_doublings():
 
 
 def test_a_step_is_timed_and_its_memory_counted():
-    row = speed_scaling.step_cost(6, 2, 4, lanes=3, count=2, repeats=1)
+    row = speed_scaling.step_cost(6, 2, 4, lanes=3, count=2, repeats=1, after=1)
     assert (row["n"], row["d"], row["m"]) == (6, 2, 4) and np.isfinite(row["us_per_step"]) and row["us_per_step"] > 0
     # at least the state of a lane, at most what a page of arrays would be
     assert 2 < speed_scaling.memory(6, 2, 4, lanes=3)["arrays_of_n_m"] < 400
