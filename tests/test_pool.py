@@ -250,7 +250,8 @@ def test_neurons_of_a_float32_flow_are_put_onto_their_hyperplanes(rng):
 def test_flows_go_on_to_large_margins():
     """Against the same steps by diffrax, one flow at a time."""
     far = rows(q_min=FAR)
-    first = {"stop": (gflow.MarginTarget(LARGE), gflow.Unfitted()), "controller": gflow.PIController(EARLY_RTOL)}
+    stop = gflow.MarginTarget(LARGE), gflow.KKTTarget(), gflow.Unfitted()
+    first = {"stop": stop, "controller": gflow.PIController(EARLY_RTOL), "saves": 1}
     reached = [i for i in range(INITS) if gflow.result_name(far.result[i]) == "margin_reached"]
     assert len(reached) > INITS / 2
     for i in reached[:5]:
