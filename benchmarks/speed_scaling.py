@@ -47,7 +47,7 @@ def step_cost(n: int, d: int, m: int, lanes: int = LANES, count: int = 64, repea
     """Microseconds per attempted step and lane, from the first step on or `after` so many."""
     stepper, first = batch(n, d, m, lanes)
     first = advance(stepper, first, jnp.asarray(after))
-    made = int(jnp.sum(advance(stepper, first, jnp.asarray(count)).steps))
+    made = int(jnp.sum(advance(stepper, first, jnp.asarray(count)).steps - first.steps))
     timed = seconds(lambda: advance(stepper, first, jnp.asarray(count)).steps, repeats)
     return {
         "n": n, "d": d, "m": m, "us_per_step": timed["median_s"] / made * 1e6,
