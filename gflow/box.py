@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 UNROLL = 4
@@ -132,6 +133,16 @@ def _active_set(minimum, gradient, squared: Float[Array, "K m"], upper: float, g
         delta = jnp.clip(guess, 0.0, upper) * exists
     start = (0, Box(delta, free, none[0]))
     return jax.lax.while_loop(lambda c: (c[0] < 6 * K + 6) & ~jnp.all(c[1].settled), solve, start)[1]
+
+
+def boxed(rows: np.ndarray, v0: np.ndarray) -> np.ndarray:
+    """`bounded` with upper = 1 of one column, rows (K, d) and v0 (d,), by NumPy: a minimiser delta (K,)."""
+    from scipy.optimize import lsq_linear
+
+    delta = np.linalg.lstsq(rows.T, -v0, rcond=None)[0]
+    if np.all((delta >= 0) & (delta <= 1)):
+        return delta
+    return lsq_linear(rows.T, -v0, (0.0, 1.0), method="bvls", tol=1e-14).x
 
 
 def total(terms: Iterable[Array]) -> Array:

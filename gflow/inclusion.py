@@ -13,10 +13,12 @@ towards and others away, the box is larger than the Clarke set: such points are 
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from gflow._types import namespace
 from gflow.activations import AbstractActivation
-from gflow.box import bounded
+from gflow.box import bounded, boxed
 from gflow.lines import Lines, columns
 
 MAX_KINKS = 12
@@ -35,22 +37,36 @@ def least_norm_slopes(
 
     `lam` (n,), or (n, m) where every neuron has its own (vector output: column i is Lambda v_i).
     `U` (d, m) holds directions or weights; pair (n, i) is a kink if |x_n . u_i| <= band |x_n| |u_i|. Rows of zeros
-    are never kinks. Slopes of pairs that are not kinks are the activation's own. `lines`: those of X.
+    are never kinks. Slopes of pairs that are not kinks are the activation's own. `lines`: those of X. Of NumPy arrays
+    by NumPy.
     """
     if lines is not None:
         drift = lines.drift(X, lam, activation)
         rows = lines.rows(X)
         return lines.slopes(_slopes(rows, lines.weight(lam), U, activation, band, drift), activation)
-    return _slopes(X, lam, U, activation, band, jnp.zeros_like(X[0]))
+    return _slopes(X, lam, U, activation, band, 0 * X[0])
 
 
 def _slopes(X, lam, U, activation: AbstractActivation, band: float, drift: Float[Array, "d *m"]):
     lower, _ = activation.slope_interval()
-    Z = X @ U
-    sizes = jnp.linalg.norm(X, axis=1)[:, None] * jnp.linalg.norm(U, axis=0)
-    kink = (jnp.abs(Z) <= band * sizes) & (sizes > 0)
-    D = jnp.where(kink, lower, activation.slope(Z))
-    return D + box_entries(X, lam, D, kink, activation, drift)
+    xp, Z = namespace(X, lam, U), X @ U
+    sizes = xp.linalg.norm(X, axis=1)[:, None] * xp.linalg.norm(U, axis=0)
+    kink = (xp.abs(Z) <= band * sizes) & (sizes > 0)
+    D = xp.where(kink, lower, activation.slope(Z))
+    entries = entries_on_host if xp is np else box_entries
+    return D + entries(X, lam, D, kink, activation, drift)
+
+
+def entries_on_host(X, lam, D, kink, activation: AbstractActivation, drift) -> np.ndarray:
+    """`box_entries`, one neuron after the other: where all kinks slide, that is a least-squares problem."""
+    lower, upper = activation.slope_interval()
+    lam = np.broadcast_to(columns(lam), D.shape)
+    G = columns(drift) + X.T @ (D * lam)
+    out = np.zeros_like(D)
+    for i in np.flatnonzero(kink.any(axis=0)):
+        here = kink[:, i]
+        out[here, i] = boxed((upper - lower) * lam[here, i, None] * X[here], G[:, i]) * (upper - lower)
+    return out
 
 
 def box_entries(

@@ -18,8 +18,9 @@ from jaxtyping import Array, Bool, Float
 
 from gflow._types import kept_on_host, on_host
 from gflow.convex.ascent import resting_places
+from gflow.convex.leaky import multipliers, rows
 from gflow.convex.newton import KKTPoint
-from gflow.convex.oracle import require_float64
+from gflow.convex.oracle import gram_bound, require_float64
 from gflow.flow.solve import Flow
 from gflow.network import TwoLayer, VectorTwoLayer, host_network
 from gflow.patterns import canonical, distinct, grouped, joined, merge, pattern_key, positions
@@ -194,6 +195,10 @@ class Late(NamedTuple):
         return self.network.width > 0
 
 
+def _nobody(network: TwoLayer) -> Late:
+    return Late(host_network(np.zeros((len(network.W1), 0)), np.zeros(0)), np.full(network.width, -1))
+
+
 def _outgrowing(problem: Problem, network: TwoLayer, limit: Limit, inside: np.ndarray) -> Late:
     """Neurons, however small, that would outgrow `limit`: where they come to rest, s lambda^T (X u)_+ > 1.
 
@@ -202,6 +207,8 @@ def _outgrowing(problem: Problem, network: TwoLayer, limit: Limit, inside: np.nd
     those `inside` (m,), which may have crossed borders on the way to it: none of them counts twice.
     """
     X, lam, lower = np.asarray(problem.X), np.asarray(limit.lam), problem.lower_slope
+    if gram_bound(rows(X, lower), multipliers(lam, lower)) <= 1 + OUTGROWN:  # no direction at all grows faster
+        return _nobody(network)
     others = host_network(np.where(inside, 0.0, network.W1), np.where(inside, 0.0, network.w2))
     patterns, V, member = grouped(problem, others, ROUNDED, 0.0)
     known = {(s, D.tobytes()) for s, D in zip(np.sign(np.asarray(limit.network.w2)), limit.masks.T, strict=True)}
@@ -209,7 +216,7 @@ def _outgrowing(problem: Problem, network: TwoLayer, limit: Limit, inside: np.nd
         k for k, (s, D) in enumerate(zip(patterns.sign, patterns.mask.T, strict=True)) if (s, D.tobytes()) not in known
     ]
     if not new:
-        return Late(host_network(np.zeros((len(X.T), 0)), np.zeros(0)), np.full(len(member), -1))
+        return _nobody(network)
     rates, ends = resting_places(X, lam, patterns.sign[new], V[:, new] / np.linalg.norm(V[:, new], axis=0), lower)
     grows = np.flatnonzero(rates > 1 + OUTGROWN)
     number = np.full(V.shape[1] + 1, -1)  # of a pattern among these; the last: neurons without one

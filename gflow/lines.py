@@ -42,15 +42,19 @@ class Lines(eqx.Module):
     @property
     def first(self) -> Bool[Array, " n"]:
         """Rows that stand for their line."""
-        return self.lead == jnp.arange(len(self.lead))
+        return self.lead == namespace(self.lead).arange(len(self.lead))
 
     def rows(self, X: Float[Array, "n d"]) -> Float[Array, "n d"]:
         """X with only the first row of every line; the others, zeros, have no kink."""
-        return jnp.where(self.first[:, None], X, 0.0)
+        return namespace(self.lead, X).where(self.first[:, None], X, 0.0)
 
     def weight(self, lam: Float[Array, "n *m"]) -> Float[Array, "n *m"]:
         """mu, at the first rows; one column per neuron if `lam` has."""
         ratio = self.ratio if lam.ndim == 1 else self.ratio[:, None]
+        if namespace(self.lead, lam) is np:
+            weight = np.zeros_like(lam)
+            np.add.at(weight, self.lead, ratio * lam)
+            return weight  # pyright: ignore[reportReturnType]
         return jnp.zeros_like(lam).at[self.lead].add(ratio * lam)
 
     def everywhere(self, on: Bool[Array, "n m"]) -> Bool[Array, "n m"]:
@@ -61,12 +65,13 @@ class Lines(eqx.Module):
         """The part of X^T D lambda, (d,) or (d, m), that the sides do not enter."""
         lower, upper = activation.slope_interval()
         flip = self.flip if lam.ndim == 1 else self.flip[:, None]
-        return X.T @ (lower * (lam - self.weight(lam)) + (upper - lower) * jnp.where(flip, lam, 0.0))
+        return X.T @ (lower * (lam - self.weight(lam)) + (upper - lower) * namespace(flip, lam).where(flip, lam, 0.0))
 
     def slopes(self, entries: Float[Array, "n m"], activation: AbstractActivation) -> Float[Array, "n m"]:
         """D of all samples from D of the first rows: upper + lower - D on the other side."""
         lower, upper = activation.slope_interval()
-        return jnp.where(self.flip[:, None], lower + upper - entries[self.lead], entries[self.lead])
+        D = entries[self.lead]
+        return namespace(self.flip, D).where(self.flip[:, None], lower + upper - D, D)
 
 
 def lines_of(X: Float[Array, "n d"]) -> Lines:

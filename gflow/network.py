@@ -23,7 +23,7 @@ def column_norms(W: Float[Array, "... d m"]) -> Float[Array, "... m"]:
 
 def inner(A: Float[Array, "d ..."], B: Float[Array, "d ..."]) -> Float[Array, "..."]:
     """sum_j A_j B_j over the first axis."""
-    return jnp.sum(A * B, axis=0)
+    return (A * B).sum(axis=0)
 
 
 class TwoLayer(Module):

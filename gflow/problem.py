@@ -243,15 +243,17 @@ class Problem(Module):
         self, network: TwoLayer | VectorTwoLayer, G: Float[Array, "d m"], lam: Float[Array, "n *K"]
     ) -> Float[Array, ""]:
         """1 - cos(theta, v) for the velocity v of these G and lambda; 1 where either is zero."""
-        size = jnp.sqrt(network.squared_norm())
-        unit = network.scaled(1 / jnp.where(size > 0, size, 1.0))
+        squared = network.squared_norm()
+        xp = namespace(squared, G, lam)
+        size = xp.sqrt(squared)
+        unit = network.scaled(1 / xp.where(size > 0, size, 1.0))
         dW1, dw2 = self.velocity(unit, G, lam)
-        speed = jnp.sqrt(jnp.sum(dW1**2) + jnp.sum(dw2**2))
-        safe = jnp.where(speed > 0, speed, 1.0)
+        speed = xp.sqrt(xp.sum(dW1**2) + xp.sum(dw2**2))
+        safe = xp.where(speed > 0, speed, 1.0)
         # half the squared chord instead of 1 - cos: no cancellation near 0
         W1, w2 = jax.tree.leaves(unit)
-        chord = jnp.sum((W1 - dW1 / safe) ** 2) + jnp.sum((w2 - dw2 / safe) ** 2)
-        return jnp.where((speed > 0) & (size > 0), 0.5 * chord, 1.0)
+        chord = xp.sum((W1 - dW1 / safe) ** 2) + xp.sum((w2 - dw2 / safe) ** 2)
+        return xp.where((speed > 0) & (size > 0), 0.5 * chord, 1.0)
 
     def speed(self, network: TwoLayer, G: Float[Array, "d m"], lam: Float[Array, " n"]) -> Float[Array, ""]:
         """How fast in t the fastest neuron changes, relative to its size and to sum |lambda_n||x_n|, lambda = -dL/df,
@@ -287,8 +289,8 @@ class Problem(Module):
 
     def slackness(self, q: Float[Array, " n"], p: Float[Array, " n"]) -> Float[Array, ""]:
         """Complementary slackness max_n p_n (q_n / q_min - 1), p in the simplex; infinite unless q_min > 0."""
-        q_min = jnp.min(q)
-        return jnp.where(q_min > 0, jnp.max(p * (q / jnp.where(q_min > 0, q_min, 1.0) - 1)), jnp.inf)
+        xp, q_min = namespace(q, p), q.min()
+        return xp.where(q_min > 0, xp.max(p * (q / xp.where(q_min > 0, q_min, 1.0) - 1)), xp.inf)
 
 
 def _check_data(X: np.ndarray, y: np.ndarray, real: bool) -> None:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from gflow._types import kept_on_host
+from gflow._types import kept_on_host, on_host
 from gflow.convex.newton import KKTPoint, Patterns
 from gflow.convex.subsampled import Optimum, solve_subsampled
 from gflow.inclusion import least_norm_slopes
@@ -145,9 +145,9 @@ def _crossed(problem: Problem, patterns: Patterns, optimum: Optimum, limit: Limi
     The least-norm velocity across a border says to which side: its entry of the slope does not, where lambda_n = 0.
     """
     X = np.asarray(problem.X)
-    network, K = padded(limit.network)
-    slopes = np.asarray(moving_slopes(problem, network.W1, limit.lam, BAND))[:, :K]
-    velocity = optimum.patterns.sign * (X.T @ (slopes * np.asarray(limit.lam)[:, None]))
+    host, (W1, lam) = kept_on_host(problem), on_host((limit.network.W1, limit.lam))
+    slopes = least_norm_slopes(host.X, lam, W1, problem.activation, BAND, host.lines)
+    velocity = optimum.patterns.sign * (X.T @ (slopes * lam[:, None]))
     across = X @ velocity / np.maximum(np.linalg.norm(X, axis=1)[:, None], 1e-300)
     border, cones = optimum.patterns.sliding, optimum.cones
     resting = np.abs(across) <= REST * np.max(np.linalg.norm(velocity, axis=0), initial=0.0)
@@ -169,8 +169,7 @@ def limit_with(problem: Problem, patterns: Patterns, V, lam, *, polished: bool, 
     q = host.margins(network)
     p = np.abs(lam) / max(np.abs(lam).sum(), 1e-300)
     # sliding pairs of a solved point are exact to rounding; the band only has to cover that
-    wider, _ = padded(network)
-    residual, slackness, objective = judge(problem, wider, lam, p, BAND)
+    residual, slackness, objective = judge(host, network, lam, p, BAND)
     if not polished and q_min > 0:
         lam = lam * float(objective)  # multipliers of the scaled problem: sum alpha = P
     network, lam, q = jax.device_put((network, lam, q))  # together: one by one takes a millisecond
@@ -187,14 +186,8 @@ def padded(network: TwoLayer) -> tuple[TwoLayer, int]:
     return host_network(np.pad(network.W1, ((0, 0), (0, more))), np.pad(network.w2, (0, more))), K
 
 
-@jax.jit
-def moving_slopes(problem: Problem, W1, lam, band):
-    """`least_norm_slopes` of neurons W1 (d, K), lam (n,) or one for every neuron (n, K): compiled once for every shape,
-    where a call outside jit would be compiled every time."""
-    return least_norm_slopes(problem.X, lam, W1, problem.activation, band, problem.lines)
-
-
-@jax.jit
 def judge(problem: Problem, network: TwoLayer, lam, p, band):
+    """KKT residual, slackness and objective. By NumPy where all are arrays of it: what is asked of XLA while flows have
+    its threads waits for the end of their turn, a second."""
     q = problem.margins(network)
     return problem.kkt_residual(network, lam, band), problem.slackness(q, p), problem.objective(network)

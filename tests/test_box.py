@@ -1,12 +1,17 @@
 """The box problem of the least-norm velocity, against the enumeration of all faces of the box."""
 
 import box_problems
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gflow.activations import LeakyReLU, ReLU
 from gflow.box import bounded, orthonormal
+from gflow.inclusion import least_norm_slopes
+from gflow.lines import lines_of
 
 
 def test_velocities_of_least_norm_on_degenerate_kinks():
@@ -33,6 +38,27 @@ def test_optimality_conditions_hold_whatever_the_guess(seed, upper, shape):
     inside = (delta > 0) & (delta < upper)
     assert np.all(np.abs(gradient[inside]) <= 1e-12)
     assert not delta[5].any()
+
+
+compiled = eqx.filter_jit(least_norm_slopes)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32 - 1))
+def test_numpy_finds_the_same_velocities(seed):
+    rng = np.random.default_rng(seed)
+    X, U, lam = rng.standard_normal((6, 4)), rng.standard_normal((4, 5)), rng.standard_normal(6)
+    X[4] = rng.choice([-2.0, 0.5]) * X[0]  # one line
+    for i in range(1, 5):  # on the hyperplanes of two rows, or of three
+        basis = np.linalg.qr(X[1 : 2 + (i + 1) // 2].T)[0]
+        U[:, i] -= basis @ (basis.T @ U[:, i])
+    lam[5] = 0.0
+    for activation in (ReLU(), LeakyReLU(0.2)):
+        for lines in (None, lines_of(X)):
+            D = least_norm_slopes(X, lam, U, activation, 1e-9, lines)
+            other = compiled(*map(jnp.asarray, (X, lam, U)), activation, 1e-9, jax.tree.map(jnp.asarray, lines))
+            assert isinstance(D, np.ndarray)
+            np.testing.assert_allclose(X.T @ (D * lam[:, None]), X.T @ (other * lam[:, None]), atol=1e-12)
 
 
 def test_dependent_rows_give_no_direction():

@@ -2,6 +2,7 @@
 
 import cases
 import helpers
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 import gflow
 from gflow.convex.arrangements import count_masks
-from gflow.convex.oracle import dual_maximum, gram_bound
+from gflow.convex.oracle import FEW, arrays_of, dual_maxima, dual_maximum, gram_bound, price
 
 
 @pytest.mark.parametrize(("n", "d"), [(1, 1), (6, 1), (5, 2), (20, 2), (10, 3), (25, 3), (8, 4), (8, 5), (3, 6)])
@@ -213,3 +214,20 @@ def test_faces_of_nearly_duplicate_rows_exist(exponent, seed):
     X = rng.standard_normal((3, 4))
     X = np.vstack([X, rng.choice([-1, 1], (3, 1)) * X + 10.0**-exponent * rng.standard_normal((3, 4))])
     assert len(gflow.faces(X)) > 0
+
+
+def test_numpy_prices_as_compiled_code_does(rng):
+    X, lams = rng.standard_normal((9, 4)), rng.standard_normal((3, 9))
+    known = gflow.faces(X)
+    few = arrays_of(known)
+    assert isinstance(few[0], np.ndarray) and len(known) <= FEW
+    for lam in lams:
+        values, over = price(X, lam, *few)
+        compiled = price(jnp.asarray(X), jnp.asarray(lam), *map(jnp.asarray, few))
+        assert isinstance(values, np.ndarray) and isinstance(compiled[0], jax.Array)
+        known_directions = compiled[1].max(axis=1) > 1e-9  # where P_L g is rounding its direction is any
+        np.testing.assert_allclose(values[known_directions], compiled[0][known_directions], atol=1e-12)
+        np.testing.assert_allclose(values.max(), compiled[0].max(), rtol=1e-13)
+        np.testing.assert_allclose(over.max(), compiled[1].max(), rtol=1e-13)
+    many = np.tile(lams, (1 + FEW // (3 * len(known)), 1))  # these are compiled
+    np.testing.assert_allclose(dual_maxima(X, lams, known).upper, dual_maxima(X, many, known).upper[:3], rtol=1e-13)

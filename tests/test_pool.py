@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from typing import NamedTuple
 
 import cases
@@ -164,6 +165,16 @@ def test_a_lane_that_is_nan_ends_alone(whole):
     others = np.delete(np.arange(INITS), 3)
     for name, column in records.columns().items():
         np.testing.assert_array_equal(column[others], whole.columns()[name][others], err_msg=name)
+
+
+def test_a_sweep_that_is_left_stops():
+    several = gflow.sweep(A, LAW, 6, 64, rows=2, chunk=4, chunks=1)
+    next(several)
+    several.close()
+    own = lambda: [t for t in threading.enumerate() if t.name.startswith("gflow device")]  # noqa: E731
+    for thread in own():
+        thread.join(60)
+    assert not own()
 
 
 def test_too_little_memory_halves_the_lanes(whole, monkeypatch):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gflow.box import boxed
 from gflow.convex.leaky import activated
 
 EVENTS = 200
@@ -66,12 +67,5 @@ def _modes(pull, always, s, on: np.ndarray, kinks: np.ndarray) -> tuple[np.ndarr
         rows = s[one] * pull[which].T
         delta[which, one] = np.clip(-np.sum(rows * G[:, one], axis=0) / np.sum(rows**2, axis=0), 0.0, 1.0)
     for k in np.flatnonzero(many > 1):
-        delta[kinks[:, k], k] = _entries(s[k] * pull[kinks[:, k]], G[:, k])
+        delta[kinks[:, k], k] = boxed(s[k] * pull[kinks[:, k]], G[:, k])
     return on | (delta >= 1), (delta > 0) & (delta < 1), G + s * (pull.T @ delta)
-
-
-def _entries(rows: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """delta (k,) of min |g + delta @ rows|, delta in [0, 1]."""
-    from scipy.optimize import lsq_linear
-
-    return lsq_linear(rows.T, -g, (0.0, 1.0), method="bvls").x

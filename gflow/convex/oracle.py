@@ -6,18 +6,25 @@ P* >= 1/B(p) for every p in the simplex, whatever the width. Source: arXiv 2110.
 
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from gflow._types import namespace
 from gflow.convex.faces import Faces
 
 ASCENT_STEPS = 100
 
 BLOCK = 4096
 """Faces that are priced at once."""
+
+FEW = 10_000
+"""Faces that NumPy prices: XLA, whose threads may be taken by flows for a second, compiles longer than that takes."""
 
 
 class Bound(eqx.Module):
@@ -45,25 +52,32 @@ def dual_maximum(X: Float[Array, "n d"], lam: Float[Array, " n"], faces: Faces) 
         values, U = ascended(X, lam, faces.masks)
         best = jnp.argmax(values)
         return Bound(values[best], jnp.maximum(upper, values[best]), U[best], False)
-    values, over = price(X, lam, *arrays_of(faces))
-    best = jnp.argmax(values)
-    upper = jnp.minimum(upper, upper_bound(X, lam, values, over, faces.error))
+    arrays = arrays_of(faces, X, lam)
+    if isinstance(arrays[0], np.ndarray):
+        X, lam = np.asarray(X), np.asarray(lam)  # pyright: ignore[reportAssignmentType]
+    values, over = price(X, lam, *arrays)
+    best, xp = values.argmax(), namespace(values)
+    upper = xp.minimum(upper, upper_bound(X, lam, values, over, faces.error))
     lower = values.ravel()[best]
-    return Bound(lower, jnp.maximum(upper, lower), direction(X, lam, best, *arrays_of(faces)), True)
+    return Bound(lower, xp.maximum(upper, lower), direction(X, lam, best, *arrays), True)
 
 
 def dual_maxima(X: Float[Array, "n d"], lams: Float[Array, "W n"], faces: Faces) -> Bound:
     """`dual_maximum` for W multipliers at once: every field of the Bound has a leading axis W."""
+    if faces.complete and len(lams) * len(faces) > FEW:
+        return _exact(X, lams, *map(jnp.asarray, arrays_of(faces)))
     if faces.complete:
-        return _exact(X, lams, *arrays_of(faces))
+        X, lams = np.asarray(X), np.asarray(lams)  # pyright: ignore[reportAssignmentType]
     bounds = [dual_maximum(X, lam, faces) for lam in lams]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *bounds)
+    return jax.tree.map(lambda *leaves: namespace(*leaves).stack(leaves), *bounds)
 
 
-def arrays_of(faces: Faces) -> tuple[Array, ...]:
-    """The fields of Faces but the last, as jax arrays."""
+def arrays_of(faces: Faces, *others) -> tuple[Any, ...]:
+    """The fields of Faces but the last, as arrays of NumPy where these are FEW, else, or where one of them or of
+    `others` is traced, of JAX."""
     fields = (faces.masks, faces.cell, faces.span, faces.projectors, faces.accuracy, faces.error)
-    return tuple(map(jnp.asarray, fields))
+    few = len(faces) <= FEW and not any(isinstance(field, jax.core.Tracer) for field in (*fields, *others))
+    return tuple(map(np.asarray if few else jnp.asarray, fields))
 
 
 @jax.jit
@@ -79,8 +93,9 @@ def gram_bound(X: Float[Array, "n d"], lam: Float[Array, " n"]) -> Float[Array, 
     (s lambda^T (X u)_+)^2 <= max_{z in [0,1]^F} |sum_F z_n lambda_n x_n|^2
                            <= sum_{n,k in F} lambda_n lambda_k (x_n . x_k)_+.
     """
-    gram = jnp.maximum(X @ X.T, 0.0)
-    return jnp.sqrt(jnp.maximum(*(jnp.maximum(s * lam, 0.0) @ gram @ jnp.maximum(s * lam, 0.0) for s in (1.0, -1.0))))
+    xp = namespace(X, lam)
+    gram = xp.maximum(X @ X.T, 0.0)
+    return xp.sqrt(xp.maximum(*(xp.maximum(s * lam, 0.0) @ gram @ xp.maximum(s * lam, 0.0) for s in (1.0, -1.0))))
 
 
 def value(X: Float[Array, "n d"], lam: Float[Array, " n"], U: Float[Array, "F d"]) -> Float[Array, " F"]:
@@ -88,32 +103,48 @@ def value(X: Float[Array, "n d"], lam: Float[Array, " n"], U: Float[Array, "F d"
     return jnp.abs(jnp.maximum(U @ X.T, 0.0) @ lam)
 
 
-@jax.jit
 def price(X, lam, masks, cell, span, projectors, accuracy, error):
     """For the candidates u = +-P_L g / |P_L g|, g = X^T D lambda, of all faces: |lambda^T (X u)_+| and a bound, (F, 2).
 
     The true function is evaluated, so no face can lie. The bound is |P_L g| plus what rounding leaves open where the
-    face holds u within the accuracy to which both are known, and 0 elsewhere.
+    face holds u within the accuracy to which both are known, and 0 elsewhere. By NumPy where the faces are arrays of it
+    (see `arrays_of`), and X and lam no tracers.
     """
+    if isinstance(masks, np.ndarray) and not any(isinstance(a, jax.core.Tracer) for a in (X, lam)):
+        X, lam = np.asarray(X), np.asarray(lam)
+        with np.errstate(over="ignore", invalid="ignore"):  # as JAX, which says inf or nan
+            return _candidates(X, lam, sums(masks, lam[:, None] * X), masks[cell], cell, span, projectors, accuracy)
+    return _price(X, lam, masks, cell, span, projectors, accuracy)
+
+
+@jax.jit
+def _price(X, lam, masks, cell, span, projectors, accuracy):
     G = sums(masks, lam[:, None] * X)
-    size, eps = jnp.linalg.norm(X, axis=1), jnp.finfo(X.dtype).eps
-    rounded = 2 * eps * _largest(X, lam)  # of the products lambda_n x_n; the sums add nothing to it
 
     def one(face):
         c, L = face
-        g = projectors[L] @ G[c]
-        norm = jnp.linalg.norm(g)
-        safe = jnp.where(norm > 0, norm, 1.0)
-        Z = X @ (g / safe)
-        error = rounded + (accuracy[L] + 8 * eps) * jnp.linalg.norm(G[c])
-        # the direction of g is known to within error / |P_L g|, rows through L to 4 accuracy
-        off = (2 * error / safe + 8 * (accuracy[L] + X.shape[1] * eps)) * size
-        outwards = jnp.where(masks[c], -Z, Z)
-        inside = jnp.stack([jnp.all(outwards <= off), jnp.all(-outwards <= off)])
-        values = jnp.abs(jnp.stack([jnp.maximum(Z, 0.0) @ lam, jnp.maximum(-Z, 0.0) @ lam]))
-        return values, jnp.where(inside, norm + error, 0.0)
+        return _candidates(X, lam, G, masks[c], c, L, projectors, accuracy)
 
     return jax.lax.map(one, (cell, span), batch_size=BLOCK)
+
+
+def _candidates(X, lam, G, masks, cell, span, projectors, accuracy):
+    """Of faces (...,), with `masks` (..., n): |lambda^T (X u)_+| and the bounds, (..., 2); `G` (C, d) of all cells."""
+    xp = namespace(X, lam, masks)
+    size, eps = xp.linalg.norm(X, axis=1), xp.finfo(X.dtype).eps
+    rounded = 2 * eps * _largest(X, lam)  # of the products lambda_n x_n; the sums add nothing to it
+    accuracy, whole = accuracy[span], G[cell]
+    g = (projectors[span] @ whole[..., None])[..., 0]
+    norm = xp.linalg.norm(g, axis=-1)
+    safe = xp.where(norm > 0, norm, 1.0)
+    Z = (g / safe[..., None]) @ X.T
+    error = rounded + (accuracy + 8 * eps) * xp.linalg.norm(whole, axis=-1)
+    # the direction of g is known to within error / |P_L g|, rows through L to 4 accuracy
+    off = (2 * error / safe + 8 * (accuracy + X.shape[1] * eps))[..., None] * size
+    outwards = xp.where(masks, -Z, Z)
+    inside = xp.stack([xp.all(outwards <= off, axis=-1), xp.all(-outwards <= off, axis=-1)], axis=-1)
+    values = xp.abs(xp.stack([xp.maximum(Z, 0.0) @ lam, xp.maximum(-Z, 0.0) @ lam], axis=-1))
+    return values, xp.where(inside, (norm + error)[..., None], 0.0)
 
 
 def sums(masks, terms):
@@ -124,25 +155,26 @@ def sums(masks, terms):
     Ozaki et al., Numerical Algorithms 59, 2012).
     """
     n = terms.shape[0]
-    exponent = jnp.ceil(jnp.log2(jnp.maximum(jnp.max(jnp.abs(terms)), 1e-250))) - 52 + np.ceil(np.log2(n)) + 1
-    grid = jnp.ldexp(jnp.ones_like(exponent), exponent.astype(int))
-    leading = jnp.round(terms / grid) * grid
+    xp = namespace(masks, terms)
+    exponent = xp.ceil(xp.log2(xp.maximum(xp.max(xp.abs(terms)), 1e-250))) - 52 + np.ceil(np.log2(n)) + 1
+    grid = xp.ldexp(xp.ones_like(exponent), exponent.astype(int))
+    leading = xp.round(terms / grid) * grid
     selected = masks.astype(terms.dtype)
     return selected @ leading + selected @ (terms - leading)
 
 
-@jax.jit
 def upper_bound(X, lam, values, over, error):
     """What no direction exceeds, from the two results of `price` over complete faces."""
-    return jnp.maximum(jnp.max(over), jnp.max(values) * (1 + 1e-15)) + _largest(X, lam) * error
+    largest = values.max() * (1 + 1e-15)
+    return namespace(values).maximum(over.max(), largest) + _largest(X, lam) * error
 
 
-@jax.jit
 def direction(X, lam, candidate, masks, cell, span, projectors, accuracy, error):
     """u (d,) of a candidate, numbered as `price` does in its flattened result."""
     g = projectors[span[candidate // 2]] @ (X.T @ (masks[cell[candidate // 2]] * lam))
-    norm = jnp.linalg.norm(g)
-    return (1 - 2 * (candidate % 2)) * g / jnp.where(norm > 0, norm, 1.0)
+    xp = namespace(g)
+    norm = xp.linalg.norm(g)
+    return (1 - 2 * (candidate % 2)) * g / xp.where(norm > 0, norm, 1.0)
 
 
 def one_sided(X: Float[Array, "n d"], lam: Float[Array, " n"], faces: Faces) -> tuple[float, float]:
@@ -153,13 +185,14 @@ def one_sided(X: Float[Array, "n d"], lam: Float[Array, " n"], faces: Faces) -> 
     _, over = price(X, lam, *arrays_of(faces))
     open_ = float(_largest(X, lam)) * float(faces.error)
     # in a face of mask D and span L the function is g . u: s |P_L g| at u = s P_L g / |P_L g|
-    above, below = (min(gram, float(jnp.max(over[:, side], initial=0.0)) + open_) for side in (0, 1))
+    above, below = (min(gram, float(over[:, side].max(initial=0.0)) + open_) for side in (0, 1))
     return above, below
 
 
 def _largest(X, lam):
     """Lambda = sum |lambda_n||x_n|, a Lipschitz constant of u -> lambda^T (X u)_+."""
-    return jnp.sum(jnp.abs(lam) * jnp.linalg.norm(X, axis=1))
+    xp = namespace(X, lam)
+    return xp.sum(xp.abs(lam) * xp.linalg.norm(X, axis=1))
 
 
 @jax.jit

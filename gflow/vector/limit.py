@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gflow._types import kept_on_host
 from gflow.convex.oracle import require_float64
+from gflow.inclusion import least_norm_slopes
 from gflow.network import VectorTwoLayer
 from gflow.problem import Problem
-from gflow.programs import ACCEPT, BAND, MOVING, Limit, agrees, moving_slopes
+from gflow.programs import ACCEPT, BAND, MOVING, Limit, agrees
 from gflow.vector.kkt import Neurons, Patterns, grouped, solve_kkt
 from gflow.vector.local import local_minimum
 from gflow.vector.subsampled import Optimum, Path, distinct, onward, released, solve_subsampled
@@ -124,10 +126,8 @@ def _by_descent(problem: Problem, neurons: Neurons, patterns: Patterns) -> Itera
 
 def _slopes(problem: Problem, neurons: Neurons, Lam: np.ndarray) -> np.ndarray:
     """(n, k): slopes of the least-norm velocity of every neuron."""
-    k = neurons.W.shape[1]
-    # neurons that are zero, up to a multiple of 16, so that few shapes are compiled
-    W, pull = (jnp.asarray(np.pad(a, ((0, 0), (0, -k % 16)))) for a in (neurons.W, Lam @ neurons.A))
-    return np.asarray(moving_slopes(problem, W, pull, MOVING))[:, :k]
+    host = kept_on_host(problem)
+    return np.asarray(least_norm_slopes(host.X, Lam @ neurons.A, neurons.W, problem.activation, MOVING, host.lines))
 
 
 def _solved(problem: Problem, optimum: Optimum, patterns: Patterns) -> Limit | None:
