@@ -17,10 +17,10 @@ from gflow.convex.ascent import resting_places
 from gflow.convex.interior_point import Program
 from gflow.convex.oracle import require_float64
 from gflow.convex.reduced import newton_on
-from gflow.network import TwoLayer
+from gflow.network import TwoLayer, host_network
 from gflow.patterns import merge
 from gflow.problem import Problem
-from gflow.programs import BAND, Limit, padded
+from gflow.programs import BAND, Limit
 
 RESTING = 1e-8
 """Largest residual of a flow's end that counts as a limit."""
@@ -105,7 +105,7 @@ def _solved(problem: Problem, network: TwoLayer, share: float) -> Limit | None:
 def _judged(problem: Problem, network: TwoLayer, moving: bool = False) -> Limit:
     """The network as a Limit; `moving`: it is a flow's end, whose neurons approach the hyperplanes they rest on."""
     band = MOVING if moving else BAND
-    q, lam, residual, loss = _stationarity(problem, padded(network)[0], band)
+    q, lam, residual, loss = _stationarity(problem, _padded(network), band)
     X, U = np.asarray(problem.X), np.asarray(network.directions())
     Z, row = X @ U, np.linalg.norm(X, axis=1)[:, None]
     sliding = (np.abs(Z) <= BAND * row) & (row > 0)
@@ -115,6 +115,13 @@ def _judged(problem: Problem, network: TwoLayer, moving: bool = False) -> Limit:
         network, lam, q, (Z > 0) & ~sliding, sliding, objective, float(residual), 0.0, bool(residual <= RESTING), False,
         0, float(loss),
     )  # fmt: skip
+
+
+def _padded(network: TwoLayer) -> TwoLayer:
+    """The network with zero neurons up to a multiple of 16, so that few shapes are compiled."""
+    K = network.width
+    more = -K % 16 or (16 if K == 0 else 0)
+    return host_network(np.pad(network.W1, ((0, 0), (0, more))), np.pad(network.w2, (0, more)))
 
 
 @jax.jit

@@ -179,13 +179,6 @@ def limit_with(problem: Problem, patterns: Patterns, V, lam, *, polished: bool, 
     )  # fmt: skip
 
 
-def padded(network: TwoLayer) -> tuple[TwoLayer, int]:
-    """The network with zero neurons up to a multiple of 16, so that few shapes are compiled, and its width."""
-    K = network.width
-    more = -K % 16 or (16 if K == 0 else 0)
-    return host_network(np.pad(network.W1, ((0, 0), (0, more))), np.pad(network.w2, (0, more))), K
-
-
 def judge(problem: Problem, network: TwoLayer, lam, p, band):
     """KKT residual, slackness and objective. By NumPy where all are arrays of it: what is asked of XLA while flows have
     its threads waits for the end of their turn, a second."""
