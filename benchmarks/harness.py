@@ -52,18 +52,19 @@ class Report:
         self.path.write_text("\n".join(lines if same else [*lines, text]) + "\n")
 
 
-def seconds(call: Callable[[], object], repeats: int = 5) -> dict:
-    """Wall time after a first call (which compiles): median and spread over `repeats`; compile time apart."""
+def seconds(call: Callable[[], object], repeats: int = 5, first: Callable[[], object] | None = None) -> dict:
+    """Wall time after a first call (which compiles): median and spread over `repeats`; compile time apart. `first`:
+    another call that compiles the same."""
     start = time.perf_counter()
-    jax.block_until_ready(call())
-    first = time.perf_counter() - start
+    jax.block_until_ready((first or call)())
+    compiled = time.perf_counter() - start
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
         jax.block_until_ready(call())
         times.append(time.perf_counter() - start)
     median = statistics.median(times)
-    return {"median_s": median, "min_s": min(times), "max_s": max(times), "first_call_s": first}
+    return {"median_s": median, "min_s": min(times), "max_s": max(times), "first_call_s": compiled}
 
 
 def _tell(pipe, walk: Callable[..., Iterator], arguments: tuple) -> None:

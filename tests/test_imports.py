@@ -36,7 +36,8 @@ ALLOWED = {
     },
     "flow.parabola": set(),
     "flow.pull": set(),
-    "flow.path": {"activations", "flow.charts", "flow.modes", "flow.parabola", "flow.pull", "network"},
+    "flow.events": {"flow.modes", "flow.parabola"},
+    "flow.path": {"activations", "flow.charts", "flow.events", "flow.modes", "flow.pull", "network"},
     "flow.crossings": {
         "activations", "flow.charts", "flow.field", "flow.flagged", "flow.modes", "flow.parabola", "flow.path",
         "flow.pull",

@@ -22,8 +22,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from gflow.activations import AbstractActivation
 from gflow.flow.charts import AbstractChart
+from gflow.flow.events import Found, Levels, next_events
 from gflow.flow.modes import Modes, at_rows, choose, first_rows, lengths, put, rounding, rows_at, slopes
-from gflow.flow.parabola import crossing, dips
 from gflow.flow.pull import Given, Pull
 from gflow.network import inner
 
@@ -36,9 +36,6 @@ REFINED = 4
 NEAR, NEAR_ENTRY = 0.1, 1e-4
 """A crossing is met where the pre-activation is this part of the step's error, a slide ends where its entry is as near
 to its bound as this."""
-
-TOGETHER = 1e-9
-"""Events closer than this, in parts of what is left of the step, are one."""
 
 
 class Way(NamedTuple):
@@ -118,6 +115,17 @@ class Traveller(NamedTuple):
             y = self._boosted(way, y, (0.25 + far) * near + (0.25 - far) * other, b - a)
         return y
 
+    def ahead(self, way: Way) -> tuple[PyTree[Array], PyTree[Array]]:
+        """From `way` half of what is left of the step, `nudged`, and all of it, `moved`."""
+        far, length = math.sqrt(3) / 6, 1 - way.tau
+        shares = jnp.asarray([0.25, 0.5 - far, 0.5 + far], length.dtype)
+        middle, early, late = jax.vmap(way.pull.at)(way.tau + shares[:, None] * length)
+        near, other = 0.25 + far, 0.25 - far
+        first = jnp.stack([0.5 * middle, near * early + other * late])
+        both = jax.vmap(lambda G: self._boosted(way, way.y, G, length))(first)
+        half, onward = (jax.tree.map(lambda a, k=k: a[k], both) for k in (0, 1))
+        return half, self._boosted(way, onward, near * late + other * early, length)
+
     def _boosted(self, way: Way, y: PyTree[Array], G: Float[Array, "d *K C"], length: Float[Array, " C"]):
         project = way.modes.project
         G = project(G) if G.ndim == 2 else jax.vmap(project, in_axes=1, out_axes=1)(G)
@@ -192,119 +200,80 @@ def travel(neurons: Traveller) -> Travelled:
 
 def _to_next(neurons: Traveller, better: Better, way: Way, last) -> Way:
     """To the next event, and with new modes beyond it; to the end where there is none."""
-    one = jnp.ones_like(way.tau)
-    y, modes, half = way.y, way.modes, 0.5 * (way.tau + 1)
-    middle, end = neurons.nudged(way, y, way.tau, half), neurons.moved(way, y, way.tau, one)
-    levels = []
-    for point, tau in ((y, way.tau), (middle, half), (end, one)):
+    y, modes, half, one = way.y, way.modes, 0.5 * (way.tau + 1), jnp.ones_like(way.tau)
+    middle, end = neurons.ahead(way)
+    points = jax.tree.map(lambda *a: jnp.stack(a), y, middle, end)
+
+    def level(point, tau):
         Z = neurons.preactivations(point) + better.at(tau) - way.offset
-        levels.append(neurons.levels(way, point, tau, jnp.where(modes.on, Z, -Z)))
-    found = _next(neurons, modes, way.kept, neurons.zero(end), levels)
+        return neurons.levels(way, point, tau, jnp.where(modes.on, Z, -Z))
+
+    # of few columns an operation takes as long as of three times as many
+    levels = jax.vmap(level)(points, jnp.stack([way.tau, half, one]))
+    found = next_events(levels, modes, way.kept, neurons.zero(end), neurons.jump)
     happens = jnp.any(found.happens, axis=0) & ~way.over
     arrived = ~happens | last
-    # onto the event
-    tau = jnp.where(happens, way.tau + found.tau * (1 - way.tau), 1.0)
-    tau, there, left = _onto(neurons, better, found, way, tau)
-    found = found._replace(now=found.now & happens & ~arrived)
-    beyond, pull, unsettled, crowded, kept = _beyond(neurons, found, way, there, tau)
-    there = (beyond.project(there[0]), *there[1:])
-    y = jax.tree.map(lambda a, b: jnp.where(arrived, a, b), end, there)
-    new = jax.tree.map(lambda a, b: jnp.where(arrived, a, b), modes._replace(delta=levels[2].wanted), beyond)
-    y, new = jax.tree.map(lambda a, b: jnp.where(way.over, a, b), (way.y, modes), (y, new))
-    event = found.now
+    nothing = Event.none(modes._replace(delta=levels.wanted[2]), way, end)
+    # most rounds of most tables only find that nothing happens any more
+    event = jax.lax.cond(
+        jnp.any(~arrived), lambda: _through(neurons, better, way, found, ~arrived, nothing), lambda: nothing
+    )
     missed = found.happens & happens & last
-    # a pair that began on its hyperplane and stays has not met it too early or late
-    misplaced = event & ~found.slid & ~beyond.slide & ~(kept & (tau <= way.tau))
+    tau = jnp.where(happens & last, way.tau + found.tau * (1 - way.tau), event.tau)
+    y, new = jax.tree.map(lambda a, b: jnp.where(way.over, a, b), (y, modes), (event.y, event.modes))
     return Way(
         jnp.where(way.over, way.tau, jnp.where(arrived, 1.0, tau)),
         y,
         new,
-        pull,
+        event.pull,
         way.over | arrived,
         jnp.where(happens, jnp.minimum(way.first, tau), way.first),
-        jnp.where(event | missed, tau, way.theta),
-        way.turned | (found.turned & event),
-        way.open | missed | (event & (crowded | kept | unsettled)),
-        way.kept | (kept & event),
-        jnp.where(modes.slide | beyond.slide, better.at(tau), way.offset),
-        way.late + jnp.where(misplaced, found.late(better.doubt(tau) + left, 1 - way.tau), 0.0),
+        jnp.where(event.now | missed, tau, way.theta),
+        way.turned | event.turned,
+        way.open | missed | event.open,
+        way.kept | event.kept,
+        jnp.where(modes.slide | event.modes.slide, better.at(tau), way.offset),
+        way.late + event.late,
     )
 
 
-class Levels(NamedTuple):
-    """What is positive as long as modes hold. `side` (R, C): pre-activations towards their side. Of sliding rows,
-    (K, C): `wanted`, the entry; `room`, what it is short of its upper bound; `hostile`, how much the pair is."""
+class Event(NamedTuple):
+    """What the earliest event of a neuron leads to: `tau`, `y`, `modes` and `pull` behind it; `now`, the pairs whose it
+    is, and of these, as in Way, `turned`, `open` and `kept`; `late`. Without an event: the end of the step."""
 
-    side: Float[Array, "R C"]
-    wanted: Float[Array, "K C"]
-    room: Float[Array, "K C"]
-    hostile: Float[Array, "K C"]
-
-
-class Found(NamedTuple):
-    """Events of what is left of a step: pairs (n, C) that have one, `happens`; those whose it is `now`, the earliest of
-    their neuron; `tau` (C,) of that, in parts of what is left. `slid`: rows on which a neuron no longer slides, on the
-    side `above`; `turned`: since it changed its orientation. `slopes`: of the levels there, 0 but for what is now."""
-
-    happens: Bool[Array, "n C"]
-    now: Bool[Array, "n C"]
     tau: Float[Array, " C"]
-    slid: Bool[Array, "n C"]
-    above: Bool[Array, "n C"]
+    y: PyTree[Array]
+    modes: Modes
+    pull: Pull
+    now: Bool[Array, "n C"]
     turned: Bool[Array, "n C"]
-    slopes: Levels
+    open: Bool[Array, "n C"]
+    kept: Bool[Array, "n C"]
+    late: Float[Array, "n C"]
 
-    def late(self, doubt: Float[Array, "n C"], left: Float[Array, " C"]) -> Float[Array, "n C"]:
-        """By how much of the step a crossing is misplaced if the pre-activation is off by `doubt`; `left` of it."""
-        slope = jnp.abs(self.slopes.side)
-        return jnp.where(slope > 0, jnp.minimum(1.0, doubt / jnp.where(slope > 0, slope, 1.0)), 0.0) * left
-
-
-def _next(neurons: Traveller, modes: Modes, kept: Bool[Array, "n C"], zero: Float[Array, "n C"], levels) -> Found:
-    """`levels`: at three points of equal distance. `zero`: what rounding leaves of a pre-activation."""
-    n, at = len(neurons.X), modes.at
-    exists = at < n
-    floors = (zero, 0.0, 0.0, 0.0)
-    falls = [_fall(a, m, b, floor) for a, m, b, floor in zip(*levels, floors, strict=True)]
-    crossed = falls[0].does & ~modes.slide & ~kept
-    low, high, over = (fall.does & exists for fall in falls[1:])
-    whens = [jnp.where(a, fall.when, 1.0) for a, fall in zip((low, high, over), falls[1:], strict=True)]
-    when_slid = jnp.minimum(jnp.minimum(whens[0], whens[1]), whens[2])
-    slid = low | high | over
-    turned = over & (whens[2] <= jnp.minimum(whens[0], whens[1]))
-    # on a repelling hyperplane both sides are solutions: the one with the smaller share of its entry is taken
-    above = jnp.where(turned, modes.delta < 0.5 * neurons.jump, whens[1] < whens[0])
-    slid_at = put(at, slid, n)
-    happens = crossed | slid_at
-    theta = jnp.where(crossed, falls[0].when, 1 - put(at, jnp.where(slid, 1 - when_slid, 0.0), n))
-    tau = jnp.min(jnp.where(happens, theta, 1.0), axis=0)
-    now = happens & (theta <= tau + TOGETHER)
-    due = slid & (when_slid <= tau + TOGETHER)
-    chosen = (now & crossed, *(due & (when <= when_slid) for when in whens))
-    slopes = Levels(*(jnp.where(a, fall.slope, 0.0) for a, fall in zip(chosen, falls, strict=True)))
-    return Found(happens, now, tau, slid_at, put(at, above & slid, n), put(at, turned & slid, n), slopes)
+    @classmethod
+    def none(cls, modes: Modes, way: Way, end: PyTree[Array]) -> Event:
+        """At the `end` of the step, with these modes."""
+        no = jnp.zeros_like(way.kept)
+        return cls(jnp.ones_like(way.tau), end, modes, way.pull, no, no, no, no, jnp.zeros_like(way.late))
 
 
-class Fall(NamedTuple):
-    """Whether a level falls below 0, where first, and its slope there; all in parts of what is left of the step."""
-
-    does: Bool[Array, "..."]
-    when: Float[Array, "..."]
-    slope: Float[Array, "..."]
-
-
-@jax.jit
-def _fall(a, m, b, zero) -> Fall:
-    """Of what has the values a, m, b at three points of equal distance. `zero`: what counts as 0."""
-    away = a > zero  # what begins at 0 has left from there
-    a = jnp.maximum(a, 0.0)
-    below = b < -zero
-    slope, bend, dip = dips(a, m, b)
-    dip = dip & away
-    safe = jnp.where(dip, bend, 1.0)
-    entry = -0.5 * slope / safe - 0.5 * jnp.sqrt(jnp.where(dip, slope**2 - 4 * bend * a, 0.0)) / safe
-    when = jnp.where(below, crossing(a, m, b), entry)
-    return Fall(below | dip, when, slope + 2 * bend * when)
+def _through(
+    neurons: Traveller, better: Better, way: Way, found: Found, which: Bool[Array, " C"], otherwise: Event
+) -> Event:
+    """The events of these neurons, `otherwise` of others."""
+    tau = jnp.where(which, way.tau + found.tau * (1 - way.tau), 1.0)
+    tau, there, left = _onto(neurons, better, found, way, tau)
+    found = found._replace(now=found.now & which)
+    beyond, pull, unsettled, crowded, kept = _beyond(neurons, found, way, there, tau)
+    there, event = (beyond.project(there[0]), *there[1:]), found.now
+    y, modes = jax.tree.map(lambda a, b: jnp.where(which, a, b), (there, beyond), (otherwise.y, otherwise.modes))
+    # a pair that began on its hyperplane and stays has not met it too early or late
+    misplaced = event & ~found.slid & ~beyond.slide & ~(kept & (tau <= way.tau))
+    late = jnp.where(misplaced, found.late(better.doubt(tau) + left, 1 - way.tau), 0.0)
+    return Event(
+        tau, y, modes, pull, event, found.turned & event, event & (crowded | kept | unsettled), kept & event, late
+    )
 
 
 def _onto(neurons: Traveller, better: Better, found: Found, way: Way, tau: Float[Array, " C"]):
