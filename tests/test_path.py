@@ -13,8 +13,9 @@ import gflow
 from gflow import datasets
 from gflow.flow.boost import boosted
 from gflow.flow.clocks import ScaledClock
+from gflow.flow.events import Found, Levels
 from gflow.flow.field import Field
-from gflow.flow.path import Traveller, at_start, travel
+from gflow.flow.path import Traveller, _beyond, at_start, travel
 from gflow.flow.pull import Given, Pull
 from gflow.flow.start import initial_modes
 from gflow.flow.vector_chart import VectorPolar
@@ -90,6 +91,29 @@ def traveller(problem, network, length):
     middle = neurons.moved(held, held.y, 0 * one, 0.5 * one)
     end = neurons.moved(held, middle, 0.5 * one, one)
     return neurons._replace(middle=neurons.preactivations(middle), end=neurons.preactivations(end))
+
+
+def test_what_pulls_at_a_neuron_changes_with_its_own_events_alone():
+    # all neurons slide on the first hyperplane, although some would leave it; those of the first half have an event
+    n, d, m = 8, 3, 100
+    data = datasets.gaussian(n=n, d=d, seed=4)
+    problem = gflow.Problem(data.X, data.y)
+    neurons = traveller(problem, gflow.Gaussian(1e-2)(gflow.key_of(0, 0), problem, m), 3.0)
+    first = jnp.zeros((n, m), bool).at[0].set(True)
+    Q, R = (a.at[0].set(0.0) for a in (neurons.modes.Q, neurons.modes.R))
+    Q = Q.at[0].set((problem.X[0] / jnp.linalg.norm(problem.X[0]))[:, None])
+    R = R.at[0, 0].set(jnp.linalg.norm(problem.X[0]))
+    at = jnp.full_like(neurons.modes.at, n).at[0].set(0)
+    modes = neurons.modes._replace(on=neurons.modes.on & ~first, slide=first, at=at, Q=Q, R=R)
+    neurons = neurons._replace(modes=modes)
+    way, no = at_start(neurons), jnp.zeros((n, m), bool)
+    levels = Levels(jnp.zeros((n, m)), *(jnp.zeros(at.shape) for _ in range(3)))
+    busy = no.at[1, : m // 2].set(True)
+    found = Found(busy, busy, jnp.ones(m), no, no, no, levels)
+    pull = _beyond(neurons, found, way, way.y, jnp.full(m, 0.5))[1].coefficients
+    changed = np.any(np.asarray(pull != way.pull.coefficients), axis=(0, 1))
+    assert changed[: m // 2].any()
+    assert not changed[m // 2 :].any()
 
 
 @pytest.mark.parametrize(("n", "d"), [(6, 2), (8, 3)])

@@ -335,7 +335,9 @@ def _beyond(neurons: Traveller, found: Found, way: Way, y, tau):
     crowded = wrong & ~put(at, at < n, n)
     # it sums over all samples: of what was added and taken there is a rest, and a neuron without any must feel nothing
     choice = choose(X, neurons.activation, on ^ crowded, at, weight, drift)
-    pull = way.pull.turned(neurons.given, X, neurons.slopes(choice.modes) - neurons.slopes(modes))
+    # of a neuron without an event nothing changes, whatever the box problem would have of it by now
+    change = jnp.where(jnp.any(found.now, axis=0), neurons.slopes(choice.modes) - neurons.slopes(modes), 0.0)
+    pull = way.pull.turned(neurons.given, X, change)
     kept = wrong & ~crowded & ~choice.modes.slide & (choice.modes.on == modes.on)
     return choice.modes, pull, choice.unsettled, crowded, kept
 
