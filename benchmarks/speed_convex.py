@@ -28,6 +28,7 @@ from gflow import datasets
 LEVELS = (1e-4, 1e-6, 1e-8)
 TOLERANCES = (1e-4, 1e-6, 1e-8, 1e-10, 1e-12)
 LONGEST = 120.0
+SOLVERS = ("CLARABEL", "SCS", "ECOS", "MOREAU")
 
 
 def settings(solver: str, eps: float) -> dict:
@@ -36,6 +37,9 @@ def settings(solver: str, eps: float) -> dict:
         return {"tol_gap_abs": eps, "tol_gap_rel": eps, "tol_feas": eps, "time_limit": LONGEST}
     if solver == "SCS":
         return {"eps_abs": eps, "eps_rel": eps, "max_iters": 200_000, "time_limit_secs": LONGEST}
+    if solver == "MOREAU":
+        close = {"tol_gap_abs": eps, "tol_gap_rel": eps, "tol_feas": eps}
+        return {"ipm_settings": close, "time_limit": LONGEST, "device": "cpu"}
     return {"abstol": eps, "reltol": eps, "feastol": eps}
 
 
@@ -142,7 +146,7 @@ def main(names: list[str]) -> None:
         known, faces_s, _ = timed(lambda p=problem: gflow.faces(p.X), 1)
         masks = gflow.arrangement(problem.X).masks
         report.line(f"{name}, {len(masks)} masks: gflow", faces_s=faces_s, **own(problem, known, beta))
-        for solver in ("CLARABEL", "SCS", "ECOS"):
+        for solver in SOLVERS:
             if solver not in cp.installed_solvers():
                 report.line(f"{name}, {len(masks)} masks: CVXPY, {solver}", skipped="not installed")
                 continue
