@@ -9,13 +9,13 @@ differential inclusion").
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 UNROLL = 4
 """Loops over at most this many rows are unrolled: faster to run; longer ones are loops: faster to compile."""
@@ -61,12 +61,12 @@ def bounded(
     scale = ROUNDING * (jnp.sqrt(jnp.sum(v0**2, axis=0)) + jnp.sum(jnp.sqrt(squared), axis=0) * upper)
 
     def minimum(delta, free):
-        Q, R = orthonormal(jnp.where(free[:, None], rows, 0.0), 2)
-        free = free & (jnp.stack([R[k, k] for k in range(K)]) != 0)
+        Q = orthonormal(jnp.where(free[:, None], rows, 0.0), 2)
+        free = free & jnp.any(Q != 0, axis=1)
         # a guess may name dependent rows: those that are left over go to a bound
         delta = jnp.where(free | (delta >= upper), delta, 0.0)
         fixed = v0 + jnp.sum(jnp.where(free, 0.0, delta)[:, None] * rows, axis=0)
-        return delta, free, entries(Q, R, fixed)
+        return delta, free, entries(Q, lambda k: rows[k], fixed)
 
     def gradient(delta):
         return jnp.sum(rows * (v0 + jnp.sum(delta[:, None] * rows, axis=0)), axis=1)
@@ -151,58 +151,65 @@ def total(terms: Iterable[Array]) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def orthonormal(rows: Float[Array, "K d m"], passes: int) -> tuple[Float[Array, "K d m"], Float[Array, "K K m"]]:
-    """Gram-Schmidt: rows_k = sum_j R_jk Q_j. Rows of zeros and dependent ones give Q_k = 0, R_kk = 0."""
+def orthonormal(rows: Float[Array, "K d m"], passes: int) -> Float[Array, "K d m"]:
+    """Q of Gram-Schmidt: row_k is a combination of Q_0 to Q_k. Rows of zeros and dependent ones give Q_k = 0."""
     K = rows.shape[0]
     if K <= UNROLL:
-        basis, columns = rows[:0], []
+        basis = rows[:0]
         for k in range(K):
-            q, along, size = _reduce(basis, rows[k], passes)
-            basis = jnp.concatenate([basis, q[None]])
-            columns.append(jnp.concatenate([along, size[None], jnp.zeros((K - 1 - k, rows.shape[2]), rows.dtype)]))
-        return basis, jnp.stack(columns, axis=1)
-
-    def add(k, carry):
-        Q, R = carry
-        q, along, size = _reduce(Q, rows[k], passes)
-        return Q.at[k].set(q), R.at[:, k].set(along.at[k].set(size))
-
-    # the last rows are often zeros in every column
-    used = jnp.max(jnp.where(jnp.any(rows != 0, axis=(1, 2)), jnp.arange(1, K + 1), 0))
-    return jax.lax.fori_loop(0, used, add, (jnp.zeros_like(rows), jnp.zeros((K, K, rows.shape[2]), rows.dtype)))
+            basis = jnp.concatenate([basis, _reduced(basis, rows[k], passes)[None]])
+        return basis
+    add = lambda k, Q: Q.at[k].set(_reduced(Q, rows[k], passes))  # noqa: E731
+    return jax.lax.fori_loop(0, used(rows), add, jnp.zeros_like(rows))
 
 
-def _reduce(Q: Float[Array, "k d m"], row: Float[Array, "d m"], passes: int):
-    """(unit vector, components along Q, length) of what is left of `row` outside the span of Q."""
-    v, along = row, jnp.zeros((Q.shape[0], row.shape[1]), row.dtype)
+def used(rows: Float[Array, "K d m"]):
+    """Up to which row there are any: the last ones are often zeros in every column."""
+    K = rows.shape[0]
+    return jnp.max(jnp.where(jnp.any(rows != 0, axis=(1, 2)), jnp.arange(1, K + 1), 0))
+
+
+def _reduced(Q: Float[Array, "k d m"], row: Float[Array, "d m"], passes: int) -> Float[Array, "d m"]:
+    """The unit vector along what is left of `row` outside the span of Q."""
+    v = row
     for _ in range(passes):
-        part = jnp.sum(Q * v, axis=1)
-        v, along = v - jnp.sum(Q * part[:, None], axis=0), along + part
+        v = v - jnp.sum(Q * jnp.sum(Q * v, axis=1)[:, None], axis=0)
     left = jnp.sum(v**2, axis=0)
     # of a dependent row rounding is left
     independent = left > (64 * jnp.finfo(v.dtype).eps) ** 2 * jnp.sum(row**2, axis=0)
-    size = jnp.sqrt(jnp.where(independent, left, 1.0))
-    return jnp.where(independent, v / size, 0.0), along, jnp.where(independent, size, 0.0)
+    return jnp.where(independent, v / jnp.sqrt(jnp.where(independent, left, 1.0)), 0.0)
 
 
-@jax.jit
-def entries(Q: Float[Array, "K d m"], R: Float[Array, "K K m"], v: Float[Array, "d m"]) -> Float[Array, "K m"]:
-    """c (K, m) with v + sum_k c_k rows_k orthogonal to all rows (0 for dependent rows): back substitution."""
+def entries(
+    Q: Float[Array, "K d m"], row: Callable[[Int[Array, ""] | int], Float[Array, "d m"]], v: Float[Array, "d m"]
+) -> Float[Array, "K m"]:
+    """c (K, m) with v + sum_k c_k row(k) orthogonal to all rows, Q = `orthonormal` of these; 0 where Q_k = 0.
+
+    From the last row on: no row before it has a part along its Q_k.
+    """
     K, d, _ = Q.shape
-    target = -(total(Q[:, j] * v[j] for j in range(d)) if K * d <= UNROLLED else jnp.sum(Q * v, axis=1))
-    pivot = jnp.stack([R[k, k] for k in range(K)])
-    inverse = jnp.where(pivot == 0, 0.0, 1 / jnp.where(pivot == 0, 1.0, pivot))
+
+    def along(q, u):
+        return total(q[j] * u[j] for j in range(d)) if K * d <= UNROLLED else jnp.sum(q * u, axis=0)
+
+    def entry(k, v):
+        x, q = row(k), Q[k]
+        pivot = along(q, x)
+        c = jnp.where(pivot == 0, 0.0, -along(q, v) / jnp.where(pivot == 0, 1.0, pivot))
+        return c, v + c * x
+
     if K <= UNROLL:
-        c: list[Array] = []
-        for j in reversed(range(K)):
-            done = sum((R[j, k] * c[K - 1 - k] for k in range(j + 1, K)), jnp.zeros_like(pivot[0]))
-            c.append((target[j] - done) * inverse[j])
-        return jnp.stack(c[::-1])
+        found: list[Array] = []
+        for k in reversed(range(K)):
+            c, v = entry(k, v)
+            found.append(c)
+        return jnp.stack(found[::-1])
+    last = used(Q)
 
-    used = jnp.max(jnp.where(jnp.any(pivot != 0, axis=1), jnp.arange(1, K + 1), 0))
+    def solve(i, carry):
+        k = last - 1 - i
+        found, v = carry
+        c, v = entry(k, v)
+        return found.at[k].set(c), v
 
-    def solve(i, c):
-        j = used - 1 - i
-        return c.at[j].set((target[j] - jnp.sum(c * R[j], axis=0)) * inverse[j])
-
-    return jax.lax.fori_loop(0, used, solve, jnp.zeros_like(target))
+    return jax.lax.fori_loop(0, last, solve, (jnp.zeros_like(Q[:, 0]), v))[0]

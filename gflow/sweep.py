@@ -239,8 +239,8 @@ def chunk_for(device, problem: Problem, width: int, inits: int) -> int:
     if not limit:
         return CHUNK
     n, d = problem.shape
-    # a dozen stages of pre-activations and weights, and the factors of the hyperplanes on which neurons slide
-    lane = problem.X.dtype.itemsize * width * (16 * n + 40 * d + 4 * min(n, d) * (min(n, d) + d))
+    # a dozen stages of pre-activations and weights, and the bases of the hyperplanes on which neurons slide
+    lane = problem.X.dtype.itemsize * width * (16 * n + 40 * d + 4 * min(n, d) * d)
     fitting = min(MOST, 2 ** int(math.log2(max(SHARE * limit / lane, 1))))
     wanted = min(2 ** math.ceil(math.log2(inits)), max(SMALL, 2 ** int(math.log2(inits / (MORE * GENERATIONS)))))
     return min(fitting, wanted)

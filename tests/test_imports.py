@@ -54,7 +54,7 @@ ALLOWED = {
     "flow.kinks": {"flow.crossings", "flow.modes"},
     "flow.chebyshev": set(),
     "flow.tied": {"flow.traced", "problem"},
-    "flow.implicit": {"flow.field", "flow.modes", "flow.tied", "flow.traced"},
+    "flow.implicit": {"box", "flow.field", "flow.modes", "flow.tied", "flow.traced"},
     "flow.traced": set(),
     "flow.filippov": {
         "flow.chebyshev", "flow.clocks", "flow.crossings", "flow.field", "flow.implicit", "flow.kinks", "flow.modes",

@@ -93,7 +93,7 @@ def after_step(
     Z0, Zm, Z1 = (leading(at.Z) for at in moments)
     neurons = Neurons(Z0, Zm, Z1, field.chart, z0, z1, error, modes)
     weight = at_rows(end.weight, modes.at)
-    wanted = modes.wanted(end.force, weight)
+    wanted = modes.wanted(X, end.force, weight)
     nothing = jnp.zeros_like(error)
     details = Details(jnp.ones_like(end.Z), no, no) if log else None
     still = jax.tree.map(jnp.zeros_like, z1)

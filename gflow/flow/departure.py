@@ -92,9 +92,7 @@ def departure(X, activation: AbstractActivation, orientation, lam: Float[Array, 
     at = _smallest(near, min(n, d + SPARE))
     modes = choose(X, activation, (Z > 0) & ~put(at, at < n, n), at, lam, drift).modes
     at = first_rows(modes.slide, d)
-    modes = Modes(
-        modes.on, modes.slide, at, at_rows(put(modes.at, modes.delta, n), at), *orthonormal(rows_at(X, at), 2)
-    )
+    modes = Modes(modes.on, modes.slide, at, at_rows(put(modes.at, modes.delta, n), at), orthonormal(rows_at(X, at), 2))
     G = modes.project(drift + X.T @ (slopes(activation, modes.on, X.dtype) * lam))
     u = sign * G / _positive(jnp.sqrt(inner(G, G)))
     leaves = jnp.any(down, axis=0) & (descent(X, activation, orientation, lam, drift, u) > 0)
@@ -132,7 +130,7 @@ def at_rest(X: Float[Array, "n d"], m: int) -> Modes:
     at = jnp.broadcast_to(jnp.arange(d)[:, None], (d, m))
     identity = jnp.broadcast_to(jnp.eye(d, dtype=X.dtype)[..., None], (d, d, m))
     slide = jnp.broadcast_to(jnp.arange(n)[:, None] < d, (n, m))
-    return Modes(jnp.zeros((n, m), bool), slide, at, jnp.zeros((d, m), X.dtype), identity, identity)
+    return Modes(jnp.zeros((n, m), bool), slide, at, jnp.zeros((d, m), X.dtype), identity)
 
 
 def _directions(X, c: Float[Array, "n m"], line: Float[Array, "d m"]):

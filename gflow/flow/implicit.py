@@ -24,6 +24,7 @@ import numpy as np
 from diffrax._local_interpolation import ThirdOrderHermitePolynomialInterpolation
 from jaxtyping import Array, Float, PyTree
 
+from gflow.box import used
 from gflow.flow.field import NEGLIGIBLE, Field, Moment, Rates
 from gflow.flow.modes import Modes
 from gflow.flow.tied import confirmed
@@ -110,12 +111,19 @@ def kernel(field: Field, z: PyTree[Array], modes: Modes) -> Float[Array, "n n"]:
     network, y, D = field.chart.decode(z), field.problem.y, field.slopes(modes.on)
     X = field.problem.X
     a, W1 = network.w2, network.W1  # pyright: ignore[reportAttributeAccessIssue]
-    rows = X[:, :, None] - jnp.einsum("kdm,knm->ndm", modes.Q, jnp.einsum("kdm,nd->knm", modes.Q, X))
-    rows = (y[:, None] * D * a)[:, None] * rows
-    flat = rows.reshape(len(y), -1)
-    if field.chart.both_layers:
-        flat = jnp.concatenate([flat, y[:, None] * D * (X @ W1)], axis=1)
-    return flat @ flat.T
+    B = y[:, None] * D * a
+    # sum_i b_i b_i^T o X (I - Q_i Q_i^T) X^T, without the rows (n, d, m)
+    K = (X @ X.T) * (B @ B.T)
+
+    def less(k, K):
+        along = B * (X @ modes.Q[k])
+        return K - along @ along.T
+
+    K = jax.lax.fori_loop(0, used(modes.Q), less, K)
+    if not field.chart.both_layers:
+        return K
+    own = y[:, None] * D * (X @ W1)
+    return K + own @ own.T
 
 
 def _pull(field: Field, modes: Modes, p: Float[Array, " n"]) -> Float[Array, "d m"]:

@@ -20,7 +20,7 @@ from gflow.box import UNROLLED, bounded, entries, orthonormal, total
 
 class Modes(NamedTuple):
     """`on`, `slide` (n, m), never both. A neuron's sliding rows are `at` (K, m), n where there are fewer than K, with
-    their entries `delta` (K, m) and the factors X[at] = R^T Q, `Q` (K, d, m) orthonormal or zero, `R` (K, K, m) upper.
+    their entries `delta` (K, m) and `Q` (K, d, m), which are `orthonormal`, or zero.
     """
 
     on: Bool[Array, "n m"]
@@ -28,16 +28,19 @@ class Modes(NamedTuple):
     at: Int[Array, "K m"]
     delta: Float[Array, "K m"]
     Q: Float[Array, "K d m"]
-    R: Float[Array, "K K m"]
 
     def project(self, G: Float[Array, "d m"]) -> Float[Array, "d m"]:
         """(I - Q_i Q_i^T) G_i for every neuron."""
         return projected(self.Q, G)
 
-    def wanted(self, G: Float[Array, "d m"], weight: Float[Array, "K m"]) -> Float[Array, "K m"]:
-        """Entries of the sliding rows that keep every neuron on its hyperplanes; `G` without them, `weight` their
+    @jax.jit
+    def wanted(
+        self, X: Float[Array, "n d"], G: Float[Array, "d m"], weight: Float[Array, "K m"]
+    ) -> Float[Array, "K m"]:
+        """Entries of the sliding rows of X that keep every neuron on its hyperplanes; `G` without them, `weight` their
         lambda_n: 0 where that is."""
-        return jnp.where(weight == 0, 0.0, entries(self.Q, self.R, G) / jnp.where(weight == 0, 1.0, weight))
+        found = entries(self.Q, lambda k: rows_at(X, self.at[k]), G)
+        return jnp.where(weight == 0, 0.0, found / jnp.where(weight == 0, 1.0, weight))
 
 
 @jax.jit
@@ -81,9 +84,9 @@ def first_rows(chosen: Bool[Array, "n m"], K: int, ahead: Bool[Array, "n m"] | N
     return jnp.where(place < 2 * n, place % n, n)
 
 
-def rows_at(X: Float[Array, "n d"], at: Int[Array, "K m"]) -> Float[Array, "K d m"]:
+def rows_at(X: Float[Array, "n d"], at: Int[Array, "*K m"]) -> Float[Array, "*K d m"]:
     """X[at], zeros where there is no row."""
-    return jnp.moveaxis(jnp.take(X, at, axis=0, mode="fill", fill_value=0.0), -1, 1)
+    return jnp.swapaxes(jnp.take(X, at, axis=0, mode="fill", fill_value=0.0), -1, -2)
 
 
 def slopes(activation: AbstractActivation, on: Bool[Array, "n m"], dtype) -> Float[Array, "n m"]:
@@ -126,10 +129,10 @@ def choose(
     on = on & ~put(at, at < n, n)
     v0 = drift + X.T @ (slopes(activation, on, X.dtype) * lam)
     x, weight = rows_at(X, at), at_rows(lam, at)
-    wanted = entries(*orthonormal(x, 1), v0) / jnp.where(weight == 0, 1.0, weight)
+    wanted = entries(orthonormal(x, 1), lambda k: x[k], v0) / jnp.where(weight == 0, 1.0, weight)
     box = bounded(x * weight[:, None], v0, upper - lower, wanted)
     # the factors are of the rows themselves, whose length does not depend on a multiplier that may tend to 0
-    Q, R = orthonormal(jnp.where(box.free[:, None], x, 0.0), 2)
+    Q = orthonormal(jnp.where(box.free[:, None], x, 0.0), 2)
     on = on | put(at, ~box.free & (box.delta > 0), n)
-    modes = Modes(on, put(at, box.free, n), jnp.where(box.free, at, n), jnp.where(box.free, box.delta, 0.0), Q, R)
+    modes = Modes(on, put(at, box.free, n), jnp.where(box.free, at, n), jnp.where(box.free, box.delta, 0.0), Q)
     return Choice(modes, ~box.settled)

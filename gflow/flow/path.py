@@ -146,7 +146,7 @@ class Traveller(NamedTuple):
 
     def wanted(self, way: Way, y: PyTree[Array], tau: Float[Array, " C"], weight: Float[Array, "K C"]):
         """(K, C): entries wanted by the sliding rows, whose weights are `weight`, at `tau`."""
-        return way.modes.wanted(self.chart.pulled(y, way.pull.at(tau)), weight)
+        return way.modes.wanted(self.X, self.chart.pulled(y, way.pull.at(tau)), weight)
 
     def levels(self, way: Way, y: PyTree[Array], tau: Float[Array, " C"], side: Float[Array, "R C"]) -> Levels:
         """At `tau`, where neurons are at y, with pre-activations towards their sides `side`."""

@@ -4,7 +4,7 @@ Under a plain vmap every lane waits for the slowest one. A pool holds lanes in c
 the unit that is compiled: a lane's result depends neither on its neighbours nor on how many chunks there are, in how
 many pools or on how many devices they lie, or when a lane was filled. So every device has a program of its own: one
 that is partitioned over several rounds now and then in another way. Lanes of a chunk wait for each other too, for the
-one whose step needs most stages: so lanes of a pool change places, and those that need alike many share a chunk.
+one whose step needs most stages: so every few steps those that need alike many are put into one chunk.
 """
 
 # diffrax gives its results types that only it can see through
@@ -104,24 +104,31 @@ class Leg(eqx.Module):
         return _turn(self, pool, np.asarray(fresh, int), brought, np.asarray(count))
 
     def _filled(self, pool: Pool, fresh, brought) -> Pool:
-        start = lambda pool: _chosen(fresh != IDLE, jax.vmap(self._started)(fresh, brought), pool)  # noqa: E731
-        return jax.lax.cond(jnp.any(fresh != IDLE), start, lambda pool: pool, pool)
+        start = lambda pool, k: _chosen(fresh[k] != IDLE, jax.vmap(self._started)(fresh[k], _at(brought, k)), pool)  # noqa: E731
+
+        def one(k, pool):
+            chunk = _at(pool, k)
+            return _put(pool, k, jax.lax.cond(jnp.any(fresh[k] != IDLE), start, lambda chunk, _: chunk, chunk, k))
+
+        return jax.lax.fori_loop(0, fresh.shape[0], one, pool)
 
     def _advanced(self, lanes: Lane, count) -> Lane:
         """Lanes (chunks, lanes of a chunk, ...) after at most `count` attempted steps each."""
         shape = lanes.steps.shape
 
         def some(carry):
-            made, lanes, place = carry
-            effort = jax.vmap(jax.vmap(self.stepper.effort))(lanes)
-            lanes, place = _reordered((lanes, place), jnp.lexsort((lanes.time.ravel(), effort.ravel())))
+            made, lanes = carry
+            effort = jax.vmap(self.stepper.effort)(lanes)
+            alike = jnp.lexsort((lanes.time, effort)).reshape(shape)
             few = jnp.minimum(count - made, TOGETHER)
-            return made + few, jax.lax.map(lambda chunk: self._stepped(few, chunk), lanes), place
+            # taken and put back a chunk at a time: to move all lanes needs a second pool
+            one = lambda k, lanes: _put(lanes, alike[k], self._stepped(few, _at(lanes, alike[k])))  # noqa: E731
+            return made + few, jax.lax.fori_loop(0, shape[0], one, lanes)
 
         going = lambda carry: (carry[0] < count) & jnp.any(carry[1].running)  # noqa: E731
-        place = jnp.arange(math.prod(shape)).reshape(shape)
-        _, lanes, place = jax.lax.while_loop(going, some, (jnp.zeros_like(count), lanes, place))
-        return _reordered(lanes, jnp.argsort(place.ravel()))
+        flat = jax.tree.map(lambda a: a.reshape(math.prod(shape), *a.shape[2:]), lanes)
+        _, flat = jax.lax.while_loop(going, some, (jnp.zeros_like(count), flat))
+        return jax.tree.map(lambda a: a.reshape(shape + a.shape[1:]), flat)
 
     def _stepped(self, count, lanes: Lane) -> Lane:
         """One chunk; nothing is done for one whose lanes have all ended."""
@@ -156,14 +163,19 @@ def _chosen(taken, new, old):
     return jax.tree.map(choose, new, old)
 
 
-def _reordered(tree, order):
-    """Leaves (chunks, lanes of a chunk, ...) with their lanes in this order."""
-    return jax.tree.map(lambda a: a.reshape(order.size, *a.shape[2:])[order].reshape(a.shape), tree)
+def _at(tree, at):
+    """The rows `at` of its leaves."""
+    return jax.tree.map(lambda a: a[at], tree)
+
+
+def _put(tree, at, new):
+    """The same with `new` rows there."""
+    return jax.tree.map(lambda a, b: a.at[at].set(b, unique_indices=True), tree, new)
 
 
 @eqx.filter_jit(donate="all-except-first")
 def _turn(leg: Leg, pool: Pool, fresh, brought, count) -> tuple[Pool, End]:
-    first, lanes = jax.lax.map(lambda several: leg._filled(*several), (pool, fresh, brought))
+    first, lanes = leg._filled(pool, fresh, brought)
     pool = Pool(first, leg._advanced(lanes, count))
     return pool, jax.lax.map(lambda chunk: jax.vmap(leg._end)(*chunk), pool)
 

@@ -74,7 +74,7 @@ def _at_tip(field: Field, hidden: Float[Array, "d m"]) -> Bool[Array, " m"]:
 def _modes(field: Field, z, on: Bool[Array, "n m"], slide: Bool[Array, "n m"], delta: Float[Array, "n m"]) -> Modes:
     X = field.hyperplanes
     at = first_rows(slide, field.room)
-    modes = Modes(on, slide, at, at_rows(delta, at), *orthonormal(rows_at(X, at), 2))
+    modes = Modes(on, slide, at, at_rows(delta, at), orthonormal(rows_at(X, at), 2))
     if not field.tips:
         return modes
     tip = _at_tip(field, field.chart.hidden(z))
