@@ -76,7 +76,8 @@ def kept_on_host(module: Any) -> Any:
     """`on_host` of a Module that is asked for again and again, kept as long as the Module lives."""
     key = id(module)
     if key not in _kept:
-        _kept[key] = weakref.ref(module, lambda _: _kept.pop(key, None)), on_host(module)
+        # bound, since a global is None by the time the interpreter ends
+        _kept[key] = weakref.ref(module, lambda _, kept=_kept: kept.pop(key, None)), on_host(module)
     return _kept[key][1]
 
 

@@ -7,6 +7,8 @@ arrays. Source: arXiv 2110.06488, sections 4 and 5; docs/mathematics.md, "The ce
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 
@@ -14,12 +16,11 @@ from gflow._types import VERDICT, kept_on_host, on_host
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
 from gflow.convex.leaky import multipliers, opposite, rows
-from gflow.convex.newton import slopes_of
 from gflow.convex.oracle import Bound, dual_maxima, require_float64
 from gflow.convex.semidefinite import bound_of_dual
 from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.optimum import Optimum
-from gflow.patterns import cannot_fit, distinct, merge
+from gflow.patterns import cannot_fit, distinct, explaining, merge
 from gflow.point_certificate import certify_point
 from gflow.problem import Problem
 from gflow.programs import Limit, Programs
@@ -60,10 +61,9 @@ def certify(
     """
     if not isinstance(limit, Limit | TwoLayer | VectorTwoLayer):
         raise ValueError(f"certify takes a Limit or a network, got {type(limit).__name__}: pass its .final")
-    given = limit if isinstance(limit, Limit) else None
     network = limit.network if isinstance(limit, Limit) else limit
     problem.require_sides()
-    if given is None:
+    if not isinstance(limit, Limit):
         problem.check(network)
     if problem.outputs is not None:
         if optimum is not None and not isinstance(optimum, VectorMaxMargin):
@@ -76,13 +76,20 @@ def certify(
     problem.require_max_margin()
     assert isinstance(network, TwoLayer)
     assert optimum is None or isinstance(optimum, MaxMargin), "the program of another problem"
+    given = limit if isinstance(limit, Limit) else None
     require_float64(problem.X, network.W1)
     for name, array in (("weights", network.W1), ("weights", network.w2), ("multipliers", given and given.lam)):
         if array is not None and not np.all(np.isfinite(array)):
             raise ValueError(f"the {name} are not finite")
-    host, network = kept_on_host(problem), on_host(network)
-    balanced, network = network.balanced(), network.normalised()
     known = faces(problem.X) if known_faces is None else known_faces
+    return _of_direction(problem, on_host(network), given, known, optimum, search)
+
+
+def _of_direction(
+    problem: Problem, network: TwoLayer, given: Limit | None, known: Faces, optimum: MaxMargin | None, search: bool
+) -> Certificate:
+    """By weak duality alone where that is enough, else with the program."""
+    host, balanced, network = kept_on_host(problem), network.balanced(), network.normalised()
     objective, rounding = float(host.objective(network)), float(host.rounding(network))
     p, bound = _best_bound(problem, _candidate_weights(host, network, given), known)
     B = float(bound.upper)
@@ -91,36 +98,46 @@ def certify(
         B = min(B, bound_of_dual(rows(np.asarray(problem.X), slope), multipliers(p * np.asarray(problem.y), slope)))
     lower = 1 / B if B > 0 else np.inf
     c = objective * B if np.isfinite(objective) else np.inf
-    facts = {"objective": objective, "p": p, "exact": known.complete}
+    proved = Certificate(
+        VERDICT.INCONCLUSIVE, objective=objective, lower_bound=lower, c=c, p=p, exact=known.complete,
+        missing_neuron=None, better=None, optimum=None,
+    )  # fmt: skip
     if not np.isfinite(objective):
         unfitted = given.stuck if given is not None else _unfitted(host, balanced)
         verdict = VERDICT.UNFITTED if unfitted else VERDICT.INCONCLUSIVE
-        return Certificate(verdict, lower_bound=lower, c=c, **_nothing(), optimum=_value(optimum), **facts)
+        return dataclasses.replace(proved, verdict=verdict, optimum=_value(optimum))
     if c < 1 - rounding - GLOBAL_RTOL:  # weak duality forbids it: whatever went wrong, nothing is proved
-        return Certificate(VERDICT.INCONCLUSIVE, lower_bound=lower, c=c, **_nothing(), optimum=None, **facts)
+        return proved
     if 1 - lower / objective <= GLOBAL_RTOL - rounding:
-        return Certificate(VERDICT.GLOBAL, lower_bound=lower, c=c, **_nothing(), optimum=objective, **facts)
+        return dataclasses.replace(proved, verdict=VERDICT.GLOBAL, optimum=objective)
     if optimum is None and search:
         optimum = solve_max_margin(problem, known, directions=network.directions().T)
-    verdict, better = VERDICT.INCONCLUSIVE, None
     if optimum is not None:
-        proved_by_program = optimum.dual > lower
-        lower = max(lower, optimum.dual)
-        c = c if known.complete else objective / lower
-        better = _better(host, optimum, objective, rounding)
-        # a flow that has not reached its limit may yet go on to a better one: nothing is proved about the limit
-        if better is not None and (given is None or given.polished):
-            verdict = VERDICT.NOT_GLOBAL
-        elif 1 - lower / objective <= GLOBAL_RTOL - rounding:
-            verdict = VERDICT.GLOBAL
-            if given is None and proved_by_program:  # better than all guesses
-                facts["p"], c = optimum.alpha / optimum.alpha.sum(), objective / lower
-    missing = _missing_neuron(host, network, p, bound) if verdict != VERDICT.GLOBAL else None
-    if better is None and (given is None or not given.polished):
-        missing = None  # guessed multipliers accuse nobody
-    return Certificate(
-        verdict, lower_bound=lower, c=c, missing_neuron=missing, better=better, optimum=_value(optimum), **facts
-    )
+        proved = _with_program(proved, host, network, given, optimum, rounding)
+    # guessed multipliers accuse nobody, and a flow that has not reached its limit may yet go on to a better one
+    accused = proved.better is not None or (given is not None and given.polished)
+    if proved.verdict == VERDICT.GLOBAL or not accused:
+        return proved
+    return dataclasses.replace(proved, missing_neuron=_missing_neuron(host, network, p, bound))
+
+
+def _with_program(
+    proved: Certificate, host: Problem, network: TwoLayer, given: Limit | None, optimum: MaxMargin, rounding: float
+) -> Certificate:
+    """The same with the bound of the solved program and its network, where these say more."""
+    objective, lower = proved.objective, max(proved.lower_bound, optimum.dual)
+    better = _better(host, optimum, objective, rounding)
+    figures = {"lower_bound": lower, "better": better, "optimum": _value(optimum)}
+    if not proved.exact:
+        figures["c"] = objective / lower
+    # of a flow that has not reached its limit a better network proves nothing
+    if better is not None and (given is None or given.polished):
+        figures["verdict"] = VERDICT.NOT_GLOBAL
+    elif 1 - lower / objective <= GLOBAL_RTOL - rounding:
+        figures["verdict"] = VERDICT.GLOBAL
+        if given is None and optimum.dual > proved.lower_bound:  # better than all guesses
+            figures |= {"p": optimum.alpha / optimum.alpha.sum(), "c": objective / lower}
+    return dataclasses.replace(proved, **figures)
 
 
 def _unfitted(problem: Problem, balanced: TwoLayer) -> bool:
@@ -135,10 +152,6 @@ def _better(problem: Problem, optimum: MaxMargin, objective: float, rounding: fl
         return None
     gap = BETTER_RTOL + rounding + float(problem.rounding(on_host(optimum.network)))
     return optimum.network if optimum.primal < (1 - gap) * objective else None
-
-
-def _nothing() -> dict:
-    return {"missing_neuron": None, "better": None}
 
 
 def _missing_neuron(problem: Problem, network: TwoLayer, p, bound: Bound) -> np.ndarray | None:
@@ -171,34 +184,17 @@ def _candidate_weights(problem: Problem, network: TwoLayer, given: Limit | None)
 def _guess_weights(problem: Problem, network: TwoLayer, q: np.ndarray) -> list[np.ndarray]:
     """Candidate weights for a network that fits but comes without multipliers.
 
-    p ~ exp(-tau (q_n/q_min - 1)) for a range of tau, the multipliers that explain the weights best,
-    min_{alpha >= 0} |theta - sum_n alpha_n y_n grad f(x_n)|, and those of the KKT point with the same patterns: where
-    neurons slide the gradient is one of many, and these know the right one.
+    p ~ exp(-tau (q_n/q_min - 1)) for a range of tau, the multipliers that explain the weights best (`explaining`), and
+    those of the KKT point with the same patterns.
     """
-    from scipy.optimize import nnls
-
     weights = [np.exp(-tau * (q / q.min() - 1)) for tau in SHARPNESS]
-    X, y = np.asarray(problem.X), np.asarray(problem.y)
     # neurons of one pattern act together: one unit vector per pattern, |X^T D lambda| = 1 at a KKT point
     patterns, V = merge(problem, network, 1e-9, 1e-9)
     point = Programs(problem).near(distinct(patterns), None)
     if point is not None and np.any(np.asarray(point.limit.lam) != 0):
         weights.append(np.abs(np.asarray(point.limit.lam)))
-    masses = np.linalg.norm(V, axis=0)
-    if not np.all(masses > 0) or len(masses) == 0:
-        return weights
-    unit = X / np.max(np.abs(X))
-    slopes = slopes_of(patterns.mask, problem.lower_slope)
-    blocks = [
-        y[:, None] * (s * D)[:, None] * unit * np.sqrt(r)
-        for s, D, r in zip(patterns.sign, slopes.T, masses, strict=True)
-    ]
-    target = (V / np.sqrt(masses)).T.reshape(-1)
-    try:
-        alpha, _ = nnls(np.concatenate(blocks, axis=1).T, target)
-    except RuntimeError:  # its iterations ran out: a guess less
-        return weights
-    return [*weights, alpha] if alpha.sum() > 0 else weights
+    alpha = explaining(problem, patterns, V)
+    return weights if alpha is None else [*weights, alpha]
 
 
 def _best_bound(problem: Problem, weights: list[np.ndarray], known: Faces) -> tuple[np.ndarray, Bound]:

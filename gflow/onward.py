@@ -13,7 +13,6 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from gflow.convex.newton import complement, slopes_of
 from gflow.convex.oracle import require_float64
 from gflow.flow.controller import PIController
 from gflow.flow.filippov import Filippov
@@ -21,7 +20,7 @@ from gflow.flow.implicit import Implicit
 from gflow.flow.solve import Flow, solve_flow
 from gflow.flow.stop import MarginTarget
 from gflow.network import TwoLayer
-from gflow.patterns import merge
+from gflow.patterns import explaining, merge
 from gflow.problem import Problem
 from gflow.programs import MOVING
 
@@ -81,30 +80,12 @@ def onward(
 
 
 def _multipliers(problem: Problem, network: TwoLayer, rtol: float) -> np.ndarray:
-    """lambda = Y p (n,) under which neurons grow along themselves, as nearly as can be; NaN if none was found.
-
-    min_{alpha >= 0} sum_k |v_k| |v_k/|v_k| - s_k P_k X^T D_k Y alpha|^2 over groups k of equal pattern, P_k the
-    projection along the hyperplanes on which they slide; p = alpha / sum alpha, 0 where a margin is larger than the
-    smallest by more than its error and exp(-NONE) of weight.
-    """
-    from scipy.optimize import nnls
-
-    X, y, q = np.asarray(problem.X), np.asarray(problem.y), np.asarray(problem.margins(network))
+    """lambda = Y p (n,) under which neurons grow along themselves, as nearly as can be (`explaining`); NaN if none was
+    found. p is 0 where a margin is larger than the smallest by more than its error and exp(-NONE) of weight."""
+    q = np.asarray(problem.margins(network))
     support = q <= (1 + ERROR * rtol) * q.min() + NONE
-    patterns, V = merge(problem, network, MOVING, 0.0)
-    size = np.linalg.norm(V, axis=0)
-    blocks, targets = [np.zeros((0, len(y)))], [np.zeros(0)]
-    for k in np.flatnonzero(size > 0):
-        basis, root = complement(X[patterns.sliding[:, k]]), np.sqrt(size[k] / size.max())
-        D = slopes_of(patterns.mask[:, k], problem.lower_slope)
-        blocks.append(root * patterns.sign[k] * basis.T @ (X.T * (D * y * support)))
-        targets.append(root * basis.T @ (V[:, k] / size[k]))
-    scale = max(np.max(np.abs(X)), 1e-300)
-    try:
-        alpha, _ = nnls(np.concatenate(blocks) / scale, np.concatenate(targets), maxiter=100 * len(y))
-    except RuntimeError:  # its iterations ran out
-        return np.full(len(y), np.nan)
-    return y * alpha / max(alpha.sum(), 1e-300)
+    p = explaining(problem, *merge(problem, network, MOVING, 0.0), support)
+    return np.full(len(q), np.nan) if p is None else np.asarray(problem.y) * p
 
 
 __all__ = ["onward"]

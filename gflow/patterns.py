@@ -12,7 +12,7 @@ import numpy as np
 
 from gflow._types import on_host
 from gflow.convex.arrangements import unit_rows
-from gflow.convex.newton import Patterns, slopes_of
+from gflow.convex.newton import Patterns, complement, slopes_of
 from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.problem import Problem
 
@@ -59,6 +59,32 @@ def grouped(problem: Problem, network: TwoLayer, band: float, mass: float) -> tu
         member[group] = k
     first = [g[0] for g in groups]
     return Patterns(sign[first], active[:, first], sliding[:, first]), V, member
+
+
+def explaining(
+    problem: Problem, patterns: Patterns, V: np.ndarray, support: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Multipliers alpha (n,), of sum 1, that explain merged weights V (d, K) best; None if none were found.
+
+    min_{alpha >= 0} sum_k |v_k| |v_k/|v_k| - s_k P_k X^T D_k Y alpha|^2, P_k the projection along the hyperplanes on
+    which pattern k slides, where the gradient is one of many. 0 where `support` (n,) is false, if it is given.
+    """
+    from scipy.optimize import nnls
+
+    X, y = np.asarray(problem.X), np.asarray(problem.y) * (1.0 if support is None else support)
+    size = np.linalg.norm(V, axis=0)
+    blocks, targets = [np.zeros((0, len(y)))], [np.zeros(0)]
+    for k in np.flatnonzero(size > 0):
+        basis, root = complement(X[patterns.sliding[:, k]]), np.sqrt(size[k] / size.max())
+        D = slopes_of(patterns.mask[:, k], problem.lower_slope)
+        blocks.append(root * patterns.sign[k] * basis.T @ (X.T * (D * y)))
+        targets.append(root * basis.T @ (V[:, k] / size[k]))
+    scale = max(np.max(np.abs(X)), 1e-300)
+    try:
+        alpha, _ = nnls(np.concatenate(blocks) / scale, np.concatenate(targets), maxiter=100 * len(y))
+    except RuntimeError:  # its iterations ran out
+        return None
+    return alpha / alpha.sum() if alpha.sum() > 0 else None
 
 
 def on_hyperplanes(problem: Problem, network: TwoLayer | VectorTwoLayer, band: float):

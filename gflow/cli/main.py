@@ -109,7 +109,6 @@ def run(
 
     import gflow
     from gflow.cli import output
-    from gflow.far import flow_to
     from gflow.flow.controller import PIController
     from gflow.flow.solve import check_arguments
 
@@ -131,12 +130,7 @@ def run(
     law = initial_law(init, scale)
     network = read_weights(weights, problem) if weights else checked(law, gflow.key_of(seed, index), problem, width)
     if optimizer is not None:
-        flow_only = ("freeze_output", "until_s", "until_t", "q_min", "rtol", "max_steps", "out", "plot")
-        of_flow = [k for k in flow_only if _is_given(context, k)]
-        if of_flow:
-            raise InputError(
-                f"--optimizer is no flow: leave {', '.join('--' + k.replace('_', '-') for k in of_flow)} out"
-            )
+        _check_no_flow(context)
         return descended(problem, network, optimizer, steps, gflow.key_of(seed, index), notes, json)
     checked(check_arguments, problem, network, until_s, until_t)
     if freeze_output:
@@ -151,11 +145,11 @@ def run(
             _write_trajectory(flow, out)
         return output.emit(summary, json, print_gated)
     say("compiling and integrating (compilation takes a quarter to half a minute)")
-    if q_min is None:
+    if q_min is not None:
+        flow = gflow.flow_to(problem, network, q_min, **options)
+    else:
         chart = gflow.FrozenOutput if freeze_output else None
         flow = checked(gflow.solve_flow, problem, network, chart=chart, **horizons, **options)
-    else:
-        flow = flow_to(problem, network, q_min, **options)
     known = gflow.faces(problem.X)
     limit, frozen, certificate = _proved(problem, flow, known)
     summary = output.limit_summary(problem, limit, certificate) | output.flow_summary(problem, network, flow)
@@ -165,6 +159,14 @@ def run(
     if plot:
         _draw(problem, flow, limit, known, plot)
     output.emit(summary, json, output.print_run)
+
+
+def _check_no_flow(context: typer.Context) -> None:
+    """Raise InputError for options that say how a flow is integrated or shown."""
+    names = ("freeze_output", "until_s", "until_t", "q_min", "rtol", "max_steps", "out", "plot")
+    given = ", ".join("--" + k.replace("_", "-") for k in names if _is_given(context, k))
+    if given:
+        raise InputError(f"--optimizer is no flow: leave {given} out")
 
 
 def _proved(problem, flow, known):
