@@ -1,5 +1,5 @@
 """A batch of 1,000 initialisations, flows per second on all cores: `python benchmarks/speed_batch.py [--inits N]
-[--budget SECONDS] [--only NAME]`; with a budget of 0 the certified limits alone.
+[--budget SECONDS] [--only NAME] [--residual LEVEL]`; with a budget of 0 the certified limits alone.
 
 m = 50, first weights of scale 1e-3. gflow: `sweep`, to certified limits (KKT residual <= 1e-8 after the program), and
 lanes alone to a residual. Peers run until 95 % of their lanes have the residual, or for the budget; those that go one
@@ -198,8 +198,8 @@ def one_by_one(problem, networks, method: str, log: bool, level: float, sample: 
     return {"flows_per_s": reached / spent if spent else 0.0, "reached": reached, "of": tried, "seconds": spent}
 
 
-def main(inits: int = 1000, budget: float = BUDGET, only: str = "") -> None:
-    report = Report("speed_batch", keep=budget == 0 or bool(only))
+def main(inits: int = 1000, budget: float = BUDGET, only: str = "", residual: float | None = None) -> None:
+    report = Report("speed_batch", keep=budget == 0 or bool(only) or residual is not None)
     targets = {"orthogonally separable (20,2)": 200, "gaussian (10,5)": 100}
     for name, data in (
         ("orthogonally separable (20,2)", datasets.orthogonal_separable(20, 2)),
@@ -218,7 +218,7 @@ def main(inits: int = 1000, budget: float = BUDGET, only: str = "") -> None:
         if budget == 0:
             continue
         networks = first_networks(problem, inits)
-        for level in LEVELS:
+        for level in LEVELS if residual is None else (residual,):
             where = f"{name}, KKT residual {level:.0e}"
             report.line(f"{where}: gflow lanes, no limit", **lanes(problem, inits, level, budget))
             for kind in PEERS:
@@ -230,5 +230,6 @@ def main(inits: int = 1000, budget: float = BUDGET, only: str = "") -> None:
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    options = {"--inits": ("inits", int), "--budget": ("budget", float), "--only": ("only", str)}
-    main(**{options[k][0]: options[k][1](v) for k, v in zip(arguments[::2], arguments[1::2], strict=True)})
+    kinds = {"inits": int, "budget": float, "only": str, "residual": float}
+    names = [name.removeprefix("--") for name in arguments[::2]]
+    main(**{name: kinds[name](value) for name, value in zip(names, arguments[1::2], strict=True)})
