@@ -282,7 +282,8 @@ def open_store(path):
 
     place = local(path)
     if place is not None and not place.is_dir():
-        raise ValueError(f"no store at {path}; gflow sweep DATA --out {path} makes one")
+        what = "is no store but a file" if place.exists() else f"is no store; gflow sweep DATA --out {path} makes one"
+        raise ValueError(f"{path} {what}")
     try:
         dataset = xr.open_zarr(place_of(path), zarr_format=3, consolidated=False)
     except Exception as error:

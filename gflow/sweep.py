@@ -220,7 +220,9 @@ def require_far(problem: Problem, dtype: str, q_min: float) -> None:
     if not NEAR <= q_min <= FARTHEST:
         raise ValueError(f"q_min must be between {NEAR:g} and {FARTHEST:g}, got {q_min:g}")
     if problem.outputs is not None or not problem.directional or not problem.activation.kinks:
-        raise ValueError("q_min is for one output and flows whose limit is a direction, without fixed gates")
+        raise ValueError(
+            "q_min is for one output and losses of margins, without weight decay and without fixed gates: leave it out"
+        )
     if dtype != "float64":
         raise ValueError(f"margins as large as q_min have too few digits in {dtype}: leave one of the two out")
 

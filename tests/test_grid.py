@@ -1,18 +1,19 @@
 """Grids: what a command line or a .toml file means, Wilson intervals, the phase diagram, tables of limits."""
 
 import io
+import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 import gflow
-from gflow import plots
+from gflow import plots, summary
 from gflow.cli import tables
 from gflow.cli.inputs import InputError
 from gflow.cli.spec import read_spec
 from gflow.records import distinct_limits, wilson
-from gflow.summary import verdict_counts
 
 
 def test_flags_and_files_mean_the_same(tmp_path):
@@ -95,14 +96,34 @@ def test_flows_under_way_are_one_line_of_the_table():
     from rich.console import Console
 
     text = io.StringIO()
-    summary = {
+    found_of = {
         "axes": {},
         "limits": found,
         "done": 4,
         "inits": 4,
-        "verdicts": verdict_counts([G, N, N, G]),
+        "verdicts": summary.verdict_counts([G, N, N, G]),
         "predicted": 1,
-        "q_min": None,
+        "farther": True,
     }
-    tables.print_sweep(Console(file=text, width=120), summary)
+    tables.print_sweep(Console(file=text, width=120), found_of)
     assert "3 and more, under way" in text.getvalue()
+    assert "2 flows were stopped before their limit could be named; --q-min 1e5 takes" in text.getvalue()
+    tables.print_sweep(Console(file=text, width=120), found_of | {"farther": False})
+    assert "could be named\n" in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("asked", "sizes", "farther"),
+    [
+        ({"loss": "logistic"}, {}, True),
+        ({"loss": ["logistic", "exponential"], "weight_decay": 0.0}, {}, True),
+        ({"loss": ["logistic", "squared"]}, {}, False),
+        ({"loss": "logistic", "weight_decay": 0.1}, {}, False),
+        ({"loss": "logistic", "q_min": 1e5}, {}, False),
+        ({"loss": "logistic", "dtype": "float32"}, {}, False),
+        ({"loss": "logistic"}, {"output": 3}, False),
+        ({}, {}, False),
+    ],
+)
+def test_sweeps_that_could_go_farther_are_told_so(asked, sizes, farther):
+    assert summary._farther(SimpleNamespace(attrs={"spec": json.dumps(asked)}, sizes=sizes)) is farther

@@ -114,7 +114,10 @@ def check_far(problem, dtype: str, q_min: float | None, **horizons) -> None:
     given = [f"--{name.replace('_', '-')}" for name, value in horizons.items() if value]
     if given:
         raise InputError(f"--q-min says where a flow of both layers ends: leave {', '.join(given)} out")
-    checked(require_far, problem, dtype, q_min)
+    try:
+        require_far(problem, dtype, q_min)
+    except ValueError as error:
+        raise InputError(f"--q-min: {error}") from None
 
 
 def default_rtol(q_min: float | None, *, horizon: bool) -> float:
@@ -173,9 +176,10 @@ def read_weights(path: Path, problem):
         if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array) or not np.all(np.isfinite(array)):
             raise InputError(f"{path}: {name} must hold finite real numbers")
     if W1.shape[0] != problem.shape[1]:
+        transposed = "; transpose it?" if W1.shape[1] == problem.shape[1] else ""
         raise InputError(
-            f"{path}: W1 has {W1.shape[0]} rows, but the data have d = {problem.shape[1]} columns"
-            f"{'; transpose it?' if W1.shape[1] == problem.shape[1] else ' (--bias adds one)'}"
+            f"{path}: W1 has {W1.shape[0]} rows, but the data have d = {problem.shape[1]} columns (--bias adds one)"
+            f"{transposed}"
         )
     return gflow.TwoLayer(jnp.asarray(W1, float), jnp.asarray(w2, float))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from gflow import formats
 
 SHOWN = 20
@@ -33,11 +35,15 @@ def print_sweep(console, summary: dict) -> None:
     console.print(table)
     if len(lines) > SHOWN:
         console.print(f"and {len(lines) - SHOWN} more; --json prints all")
+    farther = "; --q-min 1e5 takes flows farther" if summary["farther"] else ""
     if summary["predicted"]:
         console.print(
             f"{summary['predicted']} of these limits are predictions: patterns had not settled when the flow was "
-            "stopped (changes > 0)" + ("; --q-min 1e5 takes flows farther" if summary["q_min"] is None else "")
+            f"stopped (changes > 0){farther}"
         )
+    under_way = sum(x["count"] for x in summary["limits"] if not x["polished"] and math.isfinite(x["objective"]))
+    if under_way:
+        console.print(f"{under_way} flows were stopped before their limit could be named{farther}")
     if summary["verdicts"]["UNFITTED"] > 0.5 * summary["done"]:
         console.print("Most flows do not fit the data: try more neurons (--width), a larger --scale, or --bias")
 
@@ -53,6 +59,7 @@ def print_verified(console, found: dict) -> None:
     for row in found["wrong"][:SHOWN]:
         place = "".join(f"{k} {v}, " for k, v in row["where"].items())
         console.print(f"wrong: {place}row {row['index']}: {row['what']}")
-    console.print(f"{found['checked']} rows recomputed from their weights, {len(found['wrong'])} disagree")
+    sample = "" if found["checked"] == done else ", drawn at random (--sample)"
+    console.print(f"{found['checked']} rows recomputed from their weights{sample}, {len(found['wrong'])} disagree")
     if found["damaged"] and not found.get("repaired"):
         console.print("verify --repair marks damaged rows as pending; the sweep's own command computes them again")

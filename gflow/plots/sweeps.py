@@ -79,7 +79,8 @@ def sweep_figure(dataset, limits: list[dict]):
     for ax, limit in zip(axes[1:], shown, strict=True):
         row = dataset.isel(init=limit["example"])
         K = int(row["neurons"])
-        title = f"{limit['count']} x P = {limit['objective']:.6g}, {limit['verdict']}"
+        several = "{} x P" if limit["polished"] else "of {} under way the least P"
+        title = f"{several.format(limit['count'])} = {limit['objective']:.6g}, {limit['verdict']}"
         neurons_on_circle(
             ax, dataset["X"].values, dataset["y"].values, row["W1"].values[:K].T, row["w2"].values[:K], title
         )
