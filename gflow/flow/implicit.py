@@ -112,8 +112,8 @@ def kernel(field: Field, z: PyTree[Array], modes: Modes) -> Float[Array, "n n"]:
     X = field.problem.X
     a, W1 = network.w2, network.W1  # pyright: ignore[reportAttributeAccessIssue]
     B = y[:, None] * D * a
-    # sum_i b_i b_i^T o X (I - Q_i Q_i^T) X^T, without the rows (n, d, m). It is positive up to rounding of the first term:
-    # what is solved has 1 added to it, of which that is nothing while margins are below 1e15
+    # sum_i b_i b_i^T o X (I - Q_i Q_i^T) X^T, without the rows (n, d, m). It is positive up to rounding of its first
+    # term: 1 is added to what is solved, of which that is nothing while margins are below 1e15
     K = (X @ X.T) * (B @ B.T)
 
     def less(k, K):
