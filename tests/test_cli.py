@@ -347,7 +347,7 @@ BAD = {
     "no parameter after colon": ("run gaussian:", "whole number"),
     "file as built-in": ("data good.csv", "is a file"),
     "other kind of file": ("run w.npy", ".csv"),
-    "q_min of points": ("sweep good.csv --loss squared --q-min 1e5 --out s.zarr", "limit is a direction"),
+    "q_min of points": ("sweep good.csv --loss squared --q-min 1e5 --out s.zarr", "losses of margins"),
     "q_min and a horizon": ("run good.csv --q-min 1e5 --until-s 3", "leave --until-s out"),
     "q_min of a descent": ("run good.csv --q-min 1e5 --optimizer sgd", "leave --q-min out"),
     "q_min of fixed gates": ("run good.csv --q-min 1e5 --activation gated-relu", "leave --q-min out"),

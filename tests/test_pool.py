@@ -287,7 +287,7 @@ def test_margins_that_cannot_be_asked_for():
     for problem, options, why in [
         (A, {"q_min": 100.0}, "between 1000 and 1e"), (A, {"q_min": 1e12}, "between 1000 and 1e"),
         (A, {"q_min": FAR, "dtype": "float32"}, "too few digits"), (classes, {"q_min": FAR}, "one output"),
-        (squared, {"q_min": FAR}, "limit is a direction"), (A, {"q_min": FAR, "until": 3.0}, "leave until out"),
+        (squared, {"q_min": FAR}, "losses of margins"), (A, {"q_min": FAR, "until": 3.0}, "leave until out"),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=why):
             next(gflow.sweep(problem, LAW, 6, 4, **options))
