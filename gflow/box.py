@@ -165,8 +165,18 @@ def orthonormal(rows: Float[Array, "K d m"], passes: int) -> Float[Array, "K d m
 
 def used(rows: Float[Array, "K d m"]):
     """Up to which row there are any: the last ones are often zeros in every column."""
-    K = rows.shape[0]
-    return jnp.max(jnp.where(jnp.any(rows != 0, axis=(1, 2)), jnp.arange(1, K + 1), 0))
+    return last(jnp.any(rows != 0, axis=1))
+
+
+@jax.custom_batching.custom_vmap
+def last(present: Bool[Array, "K m"]) -> Int[Array, ""]:
+    """Up to which row there are any. Under vmap one number for all lanes: a loop to it remains a loop."""
+    return jnp.max(jnp.where(jnp.any(present, axis=1), jnp.arange(1, len(present) + 1), 0))
+
+
+@last.def_vmap
+def _last_of_lanes(_size, _in_batched, present):
+    return last(jnp.any(present, axis=0)), False
 
 
 def _reduced(Q: Float[Array, "k d m"], row: Float[Array, "d m"], passes: int) -> Float[Array, "d m"]:
@@ -181,11 +191,14 @@ def _reduced(Q: Float[Array, "k d m"], row: Float[Array, "d m"], passes: int) ->
 
 
 def entries(
-    Q: Float[Array, "K d m"], row: Callable[[Int[Array, ""] | int], Float[Array, "d m"]], v: Float[Array, "d m"]
+    Q: Float[Array, "K d m"],
+    row: Callable[[Int[Array, ""] | int], Float[Array, "d m"]],
+    v: Float[Array, "d m"],
+    rows: Int[Array, ""] | int | None = None,
 ) -> Float[Array, "K m"]:
     """c (K, m) with v + sum_k c_k row(k) orthogonal to all rows, Q = `orthonormal` of these; 0 where Q_k = 0.
 
-    From the last row on: no row before it has a part along its Q_k.
+    From the last row on: no row before it has a part along its Q_k. `rows`: beyond how many all Q_k are 0, if known.
     """
     K, d, _ = Q.shape
 
@@ -204,12 +217,12 @@ def entries(
             c, v = entry(k, v)
             found.append(c)
         return jnp.stack(found[::-1])
-    last = used(Q)
+    rows = used(Q) if rows is None else rows
 
     def solve(i, carry):
-        k = last - 1 - i
+        k = rows - 1 - i
         found, v = carry
         c, v = entry(k, v)
         return found.at[k].set(c), v
 
-    return jax.lax.fori_loop(0, last, solve, (jnp.zeros_like(Q[:, 0]), v))[0]
+    return jax.lax.fori_loop(0, rows, solve, (jnp.zeros_like(Q[:, 0]), v))[0]

@@ -26,6 +26,9 @@ BLOCK = 4096
 FEW = 10_000
 """Faces that NumPy prices: XLA, whose threads may be taken by flows for a second, compiles longer than that takes."""
 
+CACHED = 512
+"""Faces that NumPy prices at once: what lies between its operations then stays in a processor's cache."""
+
 
 class Bound(eqx.Module):
     """`lower` <= max_u |lambda^T (X u)_+| <= `upper`; `u` (d,) attains `lower`.
@@ -113,7 +116,12 @@ def price(X, lam, masks, cell, span, projectors, accuracy, error):
     if isinstance(masks, np.ndarray) and not any(isinstance(a, jax.core.Tracer) for a in (X, lam)):
         X, lam = np.asarray(X), np.asarray(lam)
         with np.errstate(over="ignore", invalid="ignore"):  # as JAX, which says inf or nan
-            return _candidates(X, lam, sums(masks, lam[:, None] * X), masks[cell], cell, span, projectors, accuracy)
+            G = sums(masks, lam[:, None] * X)
+            parts = [
+                _candidates(X, lam, G, masks[c], c, L, projectors, accuracy)
+                for c, L in zip(*(np.split(a, range(CACHED, len(a), CACHED)) for a in (cell, span)), strict=True)
+            ]
+        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
     return _price(X, lam, masks, cell, span, projectors, accuracy)
 
 
@@ -137,13 +145,15 @@ def _candidates(X, lam, G, masks, cell, span, projectors, accuracy):
     g = (projectors[span] @ whole[..., None])[..., 0]
     norm = xp.linalg.norm(g, axis=-1)
     safe = xp.where(norm > 0, norm, 1.0)
-    Z = (g / safe[..., None]) @ X.T
+    u = g / safe[..., None]
     error = rounded + (accuracy + 8 * eps) * xp.linalg.norm(whole, axis=-1)
     # the direction of g is known to within error / |P_L g|, rows through L to 4 accuracy
-    off = (2 * error / safe + 8 * (accuracy + X.shape[1] * eps))[..., None] * size
-    outwards = xp.where(masks, -Z, Z)
-    inside = xp.stack([xp.all(outwards <= off, axis=-1), xp.all(-outwards <= off, axis=-1)], axis=-1)
-    values = xp.abs(xp.stack([xp.maximum(Z, 0.0) @ lam, xp.maximum(-Z, 0.0) @ lam], axis=-1))
+    off = 2 * error / safe + 8 * (accuracy + X.shape[1] * eps)
+    outwards = (u @ (X / xp.where(size > 0, size, 1.0)[:, None]).T) * xp.where(masks, -1.0, 1.0)
+    inside = xp.stack([xp.max(outwards, axis=-1) <= off, xp.min(outwards, axis=-1) >= -off], axis=-1)
+    Z = u @ X.T
+    even, odd = xp.abs(Z) @ lam, Z @ lam  # (z)_+ = (|z| + z)/2, (-z)_+ = (|z| - z)/2
+    values = xp.abs(xp.stack([even + odd, even - odd], axis=-1)) / 2
     return values, xp.where(inside, (norm + error)[..., None], 0.0)
 
 

@@ -24,7 +24,6 @@ import numpy as np
 from diffrax._local_interpolation import ThirdOrderHermitePolynomialInterpolation
 from jaxtyping import Array, Float, PyTree
 
-from gflow.box import used
 from gflow.flow.field import NEGLIGIBLE, Field, Moment, Rates
 from gflow.flow.modes import Modes
 from gflow.flow.tied import confirmed
@@ -120,7 +119,7 @@ def kernel(field: Field, z: PyTree[Array], modes: Modes) -> Float[Array, "n n"]:
         along = B * (X @ modes.Q[k])
         return K - along @ along.T
 
-    K = jax.lax.fori_loop(0, used(modes.Q), less, K)
+    K = jax.lax.fori_loop(0, modes.rows, less, K)
     if not field.chart.both_layers:
         return K
     own = y[:, None] * D * (X @ W1)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from gflow.activations import AbstractActivation
-from gflow.box import UNROLLED, bounded, entries, orthonormal, total
+from gflow.box import UNROLLED, bounded, entries, last, orthonormal, total
 
 
 class Modes(NamedTuple):
@@ -29,9 +29,16 @@ class Modes(NamedTuple):
     delta: Float[Array, "K m"]
     Q: Float[Array, "K d m"]
 
+    @property
+    def rows(self) -> Int[Array, ""] | int:
+        """Beyond how many Q is 0, in all lanes of a batch: few neurons slide on as many hyperplanes as they may."""
+        K, d, _ = self.Q.shape
+        # K = d is only of neurons that may be at rest, w = 0: Q is the identity then, whatever rows there are
+        return K if d == K else last(self.at < self.on.shape[0])
+
     def project(self, G: Float[Array, "d m"]) -> Float[Array, "d m"]:
         """(I - Q_i Q_i^T) G_i for every neuron."""
-        return projected(self.Q, G)
+        return projected(self.Q, G, self.rows)
 
     @jax.jit
     def wanted(
@@ -39,16 +46,17 @@ class Modes(NamedTuple):
     ) -> Float[Array, "K m"]:
         """Entries of the sliding rows of X that keep every neuron on its hyperplanes; `G` without them, `weight` their
         lambda_n: 0 where that is."""
-        found = entries(self.Q, lambda k: rows_at(X, self.at[k]), G)
+        found = entries(self.Q, lambda k: rows_at(X, self.at[k]), G, self.rows)
         return jnp.where(weight == 0, 0.0, found / jnp.where(weight == 0, 1.0, weight))
 
 
 @jax.jit
-def projected(Q: Float[Array, "K d m"], G: Float[Array, "d m"]) -> Float[Array, "d m"]:
-    """(I - Q_i Q_i^T) G_i for every neuron."""
+def projected(Q: Float[Array, "K d m"], G: Float[Array, "d m"], rows: Int[Array, ""] | int) -> Float[Array, "d m"]:
+    """(I - Q_i Q_i^T) G_i for every neuron. `rows`: beyond how many Q is 0."""
     K, d, _ = Q.shape
     if K * d > UNROLLED:
-        return G - jnp.sum(Q * jnp.sum(Q * G, axis=1)[:, None], axis=0)
+        less = lambda k, left: left - Q[k] * jnp.sum(Q[k] * G, axis=0)  # noqa: E731
+        return jax.lax.fori_loop(0, rows, less, G)
     along = total(Q[:, j] * G[j] for j in range(d))
     return G - total(Q[k] * along[k] for k in range(K))
 
