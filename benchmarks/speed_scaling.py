@@ -47,8 +47,23 @@ def batch(n: int, d: int, m: int, lanes: int):
     return stepper, start(stepper, networks)
 
 
-def step_cost(n: int, d: int, m: int, lanes: int = LANES, count: int = 64, repeats: int = 3, after: int = 0) -> dict:
-    """Microseconds per attempted step and lane, from the first step on or `after` so many."""
+def changes(stepper, lanes, count: int) -> float:
+    """Pairs (sample, neuron) whose mode differs at the ends of an attempted step, per step and lane."""
+    pairs, made = 0, 0
+    for _ in range(count):
+        now = advance(stepper, lanes, jnp.asarray(1))
+        modes, before = now.solver.modes, lanes.solver.modes
+        pairs += int(jnp.sum((modes.on != before.on) | (modes.slide != before.slide)))
+        made += int(jnp.sum(now.steps - lanes.steps))
+        lanes = now
+    return pairs / made
+
+
+def step_cost(
+    n: int, d: int, m: int, lanes: int = LANES, count: int = 64, repeats: int = 3, after: int = 0, events: bool = False
+) -> dict:
+    """Microseconds per attempted step and lane, from the first step on or `after` so many; with `events` also how many
+    modes change in a step."""
     stepper, first = batch(n, d, m, lanes)
     first = advance(stepper, first, jnp.asarray(after))
     made = int(jnp.sum(advance(stepper, first, jnp.asarray(count)).steps - first.steps))
@@ -56,7 +71,7 @@ def step_cost(n: int, d: int, m: int, lanes: int = LANES, count: int = 64, repea
     return {
         "n": n, "d": d, "m": m, "us_per_step": timed["median_s"] / made * 1e6,
         "spread_us": [timed["min_s"] / made * 1e6, timed["max_s"] / made * 1e6],
-    }  # fmt: skip
+    } | ({"changes": changes(stepper, first, count)} if events else {})  # fmt: skip
 
 
 def memory(n: int, d: int, m: int, lanes: int = LANES, chunks: int = CHUNKS) -> dict:
@@ -104,13 +119,16 @@ def large(report: Report, base: dict = LARGE, doublings: int = 2, lanes: int = F
     for axis in base:
         for after in (0, 128):
             sizes = [base | {axis: base[axis] * 2**k} for k in range(doublings + 1)]
-            rows = [step_cost(**size, lanes=lanes, after=after, **options) for size in sizes]
-            found = exponent([row[axis] for row in rows], [row["us_per_step"] for row in rows])
+            rows = [step_cost(**size, lanes=lanes, after=after, events=True, **options) for size in sizes]
+            found, events = (
+                exponent([row[axis] for row in rows], [max(row[what], 1e-3) for row in rows])
+                for what in ("us_per_step", "changes")
+            )
             where = f"from n d m = {math.prod(base.values()):,} on, after {after} steps"
             report.line(
                 f"a step of a lane as {axis} is doubled {where}",
-                target=f"~ {axis}^1", measured=found, met=found <= 1.0,
-                us_per_step=[row["us_per_step"] for row in rows], rows=rows,
+                target=f"~ {axis}^1", measured=found, met=found <= 1.0, exponent_of_changes=events,
+                changes_per_step=[row["changes"] for row in rows], us_per_step=[row["us_per_step"] for row in rows], rows=rows,
             )  # fmt: skip
 
 

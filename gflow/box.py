@@ -20,6 +20,9 @@ from jaxtyping import Array, Bool, Float, Int
 UNROLL = 4
 """Loops over at most this many rows are unrolled: faster to run; longer ones are loops: faster to compile."""
 
+BLOCK = 8
+"""Of longer ones a row is made orthogonal to so many at once: fewer are few operations, more mostly rows of zeros."""
+
 UNROLLED = 64
 """Sums over at most this many products are written out: a processor vectorises them over the columns."""
 
@@ -30,8 +33,8 @@ ROUNDING = 1e-14
 SEARCHED = 8
 """With more rows than this the normal equations are asked for a guess first."""
 
-RIDGE = 1e-13
-"""Added to their diagonal, relatively: dependent rows must not stop them."""
+RIDGE = 1e-11
+"""Added to their diagonal, relatively: with dependent rows they are positive definite beyond rounding."""
 
 LOOSE = 1e-9
 """They are at their minimum where the gradient is below this, relatively."""
@@ -89,8 +92,9 @@ def _searched(rows, v0, upper: float, guess: Float[Array, "K m"], scale: Float[A
         both = (free[:, None] & free[None]).transpose(2, 0, 1)
         A = jnp.where(both, G, 0.0) + jnp.eye(K, dtype=G.dtype) * jnp.where(free, ridge, 1.0).T[:, None]
         fixed = g + jnp.einsum("mkj,jm->km", G, jnp.where(free, 0.0, delta))
-        c = jnp.linalg.solve(A, -jnp.where(free, fixed, 0.0).T[..., None])[..., 0].T
-        return delta, free, c
+        # by Cholesky: what LU makes of its pivots is a loop, and takes as long as the rest of a round
+        c = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(A), True), -jnp.where(free, fixed, 0.0).T[..., None])
+        return delta, free, c[..., 0].T
 
     def gradient(delta):
         return g + jnp.einsum("mkj,jm->km", G, delta)
@@ -157,10 +161,23 @@ def orthonormal(rows: Float[Array, "K d m"], passes: int) -> Float[Array, "K d m
     if K <= UNROLL:
         basis = rows[:0]
         for k in range(K):
-            basis = jnp.concatenate([basis, _reduced(basis, rows[k], passes)[None]])
+            outside = functools.partial(_outside, basis)
+            basis = jnp.concatenate([basis, _reduced(outside, rows[k], passes)[None]])
         return basis
-    add = lambda k, Q: Q.at[k].set(_reduced(Q, rows[k], passes))  # noqa: E731
-    return jax.lax.fori_loop(0, used(rows), add, jnp.zeros_like(rows))
+    blocks = -(-K // BLOCK)
+    padded = jnp.concatenate([rows, jnp.zeros((blocks * BLOCK - K, *rows.shape[1:]), rows.dtype)])
+
+    def add(k, Q):
+        earlier = lambda v: jax.lax.fori_loop(0, (k + BLOCK - 1) // BLOCK, partial, v)  # noqa: E731
+        partial = lambda b, v: _outside(jax.lax.dynamic_slice_in_dim(Q, b * BLOCK, BLOCK), v)  # noqa: E731
+        return Q.at[k].set(_reduced(earlier, rows[k], passes))
+
+    return jax.lax.fori_loop(0, used(rows), add, jnp.zeros_like(padded))[:K]
+
+
+def _outside(Q: Float[Array, "k d m"], v: Float[Array, "d m"]) -> Float[Array, "d m"]:
+    """v without its part in the span of Q, whose rows are orthonormal or zero."""
+    return v - jnp.sum(Q * jnp.sum(Q * v, axis=1)[:, None], axis=0)
 
 
 def used(rows: Float[Array, "K d m"]):
@@ -179,11 +196,11 @@ def _last_of_lanes(_size, _in_batched, present):
     return last(jnp.any(present, axis=0)), False
 
 
-def _reduced(Q: Float[Array, "k d m"], row: Float[Array, "d m"], passes: int) -> Float[Array, "d m"]:
-    """The unit vector along what is left of `row` outside the span of Q."""
+def _reduced(outside: Callable, row: Float[Array, "d m"], passes: int) -> Float[Array, "d m"]:
+    """The unit vector along what is left of `row` outside the span of earlier rows."""
     v = row
     for _ in range(passes):
-        v = v - jnp.sum(Q * jnp.sum(Q * v, axis=1)[:, None], axis=0)
+        v = outside(v)
     left = jnp.sum(v**2, axis=0)
     # of a dependent row rounding is left
     independent = left > (64 * jnp.finfo(v.dtype).eps) ** 2 * jnp.sum(row**2, axis=0)

@@ -17,6 +17,9 @@ from jaxtyping import Array, Bool, Float, Int
 from gflow.activations import AbstractActivation
 from gflow.box import UNROLLED, bounded, entries, last, orthonormal, total
 
+MINIMA = 16
+"""Of so many rows at most each is found as a minimum; of more all at once, by their ranks."""
+
 
 class Modes(NamedTuple):
     """`on`, `slide` (n, m), never both. A neuron's sliding rows are `at` (K, m), n where there are fewer than K, with
@@ -82,9 +85,15 @@ def put(at: Int[Array, "K m"], values: Array, n: int) -> Array:
 
 def first_rows(chosen: Bool[Array, "n m"], K: int, ahead: Bool[Array, "n m"] | None = None) -> Int[Array, "K m"]:
     """The first K chosen rows of every neuron, n where there are fewer; those `ahead` before the others."""
-    n = chosen.shape[0]
-    place = jnp.arange(n)[:, None]
-    place = jnp.where(chosen, place if ahead is None else jnp.where(ahead, place, place + n), 2 * n)
+    n, m = chosen.shape
+    rows = jnp.arange(n)[:, None]
+    if K > MINIMA:
+        ahead = chosen if ahead is None else chosen & ahead
+        after = chosen & ~ahead
+        rank = jnp.where(ahead, jnp.cumsum(ahead, axis=0), jnp.sum(ahead, axis=0) + jnp.cumsum(after, axis=0)) - 1
+        rank = jnp.where(chosen, rank, K)
+        return jnp.full((K, m), n).at[rank, jnp.arange(m)].set(rows, mode="drop")
+    place = jnp.where(chosen, rows if ahead is None else jnp.where(ahead, rows, rows + n), 2 * n)
     taken = [jnp.min(place, axis=0)]
     for _ in range(K - 1):
         taken.append(jnp.min(jnp.where(place > taken[-1], place, 2 * n), axis=0))
