@@ -128,7 +128,8 @@ def large(report: Report, base: dict = LARGE, doublings: int = 2, lanes: int = F
             report.line(
                 f"a step of a lane as {axis} is doubled {where}",
                 target=f"~ {axis}^1", measured=found, met=found <= 1.0, exponent_of_changes=events,
-                changes_per_step=[row["changes"] for row in rows], us_per_step=[row["us_per_step"] for row in rows], rows=rows,
+                changes_per_step=[row["changes"] for row in rows],
+                us_per_step=[row["us_per_step"] for row in rows], rows=rows,
             )  # fmt: skip
 
 

@@ -234,12 +234,12 @@ def entries(
             c, v = entry(k, v)
             found.append(c)
         return jnp.stack(found[::-1])
-    rows = used(Q) if rows is None else rows
+    count = used(Q) if rows is None else rows
 
     def solve(i, carry):
-        k = rows - 1 - i
+        k = count - 1 - i
         found, v = carry
         c, v = entry(k, v)
         return found.at[k].set(c), v
 
-    return jax.lax.fori_loop(0, rows, solve, (jnp.zeros_like(Q[:, 0]), v))[0]
+    return jax.lax.fori_loop(0, count, solve, (jnp.zeros_like(Q[:, 0]), v))[0]

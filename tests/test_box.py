@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gflow.activations import LeakyReLU, ReLU
 from gflow.box import bounded, entries, orthonormal
+from gflow.flow.modes import Modes, first_rows, rows_at
 from gflow.inclusion import least_norm_slopes
 from gflow.lines import lines_of
 
@@ -70,7 +71,7 @@ def test_dependent_rows_give_no_direction():
     assert not np.asarray(Q[1:]).any()
 
 
-@pytest.mark.parametrize(("K", "d"), [(3, 4), (6, 8)])
+@pytest.mark.parametrize(("K", "d"), [(3, 4), (6, 8), (20, 30)])
 def test_entries_leave_nothing_along_the_rows(rng, K, d):
     m = 20
     rows, v = rng.standard_normal((K, d, m)), rng.standard_normal((d, m))
@@ -82,6 +83,43 @@ def test_entries_leave_nothing_along_the_rows(rng, K, d):
     c = np.asarray(entries(orthonormal(x, 2), lambda k: x[k], jnp.asarray(v)))
     for i in range(m):
         A = rows[:, :, i].T
-        left = v[:, i] - A @ np.linalg.lstsq(A, v[:, i], rcond=1e-12)[0]
-        np.testing.assert_allclose(v[:, i] + A @ c[:, i], left, atol=1e-12)
+        size = np.linalg.norm(A, axis=0)
+        unit = A / np.where(size > 0, size, 1.0)  # lstsq loses what lengths differ by
+        left = v[:, i] - unit @ np.linalg.lstsq(unit, v[:, i], rcond=1e-12)[0]
+        np.testing.assert_allclose(v[:, i] + A @ c[:, i], left, atol=1e-13)
     assert not c[:, 1].any() and c[1, 2] == 0 and c[2, 3] == 0
+
+
+@pytest.mark.parametrize("K", [3, 20])
+def test_first_rows_are_those_ahead_and_then_the_others(rng, K):
+    n, m = 30, 12
+    chosen, ahead = rng.random((n, m)) < rng.random(m), rng.random((n, m)) < 0.3
+    found = np.asarray(first_rows(jnp.asarray(chosen), K, ahead=jnp.asarray(ahead)))
+    for i in range(m):
+        rows = [*np.flatnonzero(chosen[:, i] & ahead[:, i]), *np.flatnonzero(chosen[:, i] & ~ahead[:, i])]
+        np.testing.assert_array_equal(found[:, i], [*rows, *[n] * K][:K])
+    np.testing.assert_array_equal(
+        first_rows(jnp.asarray(chosen), K), first_rows(jnp.asarray(chosen), K, ahead=jnp.asarray(chosen))
+    )
+
+
+@pytest.mark.parametrize("K", [4, 11])
+def test_lanes_of_unlike_numbers_of_sliding_rows_are_projected_as_alone(rng, K):
+    n, d, m, lanes = 15, 12, 3, 4
+    X, G = rng.standard_normal((n, d)), rng.standard_normal((lanes, d, m))
+    slide = np.zeros((lanes, n, m), bool)
+    for lane, rows in enumerate((0, 1, K, 2)):
+        slide[lane, :rows, 1] = True
+
+    def modes(slide):
+        at = first_rows(slide, K)
+        return Modes(jnp.zeros_like(slide), slide, at, jnp.zeros(at.shape), orthonormal(rows_at(jnp.asarray(X), at), 2))
+
+    both = jax.vmap(lambda slide, G: (modes(slide).project(G), modes(slide).wanted(X, G, jnp.ones((K, m)))))
+    projected, wanted = both(jnp.asarray(slide), jnp.asarray(G))
+    for lane in range(lanes):
+        A, g = X[slide[lane, :, 1]].T, G[lane, :, 1]
+        c = np.linalg.lstsq(A, -g, rcond=None)[0]
+        np.testing.assert_allclose(projected[lane, :, 1], g + A @ c, atol=1e-13)
+        np.testing.assert_array_equal(projected[lane, :, 0], G[lane, :, 0])
+        np.testing.assert_allclose(wanted[lane, :, 1], [*c, *np.zeros(K - len(c))], atol=1e-12)
