@@ -164,15 +164,14 @@ def orthonormal(rows: Float[Array, "K d m"], passes: int) -> Float[Array, "K d m
             outside = functools.partial(_outside, basis)
             basis = jnp.concatenate([basis, _reduced(outside, rows[k], passes)[None]])
         return basis
-    blocks = -(-K // BLOCK)
-    padded = jnp.concatenate([rows, jnp.zeros((blocks * BLOCK - K, *rows.shape[1:]), rows.dtype)])
+    room = -(-K // BLOCK) * BLOCK
 
     def add(k, Q):
-        earlier = lambda v: jax.lax.fori_loop(0, (k + BLOCK - 1) // BLOCK, partial, v)  # noqa: E731
-        partial = lambda b, v: _outside(jax.lax.dynamic_slice_in_dim(Q, b * BLOCK, BLOCK), v)  # noqa: E731
-        return Q.at[k].set(_reduced(earlier, rows[k], passes))
+        block = lambda b: jax.lax.dynamic_slice_in_dim(Q, b * BLOCK, BLOCK)  # noqa: E731
+        outside = lambda v: jax.lax.fori_loop(0, -(-k // BLOCK), lambda b, v: _outside(block(b), v), v)  # noqa: E731
+        return Q.at[k].set(_reduced(outside, rows[k], passes))
 
-    return jax.lax.fori_loop(0, used(rows), add, jnp.zeros_like(padded))[:K]
+    return jax.lax.fori_loop(0, used(rows), add, jnp.zeros((room, *rows.shape[1:]), rows.dtype))[:K]
 
 
 def _outside(Q: Float[Array, "k d m"], v: Float[Array, "d m"]) -> Float[Array, "d m"]:
