@@ -40,7 +40,7 @@ from gflow.losses import Exponential, Linear, Logistic, Squared
 from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.onward import onward
 from gflow.problem import Problem
-from gflow.proof import Certificate
+from gflow.programs.base import Certificate
 from gflow.records import Records
 from gflow.summary import sweep_summary
 from gflow.sweep import sweep

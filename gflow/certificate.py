@@ -23,8 +23,8 @@ from gflow.optimum import Optimum
 from gflow.patterns import cannot_fit, distinct, explaining, merge
 from gflow.point_certificate import certify_point
 from gflow.problem import Problem
-from gflow.programs import Limit, Programs
-from gflow.proof import Certificate
+from gflow.programs.base import Certificate, Limit
+from gflow.programs.max_margin import Programs
 from gflow.vector.certificate import certify_vector
 from gflow.vector.program import VectorMaxMargin
 

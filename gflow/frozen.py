@@ -30,7 +30,7 @@ from gflow.convex.oracle import one_sided, require_float64
 from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.patterns import grouped
 from gflow.problem import Problem
-from gflow.programs import ACCEPT, BAND, agrees
+from gflow.programs.base import ACCEPT, BAND, agrees
 
 RTOL = 1e-6
 """Optimal is said up to this, relatively, less what rounding leaves open."""

@@ -29,7 +29,7 @@ from gflow.convex.oracle import require_float64
 from gflow.gates import Gates
 from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.problem import Problem
-from gflow.programs import ACCEPT, agrees
+from gflow.programs.base import ACCEPT, agrees
 
 RTOL = 1e-6
 """GLOBAL is said up to this, relatively, less what rounding leaves open."""

@@ -26,7 +26,8 @@ from gflow.network import TwoLayer, VectorTwoLayer, host_network
 from gflow.patterns import canonical, distinct, grouped, joined, merge, pattern_key, positions
 from gflow.points import point_limit
 from gflow.problem import Problem
-from gflow.programs import ACCEPT, BAND, MOVING, Limit, Programs, agrees, judge, limit_with
+from gflow.programs.base import ACCEPT, BAND, MOVING, Limit, agrees
+from gflow.programs.max_margin import Programs, judge, limit_with
 from gflow.vector.limit import vector_limit
 
 SETTLED = 1e-2

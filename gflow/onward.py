@@ -22,7 +22,7 @@ from gflow.flow.stop import MarginTarget
 from gflow.network import TwoLayer
 from gflow.patterns import explaining, merge
 from gflow.problem import Problem
-from gflow.programs import MOVING
+from gflow.programs.base import MOVING
 
 LARGE = 10.0
 """Smallest q_min of a flow that can be continued."""

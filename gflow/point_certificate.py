@@ -22,8 +22,7 @@ from gflow.convex.penalized import Penalized, solve_penalized
 from gflow.convex.semidefinite import bound_of_dual
 from gflow.network import TwoLayer
 from gflow.problem import Problem
-from gflow.programs import Limit
-from gflow.proof import Certificate
+from gflow.programs.base import Certificate, Limit
 
 RTOL = 1e-6
 """GLOBAL and NOT_GLOBAL are said as in `certify`: up to this, relatively."""

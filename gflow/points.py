@@ -20,7 +20,7 @@ from gflow.convex.reduced import newton_on
 from gflow.network import TwoLayer, host_network
 from gflow.patterns import merge
 from gflow.problem import Problem
-from gflow.programs import BAND, Limit
+from gflow.programs.base import BAND, Limit
 
 RESTING = 1e-8
 """Largest residual of a flow's end that counts as a limit."""

@@ -19,8 +19,8 @@ from gflow.limit import limit_of_network
 from gflow.optimum import Optimum, solve_optimum
 from gflow.patterns import on_hyperplanes
 from gflow.problem import Problem
-from gflow.programs import Limit, Programs, remembered
-from gflow.proof import Certificate
+from gflow.programs.base import Certificate, Limit
+from gflow.programs.max_margin import Programs, remembered
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,8 @@ from gflow import datasets
 from gflow.limit import limit_of_network
 from gflow.network import host_network
 from gflow.patterns import distinct, merge
-from gflow.programs import Programs, agrees
+from gflow.programs.base import agrees
+from gflow.programs.max_margin import Programs
 
 
 @pytest.mark.parametrize("q_min", [1e3, 1e4, 1e6])

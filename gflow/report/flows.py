@@ -21,8 +21,7 @@ from gflow.plots.flows import losses, margins, residuals
 from gflow.plots.geometry import dual_function
 from gflow.plots.style import panels
 from gflow.problem import Problem
-from gflow.programs import Limit
-from gflow.proof import Certificate
+from gflow.programs.base import Certificate, Limit
 from gflow.report.overview import SIZE
 from gflow.report.svg import Drawn, Tips, drawing, inline
 from gflow.sweep import RTOL

@@ -17,8 +17,7 @@ from gflow.convex.faces import Faces, faces
 from gflow.convex.oracle import require_float64
 from gflow.network import VectorTwoLayer
 from gflow.problem import Problem
-from gflow.programs import Limit
-from gflow.proof import Certificate
+from gflow.programs.base import Certificate, Limit
 from gflow.vector.oracle import vector_maximum
 from gflow.vector.program import VectorMaxMargin, solve_vector_max_margin
 

@@ -20,7 +20,7 @@ from gflow.convex.oracle import require_float64
 from gflow.inclusion import least_norm_slopes
 from gflow.network import VectorTwoLayer
 from gflow.problem import Problem
-from gflow.programs import ACCEPT, BAND, MOVING, Limit, agrees
+from gflow.programs.base import ACCEPT, BAND, MOVING, Limit, agrees
 from gflow.vector.kkt import Neurons, Patterns, grouped, solve_kkt
 from gflow.vector.local import local_minimum
 from gflow.vector.subsampled import Optimum, Path, distinct, onward, released, solve_subsampled

@@ -1,0 +1,93 @@
+"""Limit and Certificate: where a flow ends, and what is proved about a network.
+
+Every program of this catalogue names limits and proves bounds in these terms. Source: docs/mathematics.md, "The
+certificate".
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from gflow._types import VERDICT
+from gflow.network import TwoLayer
+
+BAND = 1e-9
+"""|x_n . u_i| <= BAND |x_n| is sliding."""
+
+MOVING = 1e-6
+"""The same for a flow under way, whose neurons approach hyperplanes on which they will come to rest."""
+
+ACCEPT = 1e-9
+"""A limit is exact ("polished") if KKT residual and slackness are at most this."""
+
+AGREEMENT = 10.0
+"""P(flow) >= (1 - e) P(limit), e = AGREEMENT (1 + log q_min) / q_min: the normalised margin of a flow only rises. And
+P(flow) <= (1 + e) P(limit), with"""
+
+SLOW = 1e3
+"""this q_min in place of a larger one: neurons that grow at a rate rho near that of the others approach their shares
+like q_min^-|rho - 1|, and no q_min within reach makes their distance as small as e."""
+
+
+class Limit(eqx.Module):
+    """The end of a flow, its neurons merged by (sign, pattern) and scaled to q_min = 1.
+
+    `network`: K live neurons, W1 (d, K), w2 (K,), balanced (largest weight 1 if the data are not fitted).
+    `lam` (n,): lambda = Y alpha, alpha >= 0, at an exact limit sum alpha = P. `masks`, `sliding` (n, K): samples
+    strictly active / on the hyperplane. `objective`: P(theta), infinite where the data are not fitted.
+    `kkt_residual`: 1 - cos(theta, v); `slackness`: max_n p_n (q_n/q_min - 1).
+    `polished`: the KKT point was solved for and accepted; otherwise the network is the flow's own end. `stuck`: the
+    data are not fitted and, as a linear program proves, cannot be with these patterns. `changes`: how often patterns
+    were changed on the way from the flow's end to the limit, 0 if they had settled. `loss`: None; of a point L, and
+    `point_limit` says what the other fields are.
+    """
+
+    network: TwoLayer
+    lam: Float[Array, " n"]
+    margins: Float[Array, " n"]
+    masks: Bool[np.ndarray, "n K"]
+    sliding: Bool[np.ndarray, "n K"]
+    objective: float
+    kkt_residual: float
+    slackness: float
+    polished: bool = eqx.field(static=True)
+    stuck: bool = eqx.field(static=True)
+    changes: int = eqx.field(static=True)
+    loss: float | None = None
+
+    @property
+    def fitted(self) -> bool:
+        """Whether all margins are positive."""
+        return bool(np.isfinite(self.objective))
+
+
+def agrees(limit: float, flow: float, q_min: float) -> bool:
+    """Whether the objective of a flow's end, there at q_min, agrees with that of its limit."""
+    below, above = (AGREEMENT * (1 + max(np.log(q), 0.0)) / q * limit for q in (q_min, min(q_min, SLOW)))
+    return bool(-below <= flow - limit <= above)
+
+
+class Certificate(eqx.Module):
+    """What is proved about a network.
+
+    `objective`: P(theta). `lower_bound`: proved, P* >= lower_bound at every width. `c` = P(theta) B(p) >= 1, an upper
+    bound of P(theta)/P*; infinite where the data are not fitted. `exact`: B(p) was maximised over all faces; otherwise
+    c = P(theta)/lower_bound from bounds that hold for all directions (Gram, semidefinite). `p` (n,): the weights used;
+    of a point alpha_n = -l'(q_n).
+    `missing_neuron` (d,): a direction with |lambda^T (X u)_+| P(theta) > 1, whose absence keeps the network from the
+    optimum; None if none was found, and for networks whose multipliers are guesses, unless they are NOT_GLOBAL.
+    `better`: a feasible network (q_min = 1) with a lower objective, the proof of NOT_GLOBAL, or None. `optimum`: P*
+    where it is proved to a relative gap of 1e-6 (by this certificate or by the solved program), else None.
+    """
+
+    verdict: VERDICT = eqx.field(static=True)
+    objective: float
+    lower_bound: float
+    c: float
+    p: Float[np.ndarray, " n"]
+    missing_neuron: Float[np.ndarray, " d"] | None
+    better: TwoLayer | None
+    optimum: float | None
+    exact: bool = eqx.field(static=True)
