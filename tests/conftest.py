@@ -1,4 +1,5 @@
 import os
+import pathlib
 
 import jax
 import numpy as np
@@ -20,9 +21,11 @@ settings.load_profile("any speed")
 
 @pytest.fixture(scope="session", autouse=True)
 def xla_cache(tmp_path_factory, worker_id):
-    """One compilation cache for all tests of a run and all commands that they start."""
+    """One compilation cache for all tests of a run and all commands that they start: a new one, or the folder that
+    GFLOW_TEST_XLA_CACHE names, with which a second run compiles nothing."""
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "xla"
+    folder = pathlib.Path(os.environ.get("GFLOW_TEST_XLA_CACHE", folder))
     jax.config.update("jax_compilation_cache_dir", str(folder / "gflow" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return str(folder)
