@@ -27,8 +27,11 @@ ASCENTS = 40
 
 
 def best_directions(X, lam, values, level: float, known: Faces) -> Tight:
-    """The distinct candidates with |lambda^T (X u)_+| >= (1 - LOOSE) level, best first, at most 4n; values / level."""
-    X, lam, values = np.asarray(X), np.asarray(lam), np.asarray(values).ravel()
+    """The distinct candidates with |lambda^T (X u)_+| >= (1 - LOOSE) level, best first, at most 4n; that / level.
+
+    `values` (F, 2): lambda^T (X u)_+ as `price` returns it.
+    """
+    X, lam, values = np.asarray(X), np.asarray(lam), np.abs(np.asarray(values)).ravel()
     best = np.flatnonzero(values >= (1 - LOOSE) * level)
     most = 16 * len(X)
     if len(best) > most:

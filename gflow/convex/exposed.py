@@ -34,7 +34,7 @@ def exposed_points(problem: Problem, lam, known_faces: Faces | None = None, *, r
         raise ValueError(f"lam must hold n = {len(X)} finite multipliers, not all of them 0")
     lam = lam / np.abs(lam).sum()
     values, _ = price(problem.X, lam, *arrays_of(known))
-    tight = best_directions(X, lam, values, float(np.max(values)), known)
+    tight = best_directions(X, lam, values, float(np.max(np.abs(values))), known)
     chosen = tight.value >= 1 - rtol
     return tight.sign[chosen, None] * np.maximum(tight.U[chosen] @ X.T, 0.0)
 

@@ -47,8 +47,8 @@ def dual_maximum(X: Float[Array, "n d"], lam: Float[Array, " n"], faces: Faces) 
 
     Complete faces: the maximum lies on a face F with span L at u = P_L g / |P_L g|, where it is |P_L g|. `upper` is the
     largest |P_L g| among the faces that hold their u within its accuracy, plus rounding: with Lambda = sum |lambda_n|
-    |x_n| nothing changes by more than Lambda times the angle by which u or a face is known. Sampled ones: the best of
-    ascents from the sampled cells as `lower`, and the Gram bound as `upper`. Float64 only.
+    |x_n| nothing changes by more than Lambda times the angle by which u, a row or a face is known. Sampled ones: the
+    best of ascents from the sampled cells as `lower`, and the Gram bound as `upper`. Float64 only.
     """
     upper = gram_bound(X, lam)
     if not faces.complete:
@@ -59,9 +59,10 @@ def dual_maximum(X: Float[Array, "n d"], lam: Float[Array, " n"], faces: Faces) 
     if isinstance(arrays[0], np.ndarray):
         X, lam = np.asarray(X), np.asarray(lam)  # pyright: ignore[reportAssignmentType]
     values, over = price(X, lam, *arrays)
-    best, xp = values.argmax(), namespace(values)
+    xp = namespace(values)
+    best = xp.abs(values).argmax()
     upper = xp.minimum(upper, upper_bound(X, lam, values, over, faces.error))
-    lower = values.ravel()[best]
+    lower = xp.abs(values).ravel()[best]
     return Bound(lower, xp.maximum(upper, lower), direction(X, lam, best, *arrays), True)
 
 
@@ -90,15 +91,21 @@ def _exact(X, lams, *arrays) -> Bound:
 
 
 def gram_bound(X: Float[Array, "n d"], lam: Float[Array, " n"]) -> Float[Array, ""]:
-    """A proved upper bound in any dimension, tight on orthogonally separable data.
+    """A proved upper bound in any dimension, tight on orthogonally separable data: the larger of `gram_bounds`."""
+    return gram_bounds(X, lam).max()
 
-    For sign s let F = {n : s lambda_n > 0}. Dropping the terms outside F,
+
+def gram_bounds(X: Float[Array, "n d"], lam: Float[Array, " n"]) -> Float[Array, " 2"]:
+    """Proved upper bounds of max_{|u|<=1} s lambda^T (X u)_+ for s = +1 and s = -1, rounding included.
+
+    Let F = {n : s lambda_n > 0}. Dropping the terms outside F,
     (s lambda^T (X u)_+)^2 <= max_{z in [0,1]^F} |sum_F z_n lambda_n x_n|^2
                            <= sum_{n,k in F} lambda_n lambda_k (x_n . x_k)_+.
     """
     xp = namespace(X, lam)
-    gram = xp.maximum(X @ X.T, 0.0)
-    return xp.sqrt(xp.maximum(*(xp.maximum(s * lam, 0.0) @ gram @ xp.maximum(s * lam, 0.0) for s in (1.0, -1.0))))
+    gram, sides = xp.maximum(X @ X.T, 0.0), xp.maximum(xp.stack([lam, -lam]), 0.0)
+    rounded = 2 * (sum(X.shape) + 4) * xp.finfo(X.dtype).eps * (sides @ xp.linalg.norm(X, axis=1)) ** 2
+    return xp.sqrt(xp.sum(sides * (sides @ gram), axis=1) + rounded)
 
 
 def value(X: Float[Array, "n d"], lam: Float[Array, " n"], U: Float[Array, "F d"]) -> Float[Array, " F"]:
@@ -107,53 +114,57 @@ def value(X: Float[Array, "n d"], lam: Float[Array, " n"], U: Float[Array, "F d"
 
 
 def price(X, lam, masks, cell, span, projectors, accuracy, error):
-    """For the candidates u = +-P_L g / |P_L g|, g = X^T D lambda, of all faces: |lambda^T (X u)_+| and a bound, (F, 2).
+    """For the candidates u = +-P_L g / |P_L g|, g = X^T D lambda, of all faces: lambda^T (X u)_+ and a bound, (F, 2).
 
     The true function is evaluated, so no face can lie. The bound is |P_L g| plus what rounding leaves open where the
-    face holds u within the accuracy to which both are known, and 0 elsewhere. By NumPy where the faces are arrays of it
-    (see `arrays_of`), and X and lam no tracers.
+    face holds u within the accuracy to which both are known, and 0 elsewhere; inside the face of mask D the function is
+    g . u, so that the bound at +P_L g is one of s = +1, that at -P_L g one of s = -1. By NumPy where the faces are
+    arrays of it (see `arrays_of`), and X and lam no tracers.
     """
     if isinstance(masks, np.ndarray) and not any(isinstance(a, jax.core.Tracer) for a in (X, lam)):
         X, lam = np.asarray(X), np.asarray(lam)
         with np.errstate(over="ignore", invalid="ignore"):  # as JAX, which says inf or nan
             G = sums(masks, lam[:, None] * X)
             parts = [
-                _candidates(X, lam, G, masks[c], c, L, projectors, accuracy)
+                _candidates(X, lam, G, masks[c], c, L, projectors, accuracy, error)
                 for c, L in zip(*(np.split(a, range(CACHED, len(a), CACHED)) for a in (cell, span)), strict=True)
             ]
         return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
-    return _price(X, lam, masks, cell, span, projectors, accuracy)
+    return _price(X, lam, masks, cell, span, projectors, accuracy, error)
 
 
 @jax.jit
-def _price(X, lam, masks, cell, span, projectors, accuracy):
+def _price(X, lam, masks, cell, span, projectors, accuracy, error):
     G = sums(masks, lam[:, None] * X)
 
     def one(face):
         c, L = face
-        return _candidates(X, lam, G, masks[c], c, L, projectors, accuracy)
+        return _candidates(X, lam, G, masks[c], c, L, projectors, accuracy, error)
 
     return jax.lax.map(one, (cell, span), batch_size=BLOCK)
 
 
-def _candidates(X, lam, G, masks, cell, span, projectors, accuracy):
-    """Of faces (...,), with `masks` (..., n): |lambda^T (X u)_+| and the bounds, (..., 2); `G` (C, d) of all cells."""
+def _candidates(X, lam, G, masks, cell, span, projectors, accuracy, angle):
+    """Of faces (...,), with `masks` (..., n): lambda^T (X u)_+ and the bounds, (..., 2); `G` (C, d) of all cells.
+
+    `angle`: Faces.error; the faces are those of rows that are off by as much.
+    """
     xp = namespace(X, lam, masks)
     size, eps = xp.linalg.norm(X, axis=1), xp.finfo(X.dtype).eps
-    rounded = 2 * eps * _largest(X, lam)  # of the products lambda_n x_n; the sums add nothing to it
+    rounded = (2 * eps + angle) * _largest(X, lam)  # of the products lambda_n x_n; the sums add nothing to it
     accuracy, whole = accuracy[span], G[cell]
     g = (projectors[span] @ whole[..., None])[..., 0]
     norm = xp.linalg.norm(g, axis=-1)
     safe = xp.where(norm > 0, norm, 1.0)
     u = g / safe[..., None]
-    error = rounded + (accuracy + 8 * eps) * xp.linalg.norm(whole, axis=-1)
+    error = rounded + (accuracy + 2 * (X.shape[1] + 4) * eps) * xp.linalg.norm(whole, axis=-1)
     # the direction of g is known to within error / |P_L g|, rows through L to 4 accuracy
-    off = 2 * error / safe + 8 * (accuracy + X.shape[1] * eps)
+    off = 2 * error / safe + 8 * (accuracy + X.shape[1] * eps + angle)
     outwards = (u @ (X / xp.where(size > 0, size, 1.0)[:, None]).T) * xp.where(masks, -1.0, 1.0)
     inside = xp.stack([xp.max(outwards, axis=-1) <= off, xp.min(outwards, axis=-1) >= -off], axis=-1)
     Z = u @ X.T
     even, odd = xp.abs(Z) @ lam, Z @ lam  # (z)_+ = (|z| + z)/2, (-z)_+ = (|z| - z)/2
-    values = xp.abs(xp.stack([even + odd, even - odd], axis=-1)) / 2
+    values = xp.stack([even + odd, even - odd], axis=-1) / 2
     return values, xp.where(inside, (norm + error)[..., None], 0.0)
 
 
@@ -174,9 +185,15 @@ def sums(masks, terms):
 
 
 def upper_bound(X, lam, values, over, error):
-    """What no direction exceeds, from the two results of `price` over complete faces."""
-    largest = values.max() * (1 + 1e-15)
-    return namespace(values).maximum(over.max(), largest) + _largest(X, lam) * error
+    """What |lambda^T (X u)_+| exceeds for no |u| <= 1, from the two results of `price` over complete faces."""
+    return upper_bounds(X, lam, values, over, error).max()
+
+
+def upper_bounds(X, lam, values, over, error):
+    """The same of s lambda^T (X u)_+ for s = +1 and s = -1, (2,), never below 0 nor below a value that was found."""
+    xp = namespace(values)
+    attained = xp.stack([values.max(), -values.min()]) * (1 + 1e-15)
+    return xp.maximum(over.max(axis=0), attained) + _largest(X, lam) * error
 
 
 def direction(X, lam, candidate, masks, cell, span, projectors, accuracy, error):
@@ -189,14 +206,11 @@ def direction(X, lam, candidate, masks, cell, span, projectors, accuracy, error)
 
 def one_sided(X: Float[Array, "n d"], lam: Float[Array, " n"], faces: Faces) -> tuple[float, float]:
     """Upper bounds of max_{|u|<=1} s lambda^T (X u)_+ for s = +1 and s = -1, never below 0, as in `dual_maximum`."""
-    gram = float(gram_bound(X, lam))
-    if not faces.complete:
-        return gram, gram
-    _, over = price(X, lam, *arrays_of(faces))
-    open_ = float(_largest(X, lam)) * float(faces.error)
-    # in a face of mask D and span L the function is g . u: s |P_L g| at u = s P_L g / |P_L g|
-    above, below = (min(gram, float(over[:, side].max(initial=0.0)) + open_) for side in (0, 1))
-    return above, below
+    bounds = np.asarray(gram_bounds(X, lam))
+    if faces.complete:
+        values, over = price(X, lam, *arrays_of(faces))
+        bounds = np.minimum(bounds, upper_bounds(X, lam, values, over, faces.error))
+    return float(bounds[0]), float(bounds[1])
 
 
 def _largest(X, lam):

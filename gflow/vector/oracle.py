@@ -75,7 +75,7 @@ def _priced(X, Lam, masks, cell, span, projectors, accuracy, error):
     d, K = X.shape[1], Lam.shape[1]
     M = sums(masks, (X[:, :, None] * Lam[:, None, :]).reshape(len(X), d * K)).reshape(-1, d, K)
     size, eps = jnp.linalg.norm(X, axis=1), jnp.finfo(X.dtype).eps
-    rounded = 2 * eps * _largest(X, Lam)
+    rounded = (2 * eps + error) * _largest(X, Lam)
 
     def one(face):
         c, L = face
@@ -85,15 +85,15 @@ def _priced(X, Lam, masks, cell, span, projectors, accuracy, error):
         top = jnp.linalg.norm(g)
         second = jnp.sqrt(jnp.maximum(squares[-2], 0.0)) if K > 1 else jnp.zeros_like(top)
         safe = jnp.where(top > 0, top, 1.0)
-        error = rounded + (accuracy[L] + 8 * (K + d) * eps) * jnp.linalg.norm(M[c])
-        apart = jnp.maximum((top - second) - 2 * error, 0.0)
-        turned = jnp.where(apart > 0, 4 * error / jnp.where(apart > 0, apart, 1.0), jnp.inf)
-        off = jnp.minimum(turned + 8 * (accuracy[L] + d * eps), 2.0) * size
+        open_ = rounded + (accuracy[L] + 8 * (K + d) * eps) * jnp.linalg.norm(M[c])
+        apart = jnp.maximum((top - second) - 2 * open_, 0.0)
+        turned = jnp.where(apart > 0, 4 * open_ / jnp.where(apart > 0, apart, 1.0), jnp.inf)
+        off = jnp.minimum(turned + 8 * (accuracy[L] + d * eps + error), 2.0) * size
         u = g / safe
         Z = X @ u
         outwards = jnp.where(masks[c], -Z, Z)
         inside = jnp.stack([jnp.all(outwards <= off), jnp.all(-outwards <= off)])
-        return value(X, Lam, jnp.stack([u, -u])), jnp.where(inside, top + error, 0.0), jnp.stack([u, -u])
+        return value(X, Lam, jnp.stack([u, -u])), jnp.where(inside, top + open_, 0.0), jnp.stack([u, -u])
 
     return jax.lax.map(one, (cell, span), batch_size=BLOCK)
 
