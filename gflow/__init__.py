@@ -9,7 +9,7 @@
 Certificates need float64: jax.config.update("jax_enable_x64", True). Source: arXiv 2110.06488.
 """
 
-from gflow._types import RESULTS, VERDICT, result_name
+from gflow._types import RESULTS, VERDICT, Scope, result_name
 from gflow.activations import LeakyReLU, ReLU
 from gflow.along import Along, along
 from gflow.certificate import certify
@@ -88,6 +88,7 @@ __all__ = [
     "ReLU",
     "Records",
     "ScaledClock",
+    "Scope",
     "Sphere",
     "Squared",
     "Stationary",

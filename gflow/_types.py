@@ -109,6 +109,17 @@ class VERDICT(enum.IntEnum):
     UNFITTED = 3
 
 
+class Scope(enum.Enum):
+    """For which networks a bound or a verdict holds; the value is the phrase that sentences use."""
+
+    ALL = "networks of every width"
+    ALL_GATES = "gated networks of every width, whatever their gates"
+    GATES = "gated networks of every width with these gates"
+    MASKS = "networks of every width whose neurons have these masks"
+    SECOND_LAYER = "first layers for this second layer"
+    PATTERNS = "networks whose a_i and x_n . w_i have these signs"
+
+
 REDUCED = 1e-6
 """A relative gap up to this is "reduced accuracy" where the one asked for was not reached."""
 

@@ -12,7 +12,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from gflow._types import VERDICT, kept_on_host, on_host
+from gflow._types import VERDICT, Scope, kept_on_host, on_host
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
 from gflow.convex.leaky import multipliers, opposite, rows
@@ -23,16 +23,10 @@ from gflow.optimum import Optimum
 from gflow.patterns import cannot_fit, distinct, explaining, merge
 from gflow.point_certificate import certify_point
 from gflow.problem import Problem
-from gflow.programs.base import Certificate, Limit
+from gflow.programs.base import TOLERANCE, Certificate, Limit, decide, proved_optimum
 from gflow.programs.max_margin import Programs
 from gflow.vector.certificate import certify_vector
 from gflow.vector.program import VectorMaxMargin
-
-GLOBAL_RTOL = 1e-6
-"""GLOBAL is said if P* is proved to be within this relative distance of P(theta)."""
-
-BETTER_RTOL = 1e-6
-"""NOT_GLOBAL is said if a feasible network is in hand whose objective is lower by more than this, relatively."""
 
 SHARPNESS = np.logspace(-1, 8, 46)
 """Trained networks come without multipliers: p ~ exp(-tau q_n/q_min) for these tau, the best bound is taken."""
@@ -96,24 +90,21 @@ def _of_direction(
     if not known.complete and optimum is None and search and np.isfinite(objective):
         slope = problem.lower_slope
         B = min(B, bound_of_dual(rows(np.asarray(problem.X), slope), multipliers(p * np.asarray(problem.y), slope)))
-    lower = 1 / B if B > 0 else np.inf
-    c = objective * B if np.isfinite(objective) else np.inf
-    proved = Certificate(
-        VERDICT.INCONCLUSIVE, objective=objective, lower_bound=lower, c=c, p=p, exact=known.complete,
-        missing_neuron=None, better=None, optimum=None,
+    judged = decide(
+        objective, 1 / B if B > 0 else np.inf, rounding=rounding,
+        unfitted=not np.isfinite(objective) and (given.stuck if given is not None else _unfitted(host, balanced)),
     )  # fmt: skip
-    if not np.isfinite(objective):
-        unfitted = given.stuck if given is not None else _unfitted(host, balanced)
-        verdict = VERDICT.UNFITTED if unfitted else VERDICT.INCONCLUSIVE
-        return dataclasses.replace(proved, verdict=verdict, optimum=_value(optimum))
-    if c < 1 - rounding - GLOBAL_RTOL:  # weak duality forbids it: whatever went wrong, nothing is proved
+    proved = Certificate(
+        judged.verdict, Scope.ALL, objective=objective, lower_bound=judged.lower_bound, c=judged.c, p=p,
+        exact=known.complete, missing_neuron=None, better=None,
+        optimum=objective if judged.verdict == VERDICT.GLOBAL else _value(optimum),
+    )  # fmt: skip
+    if judged.verdict == VERDICT.GLOBAL or not np.isfinite(objective) or not judged.sound:
         return proved
-    if 1 - lower / objective <= GLOBAL_RTOL - rounding:
-        return dataclasses.replace(proved, verdict=VERDICT.GLOBAL, optimum=objective)
     if optimum is None and search:
         optimum = solve_max_margin(problem, known, directions=network.directions().T)
     if optimum is not None:
-        proved = _with_program(proved, host, network, given, optimum, rounding)
+        proved = _with_program(proved, host, given, optimum, rounding)
     # guessed multipliers accuse nobody, and a flow that has not reached its limit may yet go on to a better one
     accused = proved.better is not None or (given is not None and given.polished)
     if proved.verdict == VERDICT.GLOBAL or not accused:
@@ -122,21 +113,22 @@ def _of_direction(
 
 
 def _with_program(
-    proved: Certificate, host: Problem, network: TwoLayer, given: Limit | None, optimum: MaxMargin, rounding: float
+    proved: Certificate, host: Problem, given: Limit | None, optimum: MaxMargin, rounding: float
 ) -> Certificate:
     """The same with the bound of the solved program and its network, where these say more."""
-    objective, lower = proved.objective, max(proved.lower_bound, optimum.dual)
-    better = _better(host, optimum, objective, rounding)
-    figures = {"lower_bound": lower, "better": better, "optimum": _value(optimum)}
-    if not proved.exact:
-        figures["c"] = objective / lower
-    # of a flow that has not reached its limit a better network proves nothing
-    if better is not None and (given is None or given.polished):
-        figures["verdict"] = VERDICT.NOT_GLOBAL
-    elif 1 - lower / objective <= GLOBAL_RTOL - rounding:
-        figures["verdict"] = VERDICT.GLOBAL
-        if given is None and optimum.dual > proved.lower_bound:  # better than all guesses
-            figures |= {"p": optimum.alpha / optimum.alpha.sum(), "c": objective / lower}
+    other = optimum.network
+    judged = decide(
+        proved.objective, max(proved.lower_bound, optimum.dual), rounding=rounding, better=optimum.primal,
+        better_rounding=0.0 if other is None else float(host.rounding(on_host(other))),
+        settled=given is None or given.polished,
+    )  # fmt: skip
+    figures = {"verdict": judged.verdict, "lower_bound": judged.lower_bound, "optimum": _value(optimum)}
+    figures["better"] = other if judged.better else None
+    guess = judged.verdict == VERDICT.GLOBAL and given is None and optimum.dual > proved.lower_bound
+    if guess:  # better than all guesses
+        figures["p"] = optimum.alpha / optimum.alpha.sum()
+    if guess or not proved.exact or not judged.sound:
+        figures["c"] = judged.c
     return dataclasses.replace(proved, **figures)
 
 
@@ -146,18 +138,10 @@ def _unfitted(problem: Problem, balanced: TwoLayer) -> bool:
     return not fits and cannot_fit(problem, merge(problem, balanced, 0.0, 0.0)[0])
 
 
-def _better(problem: Problem, optimum: MaxMargin, objective: float, rounding: float) -> TwoLayer | None:
-    """The program's network if its objective is lower, by more than rounding leaves open."""
-    if optimum.network is None:
-        return None
-    gap = BETTER_RTOL + rounding + float(problem.rounding(on_host(optimum.network)))
-    return optimum.network if optimum.primal < (1 - gap) * objective else None
-
-
 def _missing_neuron(problem: Problem, network: TwoLayer, p, bound: Bound) -> np.ndarray | None:
     """The maximiser u of |lambda^T (X u)_+| if it exceeds 1/P(theta) and no neuron of its sign has this direction."""
     objective, u = float(problem.objective(network)), np.asarray(bound.u)
-    if float(bound.lower) * objective <= 1 + GLOBAL_RTOL + float(problem.rounding(network)):
+    if float(bound.lower) * objective <= 1 + TOLERANCE + float(problem.rounding(network)):
         return None
     sign = np.sign((p * np.asarray(problem.y)) @ np.asarray(problem.activation(problem.X @ u)))
     same = (np.sign(np.asarray(network.w2)) == sign) & (np.asarray(network.masses()) > 0)
@@ -166,9 +150,7 @@ def _missing_neuron(problem: Problem, network: TwoLayer, p, bound: Bound) -> np.
 
 
 def _value(optimum: MaxMargin | None) -> float | None:
-    if optimum is None or not np.isfinite(optimum.primal) or optimum.dual < (1 - GLOBAL_RTOL) * optimum.primal:
-        return None
-    return optimum.primal
+    return None if optimum is None else proved_optimum(optimum.primal, optimum.dual)
 
 
 def _candidate_weights(problem: Problem, network: TwoLayer, given: Limit | None) -> list[np.ndarray]:

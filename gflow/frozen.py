@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from gflow._types import VERDICT, Scope
 from gflow.convex.ascent import resting_places
 from gflow.convex.faces import Faces, faces
 from gflow.convex.leaky import multipliers, opposite, rows
@@ -30,10 +31,7 @@ from gflow.convex.oracle import one_sided, require_float64
 from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.patterns import grouped
 from gflow.problem import Problem
-from gflow.programs.base import ACCEPT, BAND, agrees
-
-RTOL = 1e-6
-"""Optimal is said up to this, relatively, less what rounding leaves open."""
+from gflow.programs.base import ACCEPT, BAND, agrees, decide
 
 MASSES = (1e-6, 1e-2)
 """Tried in turn: neurons below this share of the largest |a_i||w_i| are left behind by the direction."""
@@ -49,23 +47,22 @@ class FrozenLimit(eqx.Module):
     """The end of a flow with a frozen second layer, its first one scaled to q_min = 1.
 
     `network`: W1 (d, m) and the w2 (m,) of the flow. `lam` (n,): Y alpha, up to a factor. `objective`: 1/2 |W1|^2,
-    infinite where the data are not fitted. `lower_bound` <= P_a, proved for this w2 and every W1. `kkt_residual`: 1 -
+    infinite where the data are not fitted. `lower_bound` <= P_a, proved for this w2 and every W1, which is the `scope`;
+    0 where it would contradict `objective`. `c` >= objective / P_a, objective / lower_bound rounded up, >= 1: 1 proves
+    that no first layer is shorter, more than 1 says nothing, since P_a may be above its bound. `kkt_residual`: 1 -
     cos(W1, v), v the least-norm velocity of W1. `polished`: the KKT point was solved for and accepted; otherwise W1 is
-    the flow's own end. `optimal`: no first layer is shorter by more than a relative 1e-6, rounding included.
+    the flow's own end. `optimal`: proved, no first layer is shorter by more than a relative 1e-6, rounding included.
     """
 
     network: TwoLayer
     lam: Float[Array, " n"]
     objective: float
     lower_bound: float
+    c: float
     kkt_residual: float
     polished: bool = eqx.field(static=True)
     optimal: bool = eqx.field(static=True)
-
-    @property
-    def c(self) -> float:
-        """objective / lower_bound >= 1; 1 iff no first layer is better for this second one."""
-        return self.objective / self.lower_bound
+    scope: Scope = eqx.field(static=True, default=Scope.SECOND_LAYER)
 
 
 def frozen_limit(problem: Problem, network: TwoLayer | VectorTwoLayer, known_faces: Faces | None = None) -> FrozenLimit:
@@ -94,10 +91,11 @@ def frozen_limit(problem: Problem, network: TwoLayer | VectorTwoLayer, known_fac
     end = TwoLayer(W1 / (q_min if q_min > 0 else 1.0), unit.w2)
     objective = 0.5 * float(jnp.sum(end.W1**2)) if q_min > 0 else np.inf
     lower = _lower_bound(problem, unit.w2, lam, known)
-    optimal = 1 - lower / objective <= RTOL - 2 * float(problem.rounding(end))
+    # the objective holds q_min twice
+    judged = decide(objective, lower, rounding=2 * float(problem.rounding(end)))
     return FrozenLimit(
-        TwoLayer(end.W1 / size, network.w2), lam, objective / size**2, lower / size**2,
-        float(_residual(problem, end, lam)), polished, bool(optimal),
+        TwoLayer(end.W1 / size, network.w2), lam, objective / size**2, judged.lower_bound / size**2, judged.c,
+        float(_residual(problem, end, lam)), polished, judged.verdict == VERDICT.GLOBAL,
     )  # fmt: skip
 
 

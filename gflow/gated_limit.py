@@ -22,17 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from gflow._types import VERDICT
+from gflow._types import VERDICT, Scope
 from gflow.convex.gated import solve_gated
 from gflow.convex.newton import KKTPoint, Patterns, newton
 from gflow.convex.oracle import require_float64
 from gflow.gates import Gates
 from gflow.network import TwoLayer, VectorTwoLayer
+from gflow.points import RESTING
 from gflow.problem import Problem
-from gflow.programs.base import ACCEPT, agrees
-
-RTOL = 1e-6
-"""GLOBAL is said up to this, relatively, less what rounding leaves open."""
+from gflow.programs.base import ACCEPT, BAND, Judgement, agrees, decide
 
 SUPPORT = (1e-2, 1e-4, 1e-6, 1e-9)
 """Tried in turn: multipliers below this share of the largest vanish."""
@@ -43,9 +41,11 @@ class GatedLimit(eqx.Module):
     the flow has a direction for a limit.
 
     `lam` (n,): the multipliers. `objective`: sum |v_k|, infinite where the data are not fitted, or with weight decay L
-    + beta sum |v_k|; `lower_bound`: of all networks with these gates, of any width. `verdict`: GLOBAL if the two agree
-    to 1e-6; NOT_GLOBAL, with weight decay only, if the program found less; else INCONCLUSIVE. `polished`: V is the
-    solved optimum over the gates, with which the flow's end agrees; otherwise V is the flow's own end.
+    + beta sum |v_k|; `lower_bound`: of the networks of `scope`, those with these gates, of any width; 0 where it would
+    contradict `objective`. `c` >= objective / optimum, rounded up. `verdict`: GLOBAL if the two agree to 1e-6;
+    NOT_GLOBAL, with weight decay only, if the flow is at rest and the program found less; else INCONCLUSIVE, always so
+    for a flow under way that is not optimal. `polished`: V is the solved optimum over the gates, with which the flow's
+    end agrees, or with weight decay a point at rest; otherwise V is the flow's own end.
     """
 
     masks: Bool[np.ndarray, "K n"]
@@ -53,13 +53,10 @@ class GatedLimit(eqx.Module):
     lam: Float[np.ndarray, " n"]
     objective: float
     lower_bound: float
+    c: float
     verdict: VERDICT = eqx.field(static=True)
     polished: bool = eqx.field(static=True)
-
-    @property
-    def c(self) -> float:
-        """objective / lower_bound >= 1."""
-        return self.objective / self.lower_bound if self.lower_bound > 0 else np.inf
+    scope: Scope = eqx.field(static=True, default=Scope.GATES)
 
 
 def gated(problem: Problem, network: TwoLayer) -> Problem:
@@ -86,7 +83,7 @@ def gated_limit(problem: Problem, network: TwoLayer | VectorTwoLayer) -> GatedLi
     masks, group = np.unique(np.asarray(problem.activation.masks).T, axis=0, return_inverse=True)
     V = np.zeros((len(masks), problem.shape[1]))
     np.add.at(V, group.ravel(), np.asarray(network.W1 * network.w2).T)
-    return _direction(problem, masks, V) if problem.directional else _point(problem, masks, V)
+    return _direction(problem, masks, V) if problem.directional else _point(problem, network, masks, V)
 
 
 def _outputs(X, masks, V) -> np.ndarray:
@@ -103,19 +100,23 @@ def _direction(problem: Problem, masks, V) -> GatedLimit:
     X, y = np.asarray(problem.X), np.asarray(problem.y)
     q = y * _outputs(X, masks, V)
     p = np.asarray(problem.weights(jnp.asarray(q)))
-    own = _bracket(X, y, masks, V, p)
+    own, judged = _bracket(X, y, masks, V, p)
     if q.min() > 0:
         V = V / q.min()
         patterns = Patterns(np.ones(len(masks)), masks.T, np.zeros(masks.T.shape, bool))
-        for start, share in itertools.product(_starts(X, y, masks, V, own[0] * p), SUPPORT):
+        for start, share in itertools.product(_starts(X, y, masks, V, own * p), SUPPORT):
             point = newton(X, y, patterns, start, start.alpha > share * start.alpha.max(), prune=True)
             if point is None or point.alpha.sum() <= 0:
                 continue
             alpha = np.maximum(point.alpha, 0.0)
-            objective, lower, verdict = _bracket(X, y, masks, point.V.T, alpha)
-            if 1 - lower / objective <= ACCEPT and agrees(objective, own[0], q.min()):
-                return GatedLimit(masks, point.V.T, y * alpha, objective, lower, verdict, True)
-    return GatedLimit(masks, V, y * p, *own, False)
+            objective, solved = _bracket(X, y, masks, point.V.T, alpha)
+            if 1 - solved.lower_bound / objective <= ACCEPT and agrees(objective, own, q.min()):
+                return _limit(masks, point.V.T, y * alpha, objective, solved, True)
+    return _limit(masks, V, y * p, own, judged, False)
+
+
+def _limit(masks, V, lam, objective: float, judged: Judgement, polished: bool) -> GatedLimit:
+    return GatedLimit(masks, V, lam, objective, judged.lower_bound, judged.c, judged.verdict, polished)
 
 
 def _starts(X, y, masks, V, alpha):
@@ -153,26 +154,27 @@ def _by_clarabel(X, y, masks) -> KKTPoint | None:
     return KKTPoint(-dual[n:].reshape(K, d + 1)[:, 1:].T, alpha)
 
 
-def _bracket(X, y, masks, V, p) -> tuple[float, float, VERDICT]:
-    """(objective, lower bound, verdict) of V with the weights p >= 0."""
+def _bracket(X, y, masks, V, p) -> tuple[float, Judgement]:
+    """The objective of V, and what the weights p >= 0 prove about it."""
     q_min = float(np.min(y * _outputs(X, masks, V)))
     objective = float(np.linalg.norm(V, axis=1).sum()) / q_min if q_min > 0 else np.inf
     lower = p.sum() / max(float(np.linalg.norm((masks * (p * y)) @ X, axis=1).max()), 1e-300)
-    proved = q_min > 0 and 1 - lower / objective <= RTOL - _rounding(X, masks, V, q_min)
-    return objective, float(lower), VERDICT.GLOBAL if proved else VERDICT.INCONCLUSIVE
+    return objective, decide(objective, lower, rounding=_rounding(X, masks, V, q_min) if q_min > 0 else 0.0)
 
 
-def _point(problem: Problem, masks, V) -> GatedLimit:
+def _point(problem: Problem, network: TwoLayer, masks, V) -> GatedLimit:
     beta = float(problem.weight_decay)  # pyright: ignore[reportArgumentType]
     X, c, b = np.asarray(problem.X), np.asarray(problem.signs()), np.asarray(problem.targets())
     q = jnp.asarray(c * _outputs(X, masks, V) - b)
     objective = float(problem.loss_value(q)) + beta * float(np.linalg.norm(V, axis=1).sum())
     solved, lam = solve_gated(problem, beta, masks), -c * np.asarray(problem.loss.slope(q))
-    if objective - solved.dual <= RTOL * objective:
-        verdict = VERDICT.GLOBAL
-    else:
-        verdict = VERDICT.NOT_GLOBAL if solved.primal < (1 - RTOL) * objective else VERDICT.INCONCLUSIVE
-    return GatedLimit(masks, V, lam, objective, solved.dual, verdict, False)
+    pull = jnp.asarray(lam)
+    at_rest = float(problem.speed(network, problem.least_norm_gradients(network, pull, BAND), pull)) <= RESTING
+    rounding = problem.total_rounding(q, _outputs(np.abs(X), masks, np.abs(V)), objective, len(masks) + 8)
+    judged = decide(
+        objective, solved.dual, rounding=rounding, better=solved.primal, better_rounding=rounding, settled=at_rest
+    )
+    return _limit(masks, V, lam, objective, judged, at_rest)
 
 
 __all__ = ["GatedLimit", "gated", "gated_limit"]

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from gflow._types import VERDICT
+from gflow._types import VERDICT, Scope
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.faces import Faces, faces
 from gflow.convex.leaky import multipliers, opposite, rows
@@ -22,10 +22,7 @@ from gflow.convex.penalized import Penalized, solve_penalized
 from gflow.convex.semidefinite import bound_of_dual
 from gflow.network import TwoLayer
 from gflow.problem import Problem
-from gflow.programs.base import Certificate, Limit
-
-RTOL = 1e-6
-"""GLOBAL and NOT_GLOBAL are said as in `certify`: up to this, relatively."""
+from gflow.programs.base import TOLERANCE, Certificate, Limit, decide, proved_optimum
 
 
 def certify_point(
@@ -37,11 +34,11 @@ def certify_point(
 ) -> Certificate:
     """What is proved about a network at rest; a limit that is not `polished` is under way, and INCONCLUSIVE.
 
-    With weight decay c = B/beta, and `better` a network with a lower penalised objective. Squared loss without it:
-    GLOBAL if the network, with the neurons of least norm that supply what it misses of the labels, is no longer than
-    1 + 1e-6 times any that interpolates; NOT_GLOBAL if one is shorter, or if this one would need more than 1e-6 of its
-    own norm to interpolate and another one does; c = 1/2 |theta|^2 over the proved lower bound, infinite where the
-    network does not interpolate. Raises ValueError as `certify` does.
+    c is the objective over the proved lower bound. With weight decay `better` has a lower penalised objective. Squared
+    loss without it: GLOBAL if the network, with the neurons of least norm that supply what it misses of the labels, is
+    no longer than 1 + 1e-6 times any that interpolates; NOT_GLOBAL if one is shorter, or if this one would need more
+    than 1e-6 of its own norm to interpolate and another one does; c is infinite where the network does not interpolate.
+    Raises ValueError as `certify` does.
     """
     network = limit.network if isinstance(limit, Limit) else limit
     if network.width:  # an optimal network may have no neurons
@@ -68,53 +65,50 @@ def _penalised(problem: Problem, network: TwoLayer, known: Faces, optimum, searc
         B = min(B, bound_of_dual(rows(np.asarray(problem.X), lower), multipliers(np.asarray(c * alpha), lower)))
     feasible = alpha * min(1.0, beta / B) if B > 0 else alpha
     lower = float(b @ feasible - jnp.sum(problem.loss.conjugate(feasible)))
-    rounding = _rounding(problem, network, objective)
-    facts = {"objective": objective, "p": np.asarray(alpha), "exact": known.complete, "c": B / beta}
-    if objective - lower <= (RTOL - rounding) * objective:
-        return Certificate(
-            VERDICT.GLOBAL, lower_bound=lower, missing_neuron=None, better=None, optimum=objective, **facts
-        )
-    if optimum is None and search:
+    rounding, value = _rounding(problem, network, objective), None
+    judged, better = decide(objective, lower, rounding=rounding), None
+    if optimum is None and search and judged.verdict != VERDICT.GLOBAL:
         optimum = solve_penalized(problem, beta, known)
-    verdict, better, value = VERDICT.INCONCLUSIVE, None, None
-    if optimum is not None:
-        lower = max(lower, optimum.lower_bound)
-        value = optimum.primal if optimum.primal - optimum.lower_bound <= RTOL * optimum.primal else None
-        if optimum.primal < (1 - RTOL - 2 * rounding) * objective:
-            better = optimum.network
-            verdict = VERDICT.NOT_GLOBAL if settled else verdict
-        elif objective - lower <= (RTOL - rounding) * objective:
-            verdict = VERDICT.GLOBAL
-    missing = _missing(problem, network, c * alpha, bound, beta) if verdict != VERDICT.GLOBAL else None
-    return Certificate(verdict, lower_bound=lower, missing_neuron=missing, better=better, optimum=value, **facts)
+    if optimum is not None and judged.verdict != VERDICT.GLOBAL:
+        judged = decide(
+            objective, max(lower, optimum.lower_bound), rounding=rounding, better=optimum.primal,
+            better_rounding=_rounding(problem, optimum.network, optimum.primal), settled=settled,
+        )  # fmt: skip
+        better = optimum.network if judged.better else None
+        value = proved_optimum(optimum.primal, optimum.lower_bound)
+    proved = judged.verdict == VERDICT.GLOBAL
+    return Certificate(
+        judged.verdict, Scope.ALL, objective=objective, lower_bound=judged.lower_bound, c=judged.c,
+        p=np.asarray(alpha), exact=known.complete, better=better,
+        missing_neuron=None if proved else _missing(problem, network, c * alpha, bound, beta),
+        optimum=objective if proved and value is None else value,
+    )  # fmt: skip
 
 
 def _least_norm(problem: Problem, network: TwoLayer, known: Faces, optimum, search: bool, settled: bool) -> Certificate:
     objective, lam = 0.5 * float(network.squared_norm()), -np.asarray(problem.loss.slope(problem.margins(network)))
     if optimum is None and search:
         optimum = solve_min_norm(problem, known)
-    facts = {"objective": objective, "exact": known.complete, "p": np.abs(lam)}
-    nothing = {"missing_neuron": None, "better": None, "optimum": None}
-    if optimum is None or not np.isfinite(objective):
-        return Certificate(VERDICT.INCONCLUSIVE, lower_bound=0.0, c=np.inf, **nothing, **facts)
+    facts = {"objective": objective, "exact": known.complete, "p": np.abs(lam), "missing_neuron": None}
+    if optimum is None:
+        return Certificate(
+            VERDICT.INCONCLUSIVE, Scope.ALL, lower_bound=0.0, c=np.inf, better=None, optimum=None, **facts
+        )
     # with neurons that supply what is missed, it interpolates exactly
     whole = objective + _repair(problem, network, known)
-    interpolates = whole <= (1 + RTOL) * objective
-    lower, value = optimum.dual, optimum.primal if optimum.gap <= RTOL else None
-    verdict, better, rounding = VERDICT.INCONCLUSIVE, None, _rounding(problem, network, objective)
-    if optimum.network is not None and (not interpolates or optimum.primal < (1 - RTOL - rounding) * objective):
-        better = optimum.network
-        verdict = VERDICT.NOT_GLOBAL if settled else verdict
-    elif interpolates and whole - lower <= (RTOL - rounding) * objective:
-        verdict = VERDICT.GLOBAL
-    missing = None
+    interpolates, other = whole <= (1 + TOLERANCE) * objective, optimum.network
+    judged = decide(
+        whole if interpolates else np.inf, optimum.dual, rounding=_rounding(problem, network, objective),
+        better=np.inf if other is None else optimum.primal,
+        better_rounding=0.0 if other is None else _rounding(problem, other, optimum.primal),
+        settled=settled, falls=False,
+    )  # fmt: skip
     if not interpolates and np.any(lam):
         bound = _largest(problem, jnp.asarray(lam), known)
-        missing = np.asarray(bound.u) if float(bound.lower) > 0 else None
-    c = whole / lower if interpolates and lower > 0 else 1.0 if interpolates and objective == 0 else np.inf
+        facts["missing_neuron"] = np.asarray(bound.u) if float(bound.lower) > 0 else None
     return Certificate(
-        verdict, lower_bound=lower, c=c, **(nothing | {"missing_neuron": missing, "better": better, "optimum": value}),
-        **facts,
+        judged.verdict, Scope.ALL, lower_bound=judged.lower_bound, c=judged.c, better=other if judged.better else None,
+        optimum=proved_optimum(optimum.primal, optimum.dual), **facts,
     )  # fmt: skip
 
 
@@ -132,8 +126,10 @@ def _repair(problem: Problem, network: TwoLayer, known: Faces) -> float:
     missed = np.where(np.abs(missed) <= eps * (terms + np.abs(np.asarray(problem.y))), 0.0, missed)
     if not missed.any():
         return 0.0
-    # f(c x) = c f(x) up to rounding: rows on one ray miss alike
     size = np.linalg.norm(X, axis=1)
+    if missed[size == 0].any():  # f(0) = 0
+        return np.inf
+    # f(c x) = c f(x) up to rounding: rows on one ray miss alike
     units, share = unit_rows(X), missed / np.where(size > 0, size, 1.0)
     for n in range(len(X)):
         alike = np.max(np.abs(units[: n + 1] - units[n]), axis=1) <= 1e-14
@@ -145,18 +141,15 @@ def _repair(problem: Problem, network: TwoLayer, known: Faces) -> float:
 
 
 def _rounding(problem: Problem, network: TwoLayer, objective: float) -> float:
-    """A bound on the relative rounding error of the objective: sums of |x_nj||w_ji||a_i|, weighted by |l'(q_n)|."""
+    """A bound on the relative rounding error of the objective."""
     terms = jnp.abs(problem.X) @ jnp.abs(network.W1) @ jnp.abs(network.w2)
-    slopes = jnp.abs(problem.loss.slope(problem.margins(network)))
-    count = network.width + sum(problem.shape) + 8
-    size = float(slopes @ terms) + abs(objective)
-    return count * float(jnp.finfo(problem.X.dtype).eps) * size / max(abs(objective), 1e-300)
+    return problem.total_rounding(problem.margins(network), terms, objective, network.width + 8)
 
 
 def _missing(problem: Problem, network: TwoLayer, lam, bound: Bound, beta: float) -> np.ndarray | None:
     """The maximiser u of |lambda^T sigma(X u)| if it exceeds beta and no neuron of its sign has this direction."""
     u = np.asarray(bound.u)
-    if float(bound.lower) <= beta * (1 + RTOL):
+    if float(bound.lower) <= beta * (1 + TOLERANCE):
         return None
     sign = np.sign(np.asarray(lam) @ np.asarray(problem.activation(problem.X @ u)))
     same = (np.sign(np.asarray(network.w2)) == sign) & (np.asarray(network.masses()) > 0)

@@ -23,6 +23,9 @@ from gflow.network import TwoLayer, VectorTwoLayer, inner
 LENGTHS = (1e-100, 1e100)
 """Lengths |x_n| of rows that are accepted, besides 0: squares and products of them stay in the range of float64."""
 
+EPS, UNDERFLOW = 2.0**-52, 1e-290
+"""Of float64: rounding, relative; numbers below the other one lose digits, and a square below it may be 0."""
+
 UNASKED = 1e30
 """The margin of an entry without a label: its loss and weight are 0, and q_min does not see it."""
 
@@ -202,6 +205,19 @@ class Problem(Module):
         xp, q_min = namespace(q), q.min()
         relative = count * jnp.finfo(self.X.dtype).eps * terms.max() / xp.where(q_min > 0, q_min, 1.0)
         return xp.where(q_min > 0, relative, xp.inf)
+
+    def total_rounding(self, q: Float[Array, " n"], terms, total: float, count: int) -> float:
+        """A bound on the relative rounding error of `total`, computed as L at q (n,) + beta/2 |theta|^2.
+
+        `terms` (n,): the sum of the absolute values of what f(x_n) is summed of, `count` numbers. Infinite where
+        squares have underflowed: a loss of 0 that is none.
+        """
+        terms, b, count = np.asarray(terms), np.abs(np.asarray(self.targets())), count + sum(self.shape)
+        if not (terms.any() or b.any()):
+            return 0.0 if total == 0 else count * EPS
+        off = count * EPS * (terms + b)
+        error = float(np.abs(np.asarray(self.loss.slope(q))) @ off + off @ off)
+        return (error + count * UNDERFLOW) / total + count * EPS if total > 0 else np.inf
 
     def normalised_margin(self, network: TwoLayer | VectorTwoLayer) -> Float[Array, ""]:
         """q_min / |theta|^2; its optimum is 1/(2 P*). Zero for the zero network."""

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from gflow._types import VERDICT, kept_on_host, on_host
-from gflow.certificate import GLOBAL_RTOL, certify
+from gflow.certificate import certify
 from gflow.convex.faces import Faces, faces
 from gflow.fates import FATE
 from gflow.flow.modes import rounding
@@ -19,7 +19,7 @@ from gflow.limit import limit_of_network
 from gflow.optimum import Optimum, solve_optimum
 from gflow.patterns import on_hyperplanes
 from gflow.problem import Problem
-from gflow.programs.base import Certificate, Limit
+from gflow.programs.base import TOLERANCE, Certificate, Limit
 from gflow.programs.max_margin import Programs, remembered
 
 
@@ -191,7 +191,7 @@ class Witness:
         return proof, float(kept_on_host(self.problem).normalised_margin(on_host(limit.network)))
 
 
-def distinct_limits(objective, certificate, verdict, polished=None, rtol: float = GLOBAL_RTOL) -> list[dict]:
+def distinct_limits(objective, certificate, verdict, polished=None, rtol: float = TOLERANCE) -> list[dict]:
     """Limits whose objectives agree to `rtol`, most frequent first: {objective, certificate, verdict, polished, count}.
 
     Lanes without a separating limit are one entry per verdict, objective inf; and so are those that are not `polished`,

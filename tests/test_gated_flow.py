@@ -73,7 +73,18 @@ def test_points_end_at_the_optimum_over_their_gates():
     assert limit.objective == pytest.approx(gflow.solve_gated(problem, 0.1, limit.masks).primal, rel=1e-6)
     assert limit.objective == pytest.approx(float(problem.total_loss(flow.final)), rel=1e-6)
     early = gflow.gated_limit(problem, network)
-    assert early.verdict == gflow.VERDICT.NOT_GLOBAL and early.lower_bound == limit.lower_bound
+    # under way: it goes on to the optimum
+    assert early.verdict == gflow.VERDICT.INCONCLUSIVE and early.lower_bound == limit.lower_bound
+    assert limit.polished and not early.polished and limit.scope == gflow.Scope.GATES
+    # one neuron at rest, at the optimum for its own gate: the others are 0, and stay so
+    alone = gflow.TwoLayer(network.W1[:, :1], network.w2[:1])
+    only = gflow.gated(gflow.Problem(DATA.X, DATA.y, weight_decay=0.1), alone)
+    best = gflow.solve_flow(only, alone, saves=1, controller=ROUGH).final
+    stuck = gflow.TwoLayer(
+        jnp.zeros_like(network.W1).at[:, :1].set(best.W1), jnp.zeros_like(network.w2).at[:1].set(best.w2)
+    )
+    at_rest = gflow.gated_limit(problem, stuck)
+    assert at_rest.verdict == gflow.VERDICT.NOT_GLOBAL and at_rest.c > 1 + 1e-6
 
 
 def test_what_is_about_activations_of_z_refuses_gates():

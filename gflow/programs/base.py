@@ -1,4 +1,4 @@
-"""Limit and Certificate: where a flow ends, and what is proved about a network.
+"""Limit and Certificate: where a flow ends, and what is proved about a network; `decide` makes the verdict.
 
 Every program of this catalogue names limits and proves bounds in these terms. Source: docs/mathematics.md, "The
 certificate".
@@ -6,11 +6,13 @@ certificate".
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from gflow._types import VERDICT
+from gflow._types import VERDICT, Scope
 from gflow.network import TwoLayer
 
 BAND = 1e-9
@@ -29,6 +31,13 @@ P(flow) <= (1 + e) P(limit), with"""
 SLOW = 1e3
 """this q_min in place of a larger one: neurons that grow at a rate rho near that of the others approach their shares
 like q_min^-|rho - 1|, and no q_min within reach makes their distance as small as e."""
+
+TOLERANCE = 1e-6
+"""GLOBAL and NOT_GLOBAL are said up to this, relatively, less what rounding leaves open."""
+
+DUALITY = 1e-9
+"""A lower bound may exceed an objective by what rounding leaves open and by this, relatively: bounds carry rounding of
+their own. One that exceeds it by more is false, whatever went wrong, and nothing is said."""
 
 
 class Limit(eqx.Module):
@@ -72,10 +81,11 @@ def agrees(limit: float, flow: float, q_min: float) -> bool:
 class Certificate(eqx.Module):
     """What is proved about a network.
 
-    `objective`: P(theta). `lower_bound`: proved, P* >= lower_bound at every width. `c` = P(theta) B(p) >= 1, an upper
-    bound of P(theta)/P*; infinite where the data are not fitted. `exact`: B(p) was maximised over all faces; otherwise
-    c = P(theta)/lower_bound from bounds that hold for all directions (Gram, semidefinite). `p` (n,): the weights used;
-    of a point alpha_n = -l'(q_n).
+    `objective`: P(theta). `lower_bound`: proved, P* >= lower_bound, P* the optimum over the networks of `scope`. `c` =
+    P(theta) B(p) >= 1, an upper bound of P(theta)/P*, rounding included; infinite where the data are not fitted, and
+    where bound and objective contradict each other (then lower_bound is 0). `exact`: B(p) was maximised over all faces;
+    otherwise, and of a point, c = P(theta)/lower_bound, from bounds that hold for all directions (Gram, semidefinite).
+    `p` (n,): the weights used; of a point alpha_n = -l'(q_n).
     `missing_neuron` (d,): a direction with |lambda^T (X u)_+| P(theta) > 1, whose absence keeps the network from the
     optimum; None if none was found, and for networks whose multipliers are guesses, unless they are NOT_GLOBAL.
     `better`: a feasible network (q_min = 1) with a lower objective, the proof of NOT_GLOBAL, or None. `optimum`: P*
@@ -83,6 +93,7 @@ class Certificate(eqx.Module):
     """
 
     verdict: VERDICT = eqx.field(static=True)
+    scope: Scope = eqx.field(static=True)
     objective: float
     lower_bound: float
     c: float
@@ -91,3 +102,70 @@ class Certificate(eqx.Module):
     better: TwoLayer | None
     optimum: float | None
     exact: bool = eqx.field(static=True)
+
+
+class Judgement(NamedTuple):
+    """`verdict`; `lower_bound` <= optimum; `c` >= 1; `better`: whether the other network is better by more than
+    tolerance and rounding, whatever the verdict; `sound`: False where what was given is contradictory, and lower_bound
+    is 0."""
+
+    verdict: VERDICT
+    lower_bound: float
+    c: float
+    better: bool
+    sound: bool = True
+
+
+def decide(
+    objective: float,
+    lower: float,
+    *,
+    rounding: float,
+    better: float = np.inf,
+    better_rounding: float = 0.0,
+    settled: bool = True,
+    falls: bool = True,
+    unfitted: bool = False,
+) -> Judgement:
+    """The verdict about a network from bounds of one scope; no other place decides one.
+
+    Nothing is said where a number is NaN, or the bound exceeds an objective, which weak duality forbids.
+
+    Args:
+        objective: of the network, >= 0; infinite if it is not feasible (does not fit, does not interpolate).
+        lower: proved, no network of the scope has a lower objective; infinite if none of them is feasible.
+        rounding: a bound on the relative rounding error of `objective`.
+        better: the objective of another network of the scope, infinite if there is none; `better_rounding`: of it.
+        settled: False for a flow under way. What it goes on to is unknown: a better network proves nothing.
+        falls: whether the objective of a flow under way only falls, so that GLOBAL of it is GLOBAL of its limit.
+        unfitted: whether it is proved that no network of Scope.PATTERNS is feasible.
+
+    Returns:
+        The judgement. GLOBAL: lower >= (1 - TOLERANCE) objective; NOT_GLOBAL: better < (1 - TOLERANCE) objective, both
+        rounding included. UNFITTED only if `objective` is infinite. `c` = objective / lower, rounded up.
+    """
+    lower = max(lower, 0.0) if lower == lower else lower
+    upper = objective * (1 + rounding) if objective < np.inf and rounding < np.inf else np.inf
+    rival = better * (1 + better_rounding) if better < np.inf and better_rounding < np.inf else np.inf
+    least = min(upper, rival)
+    numbers = not np.isnan([objective, lower, rounding, better, better_rounding]).any()
+    if not numbers or (least < np.inf and lower > (1 + DUALITY) * least):
+        return Judgement(VERDICT.INCONCLUSIVE, 0.0, np.inf, False, sound=False)
+    if objective == np.inf:
+        proved = VERDICT.NOT_GLOBAL if settled and rival < np.inf else VERDICT.INCONCLUSIVE
+        return Judgement(VERDICT.UNFITTED if unfitted else proved, lower, np.inf, rival < np.inf)
+    if upper == np.inf:
+        return Judgement(VERDICT.INCONCLUSIVE, lower, np.inf, False)
+    c = max(1.0, upper / lower) if lower > 0 else (1.0 if upper == 0 else np.inf)
+    worse = better < (1 - TOLERANCE - rounding - better_rounding) * objective
+    verdict = VERDICT.INCONCLUSIVE
+    if worse and settled:
+        verdict = VERDICT.NOT_GLOBAL
+    elif not worse and upper - lower <= TOLERANCE * objective and (settled or falls):
+        verdict = VERDICT.GLOBAL
+    return Judgement(verdict, lower, c, bool(worse))
+
+
+def proved_optimum(primal: float, lower: float) -> float | None:
+    """The optimum between these bounds if they agree to TOLERANCE, else None."""
+    return primal if primal < np.inf and (1 - TOLERANCE) * primal <= lower <= (1 + DUALITY) * primal else None

@@ -12,17 +12,14 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from gflow._types import VERDICT
+from gflow._types import VERDICT, Scope
 from gflow.convex.faces import Faces, faces
 from gflow.convex.oracle import require_float64
 from gflow.network import VectorTwoLayer
 from gflow.problem import Problem
-from gflow.programs.base import Certificate, Limit
+from gflow.programs.base import TOLERANCE, Certificate, Limit, decide, proved_optimum
 from gflow.vector.oracle import vector_maximum
 from gflow.vector.program import VectorMaxMargin, solve_vector_max_margin
-
-RTOL = 1e-6
-"""GLOBAL and NOT_GLOBAL are said as in `certify`: up to this, relatively."""
 
 
 def certify_vector(
@@ -51,35 +48,28 @@ def certify_vector(
     Y = np.asarray(problem.y)
     bounds = [(vector_maximum(problem.X, Y * p, known), p) for p in _weights(problem, network, limit)]
     bound, p = min(bounds, key=lambda pair: pair[0].upper)
-    lower = 1 / bound.upper if bound.upper > 0 else np.inf
-    facts = {"objective": objective, "p": p, "exact": known.complete}
-    nothing = {"missing_neuron": None, "better": None}
-    if not np.isfinite(objective) or objective < lower * (1 - RTOL - rounding):  # the latter weak duality forbids
-        c = np.inf if not np.isfinite(objective) else objective / lower
-        return Certificate(VERDICT.INCONCLUSIVE, lower_bound=lower, c=c, optimum=None, **nothing, **facts)
-    if 1 - lower / objective <= RTOL - rounding:
-        return Certificate(
-            VERDICT.GLOBAL, lower_bound=lower, c=objective / lower, optimum=objective, **nothing, **facts
-        )
-    if optimum is None and search:
-        optimum = solve_vector_max_margin(problem, known, network=network)
-    c = objective / lower
-    verdict, better, value = VERDICT.INCONCLUSIVE, None, None
-    if optimum is not None:
-        lower = max(lower, optimum.dual)
-        c = c if known.complete else objective / lower
-        value = optimum.primal if optimum.gap <= RTOL else None
-        if optimum.network is not None:
-            gap = RTOL + rounding + float(problem.rounding(optimum.network))
-            better = optimum.network if optimum.primal < (1 - gap) * objective else None
-        if better is not None and (not isinstance(limit, Limit) or limit.polished):
-            verdict = VERDICT.NOT_GLOBAL
-        elif 1 - lower / objective <= RTOL - rounding:
-            verdict = VERDICT.GLOBAL
-    settled = isinstance(limit, Limit) and limit.polished
-    accused = verdict != VERDICT.GLOBAL and settled and bound.lower * objective > 1 + RTOL + rounding
-    missing = bound.u if accused else None
-    return Certificate(verdict, lower_bound=lower, c=c, missing_neuron=missing, better=better, optimum=value, **facts)
+    settled, value = isinstance(limit, Limit) and limit.polished, None
+    judged, better = decide(objective, 1 / bound.upper if bound.upper > 0 else np.inf, rounding=rounding), None
+    c = judged.c
+    if judged.verdict != VERDICT.GLOBAL and np.isfinite(objective) and judged.sound:
+        if optimum is None and search:
+            optimum = solve_vector_max_margin(problem, known, network=network)
+        if optimum is not None:
+            other = optimum.network
+            judged = decide(
+                objective, max(judged.lower_bound, optimum.dual), rounding=rounding, better=optimum.primal,
+                better_rounding=0.0 if other is None else float(problem.rounding(other)),
+                settled=settled or not isinstance(limit, Limit),
+            )  # fmt: skip
+            better, value = other if judged.better else None, proved_optimum(optimum.primal, optimum.dual)
+    proved = judged.verdict == VERDICT.GLOBAL
+    accused = not proved and settled and bound.lower * objective > 1 + TOLERANCE + rounding
+    return Certificate(
+        judged.verdict, Scope.ALL, objective=objective, lower_bound=judged.lower_bound,
+        c=c if known.complete and judged.sound else judged.c, p=p, exact=known.complete,
+        missing_neuron=bound.u if accused else None, better=better,
+        optimum=objective if proved and value is None else value,
+    )  # fmt: skip
 
 
 def _weights(problem: Problem, network, limit) -> list[np.ndarray]:

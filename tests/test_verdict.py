@@ -1,0 +1,76 @@
+"""A verdict from bounds: what `decide` may say, and false verdicts that were found, with the right values."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gflow
+from gflow.programs.base import TOLERANCE, decide
+
+VERDICT = gflow.VERDICT
+positive = st.floats(0, 1e300) | st.just(np.inf)
+
+
+@given(positive, st.floats(allow_nan=True), st.floats(0, 1), positive, st.booleans(), st.booleans(), st.booleans())
+def test_no_verdict_says_more_than_its_numbers(objective, lower, rounding, better, settled, falls, unfitted):
+    judged = decide(objective, lower, rounding=rounding, better=better, settled=settled, falls=falls, unfitted=unfitted)
+    assert judged.c >= 1 and judged.lower_bound >= 0
+    assert judged.lower_bound <= (1 + 1e-9) * min(objective * (1 + rounding), better)
+    if judged.verdict == VERDICT.GLOBAL:
+        assert objective < np.inf and (settled or falls)
+        assert objective * (1 + rounding) <= lower + TOLERANCE * objective
+    if judged.verdict == VERDICT.NOT_GLOBAL:
+        assert settled and judged.better and better < (1 - TOLERANCE - rounding) * objective
+    if judged.verdict == VERDICT.UNFITTED:
+        assert unfitted and objective == np.inf
+    if np.isfinite(judged.c):
+        assert judged.c * judged.lower_bound >= objective * (1 - 1e-15)
+
+
+@pytest.mark.parametrize("numbers", itertools.product((np.nan, 1.0), repeat=4))
+def test_nothing_is_said_of_numbers_that_are_none(numbers):
+    objective, lower, rounding, better = numbers
+    judged = decide(objective, lower, rounding=0.1 * rounding, better=better)
+    if np.isnan(numbers).any():
+        assert (judged.verdict, judged.lower_bound, judged.c) == (VERDICT.INCONCLUSIVE, 0.0, np.inf)
+
+
+def test_a_bound_above_an_objective_proves_nothing():
+    for objective, lower, better in ((1.0, 1.001, np.inf), (1.0, np.inf, np.inf), (2.0, 1.5, 1.4), (np.inf, 3.0, 2.0)):
+        judged = decide(objective, lower, rounding=1e-12, better=better)
+        assert judged.verdict == VERDICT.INCONCLUSIVE and not judged.sound and judged.lower_bound == 0.0
+    assert decide(1.0, 1.001, rounding=0.01).sound  # the objective may be that large
+
+
+def network(W1, w2):
+    return gflow.TwoLayer(jnp.asarray(W1), jnp.asarray(w2))
+
+
+def test_a_label_at_the_origin_is_missed_by_every_network():
+    # f(0) = 0 != 1
+    problem = gflow.Problem([[0.0], [1.0]], [1.0, 1.0], loss=gflow.Squared())
+    proof = gflow.certify(problem, network([[1.0]], [1.0]))
+    assert proof.verdict == VERDICT.INCONCLUSIVE and proof.c == np.inf and proof.better is None
+    X = np.array([[0, 0], [1, 0], [0, 1], [1, 1], [2, -1.0]])
+    problem = gflow.Problem(X, [1, 1, -1, 2, 0.5], loss=gflow.Squared())
+    rest = gflow.solve_min_norm(gflow.Problem(X[1:], [1, -1, 2, 0.5], loss=gflow.Squared())).network
+    for limit in (rest, gflow.limit_of_network(problem, rest)):  # all that can be fitted is
+        assert gflow.certify(problem, limit).verdict == VERDICT.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("y", [1e-160, 1e-201, 1e-300, 1e-310])
+@pytest.mark.parametrize("decay", [0.0, 1e-3])
+def test_what_underflows_is_not_called_optimal(y, decay):
+    # with weight decay every loss below is 0 in float64
+    problem = gflow.Problem(np.eye(2), [y, -y], loss=gflow.Squared(), weight_decay=decay)
+    half = network(np.sqrt(y) * np.eye(2)[:, :1], [np.sqrt(y)])
+    for weights in (half, network(np.zeros((2, 1)), [0.0])):
+        verdict = gflow.certify(problem, weights).verdict
+        if decay:
+            assert verdict == VERDICT.INCONCLUSIVE
+        else:
+            assert verdict in (VERDICT.NOT_GLOBAL, VERDICT.INCONCLUSIVE)
