@@ -29,7 +29,7 @@ from gflow.records import Records
 PENDING = -1
 """Verdict of a row that has not been computed yet."""
 
-FORMAT = "gflow-sweep-12"
+FORMAT = "gflow-sweep-13"
 
 MOST_ROWS, FEWEST_ROWS, GROUPS = 1024, 64, 64
 """A group has at most MOST_ROWS rows, and so few, down to FEWEST_ROWS, that there are GROUPS of them."""

@@ -6,6 +6,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from gflow.flow.chebyshev import recurrence
 from gflow.flow.clocks import ScaledClock
 from gflow.flow.field import Field
 from gflow.flow.start import initial_modes
+from gflow.flow.vector_chart import VectorPolar
 
 
 def polynomial(stages, z):
@@ -111,3 +113,41 @@ def test_the_same_flow_with_fewer_steps():
     np.testing.assert_allclose(objective(fast.network), objective(plain.network), rtol=1e-2)
     exact = [gflow.find_limit(problem, flow).objective for flow in (plain, fast)]
     np.testing.assert_allclose(exact[1], exact[0], rtol=1e-9)
+
+
+def test_steps_grow_with_the_time_that_a_saddle_takes():
+    """One neuron, active on all corners of a square whose labels are those of XOR: sum_n y_n x_n = 0, and what moves it
+    is of order |a|^2. Against SciPy, which knows the pattern and the equations alone."""
+    X, y = np.array([[0.0, 0, 1], [0, 1, 1], [1, 0, 1], [1, 1, 1]]), np.array([-1.0, 1, 1, -1])
+
+    def velocity(_, theta):
+        w, a = theta[:3], theta[3]
+        p = scipy.special.expit(-y * a * (X @ w))
+        g = X.T @ (y * p / p.sum())
+        return np.append(a * g, w @ g)
+
+    w = 5e-3 * np.array([0.1, 0.2, 1.0])
+    theta, end = np.append(w, np.linalg.norm(w)), 3e5
+    right = scipy.integrate.solve_ivp(velocity, (0, end), theta, method="LSODA", rtol=1e-11, atol=1e-16).y[:, -1]
+    assert np.min(X @ right[:3]) > 0
+    network = gflow.TwoLayer(jnp.asarray(w[:, None]), jnp.asarray(theta[3:]))
+    options = {"until_s": end, "saves": 1, "solver": gflow.Filippov(gflow.Chebyshev())}
+    flow = gflow.solve_flow(gflow.Problem(X, y), network, **options, controller=gflow.PIController(1e-5))
+    np.testing.assert_allclose(np.append(flow.final.W1, flow.final.w2), right, rtol=1e-3, atol=1e-6)
+    assert int(flow.steps) < 100
+
+
+def test_stiffness_of_several_outputs_bounds_what_a_neuron_does_alone(rng):
+    """With multipliers held, d(w, v) = (M v, M^T w), M = X^T D Lambda: eigenvalues are the singular values of M."""
+    for n, d, K in [(4, 5, 3), (30, 2, 3)]:
+        X, labels = rng.standard_normal((n, d)), np.where(rng.random((n, K)) < 0.5, 1.0, -1.0)
+        problem = gflow.Problem(X, labels)
+        network = gflow.Gaussian(1e-9)(gflow.key_of(0, 0), problem, 6)
+        chart, z = VectorPolar.encode(network)
+        field = Field(problem, chart, ScaledClock())
+        rates = field.rates(z, initial_modes(field, z))
+        D = np.asarray(field.slopes(rates.Z > 0))
+        M = np.einsum("nd,nm,nk->mdk", X, D, np.asarray(rates.lam))
+        frobenius = np.sqrt(np.max(np.sum(M**2, axis=(1, 2))))
+        assert np.linalg.norm(M, 2, axis=(1, 2)).max() <= frobenius
+        np.testing.assert_allclose(field.stiffness(z, rates, D), frobenius, rtol=1e-9)

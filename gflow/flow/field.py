@@ -10,7 +10,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from gflow._types import Module
 from gflow.flow.charts import AbstractChart
@@ -153,7 +153,8 @@ class Field(Module):
 
         d p_n = -p_n (dq_n - sum p dq) on the tail, and dq/ds = K p with K_nm = grad q_n . grad q_m, so the eigenvalues
         are those of a positive matrix whose trace is the variance sum_n p_n |grad q_n|^2 - |sum_n p_n grad q_n|^2.
-        Besides it, what the field is of order 1 in.
+        Under multipliers that stay as they are every neuron has a linear equation of its own, whose eigenvalues are at
+        most `_own`: small where G is, so that steps grow with the time that a flow takes to leave a saddle.
         """
         network, X = self.chart.decode(z), self.problem.X
         a = network.w2**2 if isinstance(network, TwoLayer) else network.output_norms() ** 2
@@ -168,10 +169,28 @@ class Field(Module):
         if self.problem.of_margins and weight.ndim == 1 and self.problem.outputs is None:
             mean = a * inner(rates.force, rates.force) + (inner(network.W1, rates.force) ** 2 if both else 0.0)
             trace = jnp.maximum(trace - jnp.sum(mean), 0.0)
-        first = jnp.sum(jnp.abs(columns(rates.lam)) * jnp.sqrt(rows)[:, None]) if both else 0.0
+        first = self._own(z, rates, D) if both else jnp.zeros_like(trace)
         if self.problem.weight_decay is not None:
             first += self.problem.weight_decay * jnp.exp(-rates.log_S)
         return self.clock.rate(rates.log_S) * (trace + first)
+
+    def _own(self, z: PyTree[Array], rates: Rates, D: Float[Array, "n m"]) -> Float[Array, ""]:
+        """The largest |G_i|, with vector output the largest Frobenius norm of X^T D_i Lambda."""
+        if self.problem.outputs is None:
+            squares = inner(rates.G, rates.G)
+        else:
+            X, lam = self.problem.X, rates.lam
+            n, entries = len(X), X.shape[1] * lam.shape[1]
+            if n < entries:  # a sum over pairs of samples
+                squares = jnp.maximum(inner(D, ((X @ X.T) * (lam @ lam.T)) @ D), 0.0)
+            else:
+                pulls = (X[:, :, None] * lam[:, None]).reshape(n, entries).T @ D
+                squares = inner(pulls, pulls)
+        return jnp.sqrt(jnp.max(jnp.where(self.present(z), squares, 0.0)))
+
+    def present(self, z: PyTree[Array]) -> Bool[Array, " m"]:
+        """Neurons that are not exactly zero, which they would stay for ever."""
+        return (self.chart.orientation(z) != 0) | jnp.any(self.chart.hidden(z) != 0, axis=0)
 
     def velocity(self, time, state) -> tuple[PyTree[Array], Anchor]:
         """d(z, anchor)/d time with the slopes of the activation. An anchor does not move."""
