@@ -238,4 +238,6 @@ def wilson(count: int, total: int) -> dict:
     p, n = count / total, total
     centre, spread = p + Z95**2 / (2 * n), Z95 * (p * (1 - p) / n + Z95**2 / (4 * n**2)) ** 0.5
     scale = 1 + Z95**2 / n
-    return {"fraction": p, "low": max(0.0, (centre - spread) / scale), "high": min(1.0, (centre + spread) / scale)}
+    # 0 and 1 themselves, which rounding would miss
+    low, high = 0.0 if count == 0 else (centre - spread) / scale, 1.0 if count == total else (centre + spread) / scale
+    return {"fraction": p, "low": low, "high": high}

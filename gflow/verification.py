@@ -27,13 +27,13 @@ AGREE = 1e-6
 
 
 def verify(path, sample: int = 32, seed: int = 0) -> dict:
-    """{rows, done, damaged, changed, checked, wrong, whole} of the store at `path`.
+    """{rows, done, damaged, changed, checked, wrong, sound, whole} of the store at `path`.
 
     `damaged`: chunks that cannot be read or whose checksum fails, as "name/c/0/3", and those that rows with a verdict
     lack; `changed`: whether X, y or the spec are not those of the sweep, or the axes not those of its spec. Of a random
     `sample` of the finished rows the limit is solved for again from its weights and certified; `wrong`: [{where, index,
-    what}] for those that differ. `whole`: nothing is damaged, changed or wrong, and no row is pending. Raises
-    ValueError if `path` is no sweep.
+    what}] for those that differ. `sound`: nothing is damaged, changed or wrong; `whole`: and no row is pending.
+    Raises ValueError if `path` is no sweep.
     """
     dataset = open_store(path)
     damaged = _damaged(path)
@@ -50,7 +50,7 @@ def verify(path, sample: int = 32, seed: int = 0) -> dict:
         if not report["damaged"] and not report["changed"]:
             report["checked"], report["wrong"] = _recomputed(dataset, verdict, sample, seed)
     sound = not report["damaged"] and report["changed"] is False and not report["wrong"]
-    return report | {"whole": bool(sound and report["done"] == report["rows"])}
+    return report | {"sound": sound, "whole": sound and report["done"] == report["rows"]}
 
 
 def _damaged(path) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from gflow.cli import sweeps
+from gflow.cli.environment import configure, plain_warnings
 from gflow.cli.gated import check_gated, print_gated, run_gated
 from gflow.cli.given import descended, of_network
 from gflow.cli.inputs import (
@@ -309,10 +310,11 @@ for command in (sweeps.sweep, sweeps.report, sweeps.verify):
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point: 0 on success, 2 with one line on bad input, 1 on failure, 130 when interrupted."""
-    _configure()
+    configure()
     try:
         # typer turns an interrupt into an exit status and, outside standalone mode, returns it
-        status = app(args=arguments, prog_name="gflow", standalone_mode=False)
+        with plain_warnings():
+            status = app(args=arguments, prog_name="gflow", standalone_mode=False)
         if status == INTERRUPTED:
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
@@ -339,18 +341,6 @@ def main(arguments: list[str] | None = None) -> int:
 def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def _configure() -> None:
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gflow" / "xla"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        # a run compiles a hundred operations of 20 to 50 ms beside the few large ones
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def program() -> None:

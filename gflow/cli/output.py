@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 
 import numpy as np
 
@@ -17,14 +18,18 @@ def to_json(value) -> str:
     return json.dumps(_plain(value), allow_nan=False)
 
 
+UNWRAPPED = 100_000
+"""Columns of a line that goes into a pipe or a file: sentences, vectors and rows of a table stay on one line there."""
+
+
 def emit(summary: dict, as_json: bool, table) -> None:
-    """Print the summary: JSON on stdout, or `table(console, summary)`."""
+    """Print the summary: JSON on stdout, or `table(console, summary)`, wrapped to the width of a terminal alone."""
     if as_json:
         print(to_json(summary))
         return
     from rich.console import Console
 
-    table(Console(), summary)
+    table(Console() if sys.stdout.isatty() else Console(width=UNWRAPPED), summary)
 
 
 def _plain(value):

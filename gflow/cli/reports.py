@@ -18,6 +18,18 @@ FLOWS = 4
 """Most flows that are drawn unless another number is asked for."""
 
 
+def check_rows(summary: dict, path: str) -> None:
+    """Refuse to draw a store in which no row is done yet."""
+    if summary["done"] == 0:
+        raise InputError(f"none of the {summary['inits']} rows of {path} is done yet: there is nothing to report")
+
+
+def onward(dataset, path: str) -> str:
+    """The command that continues the sweep of this store."""
+    command, toml = sweep_command(values_of(dataset), path)
+    return command + (f" with a spec.toml that says: {'; '.join(toml.splitlines())}" if toml else "")
+
+
 def check_page(folder: Path, path: str) -> None:
     """Refuse, before anything is computed, a folder into which no page can be written."""
     from gflow import store
@@ -38,7 +50,7 @@ def write_page(dataset, summary: dict, path: str, folder: Path, count: int) -> P
     from gflow.report.overview import overview
     from gflow.report.page import render
 
-    values = _values(dataset)
+    values = values_of(dataset)
     limits = [{**limit, "command": run_command(values, limit, limit["example"])} for limit in summary["limits"]]
     summary = {**summary, "limits": limits}
     if count and "output" in dataset.sizes:
@@ -65,7 +77,7 @@ def write_page(dataset, summary: dict, path: str, folder: Path, count: int) -> P
     return page
 
 
-def _values(dataset) -> dict:
+def values_of(dataset) -> dict:
     """What the sweep was asked for, as `read_spec` understands it."""
     spec = checked(json.loads, str(dataset.attrs.get("spec")))
     if not isinstance(spec, dict):

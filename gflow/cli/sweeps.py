@@ -130,6 +130,7 @@ def report(
         reports.check_page(out, store_path)
     dataset = checked(store.open_store, store_path)
     summary = sweep_summary(dataset, store_path)
+    reports.check_rows(summary, store_path)
     if out is None:
         wrote = _picture(dataset, summary, store_path)
     else:
@@ -149,7 +150,7 @@ def verify(
 ) -> None:
     """Whether a store is whole, and whether certificates recomputed from its weights agree; exit status 1 if not."""
     from gflow import store
-    from gflow.cli import output, tables
+    from gflow.cli import output, reports, tables
     from gflow.verification import verify as verified
 
     if sample < 0:
@@ -160,6 +161,8 @@ def verify(
             rows = checked(store.forget, store_path, found["damaged"])
         found["repaired"] = rows
         say(f"{rows} rows are pending now; the command in the store's attributes computes them again")
+    if found["sound"] and not found["whole"]:
+        found["onward"] = reports.onward(store.open_store(store_path), store_path)
     output.emit(found, json, tables.print_verified)
     if not found["whole"]:
         raise typer.Exit(1)

@@ -51,7 +51,10 @@ def print_sweep(console, summary: dict) -> None:
 def print_verified(console, found: dict) -> None:
     """What `verify` found."""
     done = "unknown" if found["done"] is None else found["done"]
-    console.print(f"[bold]{'whole' if found['whole'] else 'NOT WHOLE'}[/bold]: {done} of {found['rows']} rows are done")
+    state = "whole" if found["whole"] else "unfinished" if found["sound"] else "NOT WHOLE"
+    console.print(f"[bold]{state}[/bold]: {done} of {found['rows']} rows are done")
+    if found.get("onward"):
+        console.print(f"what is there is sound; this goes on: {found['onward']}", soft_wrap=True)
     if found["changed"]:
         console.print("data, spec or axes in the store are not those of the sweep")
     for name in found["damaged"][:SHOWN]:
