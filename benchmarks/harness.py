@@ -7,9 +7,11 @@ import multiprocessing
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,12 +30,31 @@ def provenance() -> dict:
     }
 
 
+def state() -> dict:
+    """What a line says of when and on which code it was measured: `date` (UTC), `commit`, and the `device`.
+
+    A commit ends in "+" if files of gflow/ or benchmarks/*.py differed from it; it is None outside a git clone.
+    """
+    root = Path(__file__).parent.parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        commit += "+" if git("status", "--porcelain", "--", "gflow", "benchmarks/*.py") else ""
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    return {"commit": commit, "date": f"{datetime.now(UTC):%Y-%m-%d}", "device": provenance()["device"]}
+
+
 class Report:
     """One line per figure in benchmarks/results/NAME.jsonl, printed too. `keep`: other claims stay in the file."""
 
     def __init__(self, name: str, keep: bool = False):
         self.path = Path(__file__).parent / "results" / f"{name}.jsonl"
         self.path.parent.mkdir(exist_ok=True)
+        self.state = state()
         old = self.path.read_text().splitlines()[1:] if keep and self.path.exists() else []
         self.path.write_text("\n".join([json.dumps({"benchmark": name, **provenance()}), *old]) + "\n")
 
@@ -42,7 +63,7 @@ class Report:
         return [json.loads(line) for line in self.path.read_text().splitlines()]
 
     def line(self, claim: str, **figures) -> None:
-        text = json.dumps({"claim": claim, **figures})
+        text = json.dumps({"claim": claim, **figures, **self.state})
         print(text)
         sys.stdout.flush()
         lines = self.path.read_text().splitlines()
