@@ -74,12 +74,12 @@ def onward(
         problem, flow.final, stop=(MarginTarget(q_min),), solver=Filippov(Implicit()), controller=PIController(rtol),
         saves=saves, max_steps=max_steps,
     )  # fmt: skip
-    lam = jnp.stack([_multipliers(problem, later.network.at(k), rtol) for k in range(len(later.s))])  # pyright: ignore
+    lam = jnp.stack([explained(problem, later.network.at(k), rtol) for k in range(len(later.s))])  # pyright: ignore
     clocks = {"s": flow.s[-1] + later.s, "log_t": jnp.logaddexp(flow.log_t[-1], later.log_t)}
     return dataclasses.replace(later, lam=lam, **clocks)
 
 
-def _multipliers(problem: Problem, network: TwoLayer, rtol: float) -> np.ndarray:
+def explained(problem: Problem, network: TwoLayer, rtol: float) -> np.ndarray:
     """lambda = Y p (n,) under which neurons grow along themselves, as nearly as can be (`explaining`); NaN if none was
     found. p is 0 where a margin is larger than the smallest by more than its error and exp(-NONE) of weight."""
     q = np.asarray(problem.margins(network))
@@ -88,4 +88,4 @@ def _multipliers(problem: Problem, network: TwoLayer, rtol: float) -> np.ndarray
     return np.full(len(q), np.nan) if p is None else np.asarray(problem.y) * p
 
 
-__all__ = ["onward"]
+__all__ = ["explained", "onward"]

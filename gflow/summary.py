@@ -8,16 +8,17 @@ import numpy as np
 
 from gflow._types import VERDICT
 from gflow.records import distinct_limits, wilson
+from gflow.sweep import FARTHEST
 
 
 def sweep_summary(dataset, path=None) -> dict:
     """What `gflow report --json` prints of `store.open_store(path)`, and `plots.phase_diagram` draws.
 
     `predicted`: how many limits were found by following changes of patterns beyond the flow's end (`changes` > 0).
-    `q_min`: where the flows of the sweep end if they were told so, else None; `farther`: whether they could have been
-    taken farther by one. `seconds`: wall clock of all runs that filled the store, compilation included. `axes`,
-    `cells`: of a grid, with the fractions of initialisations that are GLOBAL and that are fitted, their 95 % Wilson
-    intervals, and how many distinct `limits` that fit were found.
+    `q_min`: where the flows of the sweep end if that is the same for all, else None; `farther`: whether they were
+    stopped earlier than they can be taken. `seconds`: wall clock of all runs that filled the store, with compilation.
+    `axes`, `cells`: of a grid, with the fractions of initialisations that are GLOBAL and that are fitted, their 95 %
+    Wilson intervals, and how many distinct `limits` that fit were found.
     """
     verdict = dataset["verdict"].values
     done = verdict >= 0
@@ -49,11 +50,8 @@ def _asked(dataset) -> dict:
 
 
 def _farther(dataset) -> bool:
-    """Whether the same flows could be taken farther than they were, by a `q_min`."""
-    asked = {"loss": "squared"} | _asked(dataset)
-    losses = asked["loss"] if isinstance(asked["loss"], list) else [asked["loss"]]
-    usual = asked.get("weight_decay", 0.0) == 0 and asked.get("dtype", "float64") == "float64"
-    return usual and "q_min" not in asked and "squared" not in losses and "output" not in dataset.sizes
+    """Whether the same flows can be taken farther than they were."""
+    return _asked(dataset).get("q_min", FARTHEST) < FARTHEST
 
 
 def _predicted(dataset) -> int:

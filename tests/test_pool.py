@@ -1,5 +1,6 @@
 """Refilled lanes: a row is a function of its own initialisation, whatever the batch, its order and its devices."""
 
+import itertools
 import multiprocessing
 import os
 import subprocess
@@ -269,11 +270,17 @@ def test_flows_go_on_to_large_margins():
         network = LAW(gflow.key_of(0, i), A, 6)
         flow = gflow.solve_flow(A, network, **first)
         other = gflow.onward(A, flow, q_min=FAR, rtol=1e-2)
-        if i == reached[0]:  # of both parts one flow
-            whole = gflow.flow_to(A, network, FAR)
-            np.testing.assert_array_equal(whole.s, [float(flow.s[-1]), float(other.s[-1])])
-            np.testing.assert_array_equal(whole.final.W1, other.final.W1)
-            assert whole.result == gflow.RESULTS.margin_reached and whole.steps == flow.steps + other.steps
+        if i == reached[0]:  # the lane itself, with its path and what is seen on the way
+            seen = []
+            whole = gflow.flow_to(A, network, FAR, saves=5, watch=seen.append)
+            assert whole.result == gflow.RESULTS.margin_reached and int(whole.steps) == far.steps[i]
+            assert whole.s.shape == (5,) and whole.s[0] == 0 and np.all(np.diff(whole.s) > 0)
+            np.testing.assert_allclose(whole.network.at(0).W1, network.W1, rtol=1e-12)
+            assert float(whole.s[-1]) == pytest.approx(far.s[i], rel=1e-6)
+            # multipliers at 1e5 are those of the weights, not of one sample
+            assert float(A.kkt_residual(whole.final, whole.lam[-1])) < 1e-2
+            assert seen[-1].steps == whole.steps and seen[-1].q_min == pytest.approx(float(whole.margins[-1].min()))
+            assert seen[-1].s == whole.s[-1] and all(a.events <= b.events for a, b in itertools.pairwise(seen))
         assert far.s[i] == pytest.approx(float(other.s[-1]), abs=1.0)  # each ends with the step that passes q_min
         assert far.log_t[i] > 0.99 * FAR  # l(q) = exp(-q) falls like 1/t
         assert far.objective[i] == pytest.approx(gflow.find_limit(A, other).objective, rel=1e-9)

@@ -107,7 +107,7 @@ def check_frozen(problem, until_s: float | None, until_t: float | None) -> None:
 
 def check_far(problem, dtype: str, q_min: float | None, **horizons) -> None:
     """What a flow to large margins exists for."""
-    from gflow.sweep import require_far
+    from gflow.sweep import end_of
 
     if q_min is None:
         return
@@ -115,23 +115,14 @@ def check_far(problem, dtype: str, q_min: float | None, **horizons) -> None:
     if given:
         raise InputError(f"--q-min says where a flow of both layers ends: leave {', '.join(given)} out")
     try:
-        require_far(problem, dtype, q_min)
+        end_of(problem, dtype, q_min)
     except ValueError as error:
         raise InputError(f"--q-min: {error}") from None
 
 
-def default_rtol(q_min: float | None, *, horizon: bool) -> float:
-    """Of a flow: that of sweeps, a smaller one up to a horizon."""
-    from gflow.sweep import EARLY_RTOL, RTOL
-
-    if horizon:
-        return 1e-4
-    return RTOL if q_min is None else EARLY_RTOL
-
-
-def check_steps(rtol: float, max_steps: int) -> None:
-    """Tolerance and step budget of an integration."""
-    if not 0 < rtol < 1:
+def check_steps(rtol: float | None, max_steps: int) -> None:
+    """Tolerance, None for the usual one, and step budget of an integration."""
+    if rtol is not None and not 0 < rtol < 1:
         raise InputError(f"--rtol must be between 0 and 1, got {rtol}")
     if max_steps < 1:
         raise InputError(f"--max-steps must be at least 1, got {max_steps}")

@@ -24,7 +24,6 @@ from gflow.cli.inputs import (
     check_steps,
     check_width,
     checked,
-    default_rtol,
     read_problem,
     read_weights,
 )
@@ -91,7 +90,7 @@ def run(
     q_min: QMin = None,
     rtol: Annotated[
         float | None,
-        typer.Option(help="tolerance of the integrator [1e-3, --q-min 3e-3, as a sweep; up to a horizon 1e-4]"),
+        typer.Option(help="tolerance of the integrator [3e-3, 1e-3 where flows end by 1e3, up to a horizon 1e-4]"),
     ] = None,
     max_steps: Annotated[int, typer.Option(help="step budget")] = 100_000,
     optimizer: Annotated[
@@ -112,6 +111,7 @@ def run(
     from gflow.cli import output
     from gflow.flow.controller import PIController
     from gflow.flow.solve import check_arguments
+    from gflow.sweep import RTOL
 
     given = [k for k in ("width", "scale", "init", "seed", "index") if _is_given(context, k)]
     if weights and given:
@@ -121,8 +121,6 @@ def run(
     problem, notes = read_problem(data, loss, bias, standardize, dtype, weight_decay, acts, classes=not fixed)
     if fixed:
         check_gated(problem, optimizer=optimizer, freeze_output=freeze_output, plot=plot, q_min=q_min)
-    if rtol is None:
-        rtol = default_rtol(q_min, horizon=until_s is not None or until_t is not None)
     check_steps(rtol, max_steps)
     check_file(out, (".npz",), data, weights)
     check_file(plot, (".png", ".pdf", ".svg"), data, weights)
@@ -138,19 +136,24 @@ def run(
         check_frozen(problem, until_s, until_t)
     check_far(problem, dtype, q_min, until_s=until_s, until_t=until_t, freeze_output=freeze_output)
     announce(notes)
-    options = {"controller": PIController(rtol), "max_steps": max_steps, "saves": 64 if out or plot else 1}
+    options: dict = {"max_steps": max_steps, "saves": 64 if out or plot else 1}
     horizons = {"until_s": until_s, "until_t": until_t}
+    timed = until_s is not None or until_t is not None
+    if timed or fixed or freeze_output:
+        options["controller"] = PIController((1e-4 if timed else RTOL) if rtol is None else rtol)
+    elif rtol is not None:
+        options["controller"] = PIController(rtol)
     if fixed:
         summary, flow = run_gated(problem, network, **horizons, **options)
         if out:
             _write_trajectory(flow, out)
         return output.emit(summary, json, print_gated)
     say("compiling and integrating (compilation takes a quarter to half a minute)")
-    if q_min is not None:
-        flow = gflow.flow_to(problem, network, q_min, **options)
-    else:
+    if timed or freeze_output:
         chart = gflow.FrozenOutput if freeze_output else None
         flow = checked(gflow.solve_flow, problem, network, chart=chart, **horizons, **options)
+    else:
+        flow = gflow.flow_to(problem, network, q_min, **options)
     known = gflow.faces(problem.X)
     limit, frozen, certificate = _proved(problem, flow, known)
     summary = output.limit_summary(problem, limit, certificate) | output.flow_summary(problem, network, flow)

@@ -26,5 +26,8 @@ Json = Annotated[bool, typer.Option("--json", help="print exactly one JSON objec
 Dtype = Annotated[str, typer.Option(help="float64; certificates exist in float64 only")]
 QMin = Annotated[
     float | None,
-    typer.Option("--q-min", help="smallest margin at which flows end, up to 1e8; later fewer patterns change [1e3]"),
+    typer.Option(
+        "--q-min",
+        help="smallest margin at which flows end, from 1e3 on [1e8; 1e3 with three classes and more, and in float32]",
+    ),
 ]

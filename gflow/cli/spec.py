@@ -20,7 +20,7 @@ DEFAULTS |= {"inits": 256, "seed": 0, "bias": False, "standardize": False, "dtyp
 DEFAULTS |= {"weight_decay": 0.0, "activation": "relu"}
 
 OPTIONAL = ("q_min",)
-"""Known, and in the values only if given: stores without them stay what they were."""
+"""Known, and in the values only if the flows of every cell end there."""
 
 KINDS = {"data_seed": int, "loss": str, "law": str, "width": int, "scale": float}
 
@@ -89,8 +89,9 @@ def read_spec(data: str, flags: dict[str, Any]) -> Spec:
         given = _from_file(data)
     given |= {name: _parsed(name, text) if name in KINDS else text for name, text in flags.items() if text is not None}
     spec = Spec({**DEFAULTS, **given})
-    _check(spec)
-    return spec
+    ends = _check(spec)
+    # written down even where it is the default, which may change; of a grid in which it differs every cell has its own
+    return spec if len(ends) > 1 or None in ends else Spec({**spec.values, "q_min": ends.pop()})
 
 
 def _from_file(path: str) -> dict[str, Any]:
@@ -135,10 +136,11 @@ def _parsed(name: str, text: str):
     return values if len(values) > 1 else values[0]
 
 
-def _check(spec: Spec) -> None:
-    from gflow.sweep import require_far
+def _check(spec: Spec) -> set[float | None]:
+    """Where the flows of its cells end (`end_of`). Raises InputError for what makes no sense."""
+    from gflow.sweep import end_of
 
-    values, count = spec.values, 1
+    values, count, ends = spec.values, 1, set()
     if values["data_seed"] is not None and Path(values["data"]).suffix:
         raise InputError(f"--data-seed is about built-in data sets, and {values['data']} is a file: leave it out")
     for name, listed in spec.axes.items():
@@ -158,10 +160,10 @@ def _check(spec: Spec) -> None:
     unbalanced = [name for name, law in laws.items() if not law.balanced]
     for seed, loss in itertools.product(_listed(values["data_seed"])[:1], _listed(values["loss"])):
         problem, _ = spec._read(seed, loss)
-        if "q_min" in values:
-            checked(require_far, problem, values["dtype"], values["q_min"])
+        ends.add(checked(end_of, problem, values["dtype"], values.get("q_min")))
         if problem.outputs is not None and unbalanced:
             raise InputError(f"--init {unbalanced[0]}: flows with an output for each of several classes start balanced")
+    return ends
 
 
 def seeded(data: str, seed: int | None) -> str:

@@ -35,7 +35,7 @@ def print_sweep(console, summary: dict) -> None:
     console.print(table)
     if len(lines) > SHOWN:
         console.print(f"and {len(lines) - SHOWN} more; --json prints all")
-    farther = "; --q-min 1e5 takes flows farther" if summary["farther"] else ""
+    farther = "; without --q-min flows go farther" if summary["farther"] else ""
     if summary["predicted"]:
         console.print(
             f"{summary['predicted']} of these limits are predictions: patterns had not settled when the flow was "

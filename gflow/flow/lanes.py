@@ -74,7 +74,7 @@ class Stepper(eqx.Module):
     """How lanes are stepped: `start` makes one from a network, `advance` makes `count` steps with a batch of them.
 
     Options and their defaults as in `solve_flow`; `until` is a horizon on the clock's own variable. A lane that
-    has made `max_steps` counts as one whose margin is reached if q_min is `enough` by then.
+    has made `patience` steps with this stepper counts as one whose margin is reached as soon as q_min is `enough`.
     """
 
     problem: Problem
@@ -86,6 +86,7 @@ class Stepper(eqx.Module):
     stop: tuple[AbstractStop, ...]
     until: Float[Array, ""]
     max_steps: Int[Array, ""]
+    patience: Int[Array, ""]
     enough: Float[Array, ""]
 
     def __init__(
@@ -99,6 +100,7 @@ class Stepper(eqx.Module):
         stop: Sequence[AbstractStop] | None = None,
         until: float = float("inf"),
         max_steps: int = 100_000,
+        patience: int = 0,
         enough: float = float("inf"),
     ):
         dtype = problem.X.dtype
@@ -110,7 +112,7 @@ class Stepper(eqx.Module):
         kinks = KinkController(pid=controller)
         self.controller, self.stop = tolerances(kinks, dtype), numeric(tuple(stop), dtype)
         self.until, self.enough = jnp.asarray(until, dtype), jnp.asarray(enough, dtype)
-        self.max_steps = jnp.asarray(max_steps)
+        self.max_steps, self.patience = jnp.asarray(max_steps), jnp.asarray(patience)
 
     @in_full_precision
     def start(self, network: TwoLayer) -> Lane:
@@ -164,7 +166,7 @@ class Stepper(eqx.Module):
         )
         steps = lane.steps + running
         rejected = lane.rejected + (running & ~keep)
-        result = RESULTS.where(running, self._result(field, time, state, steps - lane.before), lane.result)
+        result = RESULTS.where(running, self._result(field, time, state, steps, lane.before), lane.result)
         new = {"time": time, "target": target, "state": state, "solver": solver, "controller": controller}
         return lane._replace(**new, steps=steps, rejected=rejected, result=result)
 
@@ -172,22 +174,27 @@ class Stepper(eqx.Module):
         """How many stages its next step has, 1 where that does not depend on the step; 0 when it has ended."""
         return jnp.where(lane.running, self.solver.count(lane.target - lane.time, lane.solver), 0)
 
-    def _result(self, field: Field, time, state, steps) -> RESULTS:
-        given_up = RESULTS.where(state[1].q_min >= self.enough, RESULTS.margin_reached, RESULTS.max_steps_reached)
-        result = RESULTS.where(steps >= self.max_steps, given_up, RESULTS.successful)
+    def _result(self, field: Field, time, state, steps, before) -> RESULTS:
+        far = (steps - before >= self.patience) & (state[1].q_min >= self.enough)
+        result = RESULTS.where(steps >= self.max_steps, RESULTS.max_steps_reached, RESULTS.successful)
+        result = RESULTS.where(far, RESULTS.margin_reached, result)
         result = RESULTS.where(time >= self.until, RESULTS.horizon_reached, result)
         for criterion in reversed(self.stop):
             result = RESULTS.where(criterion.reached(field, state), criterion.result, result)
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]))
         return RESULTS.where(finite, result, RESULTS.nonfinite)
 
+    def margins(self, lane: Lane) -> Float[Array, "n *K"]:
+        """q (n,) where the lane stands."""
+        return self._field(lane.chart, lane.complement).margins(lane.state[0])
+
     @in_full_precision
-    def flow(self, lane: Lane) -> Flow:
-        """The lane's present state as a Flow with one saved time."""
+    def flow(self, lane: Lane, path: tuple | None = None) -> Flow:
+        """The Flow of a lane, saved at its present state, or at `path`: (times (k,), states) of ends of steps."""
         field = self._field(lane.chart, lane.complement)
-        one = jax.tree.map(lambda a: a[None], (lane.time, lane.state))
+        path = jax.tree.map(lambda a: a[None], (lane.time, lane.state)) if path is None else path
         stats = {"num_steps": lane.steps, "num_rejected_steps": lane.rejected}
-        return flow_of(field, *one, lane.log_S0, lane.result, stats, None, inside=False)
+        return flow_of(field, *path, lane.log_S0, lane.result, stats, None, inside=False)
 
 
 @eqx.filter_jit

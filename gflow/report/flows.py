@@ -11,8 +11,7 @@ from gflow.along import Along, along
 from gflow.certificate import certify
 from gflow.convex.faces import Faces
 from gflow.far import flow_to
-from gflow.flow.controller import PIController
-from gflow.flow.solve import Flow, solve_flow
+from gflow.flow.solve import Flow
 from gflow.initializers import AbstractInitializer, key_of
 from gflow.limit import find_limit
 from gflow.optimum import Optimum
@@ -24,7 +23,6 @@ from gflow.problem import Problem
 from gflow.programs.base import Certificate, Limit
 from gflow.report.overview import SIZE
 from gflow.report.svg import Drawn, Tips, drawing, inline
-from gflow.sweep import RTOL
 
 SAVES = 200
 
@@ -59,13 +57,10 @@ def integrated(
     """One initialisation of a sweep from its first weights to its certified limit, with SAVES saved times.
 
     `key`: seed and index; `known`: the faces of X; `optimum`: the solved convex program, or None. The tolerance is that
-    of a sweep, and so is the end, with its `q_min` or without.
+    of a sweep, and so is the end, at its `q_min`.
     """
     network = law(key_of(*key), problem, width)
-    if q_min is None:
-        flow = solve_flow(problem, network, saves=SAVES, controller=PIController(RTOL))
-    else:
-        flow = flow_to(problem, network, q_min, saves=SAVES)
+    flow = flow_to(problem, network, q_min, saves=SAVES)
     limit = find_limit(problem, flow)
     proof = certify(problem, limit, known_faces=known, optimum=optimum)
     return Ended(problem, flow, limit, proof, along(problem, flow, known))
