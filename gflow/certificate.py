@@ -12,6 +12,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from gflow import deadline
 from gflow._types import VERDICT, Scope, kept_on_host, on_host
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
@@ -40,6 +41,7 @@ def certify(
     known_faces: Faces | None = None,
     optimum: Optimum | VectorMaxMargin | None = None,
     search: bool = True,
+    budget: float | None = None,
 ) -> Certificate:
     """The certificate of a limit, or of any trained network without multipliers; of points see `certify_point`.
 
@@ -50,9 +52,15 @@ def certify(
 
     Where the faces are too many, and the program was not solved before, the semidefinite bound is computed for p.
     `known_faces`: `gflow.faces(X)`, to share it between many limits. `optimum`: the solved program, likewise; if it is
-    not given and the network is not proved GLOBAL, `search` solves it, looking for a better network. Raises ValueError
-    in float32 or for weights that are not finite.
+    not given and the network is not proved GLOBAL, `search` solves it, looking for a better network. `budget`: seconds,
+    faces included, after which the certificate says what is proved by then; None for as long as it takes. Raises
+    ValueError in float32 or for weights that are not finite.
     """
+    with deadline.within(budget):
+        return _certified(problem, limit, known_faces, optimum, search)
+
+
+def _certified(problem: Problem, limit, known_faces: Faces | None, optimum, search: bool) -> Certificate:
     if not isinstance(limit, Limit | TwoLayer | VectorTwoLayer):
         raise ValueError(f"certify takes a Limit or a network, got {type(limit).__name__}: pass its .final")
     network = limit.network if isinstance(limit, Limit) else limit

@@ -12,12 +12,15 @@ from gflow.vector.program import VectorMaxMargin, solve_vector_max_margin
 Optimum = MaxMargin | Penalized | MinNorm | VectorMaxMargin
 
 
-def solve_optimum(problem: Problem, known_faces: Faces) -> Optimum:
-    """Max-margin for a direction, the penalised program with weight decay, the least norm for the squared loss."""
+def solve_optimum(problem: Problem, known_faces: Faces, budget: float | None = None) -> Optimum:
+    """Max-margin for a direction, the penalised program with weight decay, the least norm for the squared loss.
+
+    `budget`: seconds after which the bracket so far is returned.
+    """
     if problem.outputs is not None:
-        return solve_vector_max_margin(problem, known_faces)
+        return solve_vector_max_margin(problem, known_faces, budget=budget)
     if problem.directional:
-        return solve_max_margin(problem, known_faces)
+        return solve_max_margin(problem, known_faces, budget=budget)
     if problem.weight_decay is None:
-        return solve_min_norm(problem, known_faces)
-    return solve_penalized(problem, float(problem.weight_decay), known_faces)
+        return solve_min_norm(problem, known_faces, budget=budget)
+    return solve_penalized(problem, float(problem.weight_decay), known_faces, budget=budget)

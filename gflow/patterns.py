@@ -10,6 +10,7 @@ import dataclasses
 
 import numpy as np
 
+from gflow import deadline
 from gflow._types import on_host
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.newton import Patterns, complement, slopes_of
@@ -159,7 +160,7 @@ def cannot_fit(problem: Problem, patterns: Patterns) -> bool:
     cones = sp.csr_array(sp.hstack([sp.block_diag(sides), sp.csr_array((len(slide), 1))]))
     A_ub = sp.vstack([sp.csr_array(np.hstack([-margins, np.ones((n, 1))])), cones[~slide]])
     border = {"A_eq": cones[slide], "b_eq": np.zeros(slide.sum())} if slide.any() else {}
-    tight = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    tight = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10, "time_limit": deadline.left()}
     sol = linprog(
         np.append(np.zeros(K * d), -1.0), A_ub=A_ub, b_ub=np.zeros(n + np.sum(~slide)), **border,
         bounds=[(-1, 1)] * (K * d) + [(0, 1)], method="highs", options=tight,

@@ -14,6 +14,7 @@ import math
 import equinox as eqx
 import numpy as np
 
+from gflow import deadline
 from gflow.convex.general_position import Vertices, lowest_vertices
 
 ZERO = 1e-12
@@ -190,6 +191,7 @@ def cells(A: np.ndarray, accuracy: np.ndarray) -> tuple[np.ndarray, float]:
         block = block.reshape(-1, n)
         found += [block, -block]
     for index in _first_by_zero_set(signs, ~simple):
+        deadline.require_time()
         through = (signs[index] == 0) & live
         offset = np.max(np.abs(Z[through, index]))
         # orthogonal to the ray: rows that only nearly pass it would else span one dimension more, for ever
@@ -214,6 +216,7 @@ def null_rays(A: np.ndarray, accuracy: np.ndarray) -> tuple[np.ndarray, np.ndarr
     choices = np.array(list(itertools.combinations(live, r - 1)), int).reshape(-1, r - 1)
     rays, known, error = [], [], 0.0
     for block in np.array_split(choices, max(1, len(choices) // 50_000)):
+        deadline.require_time()
         _, sigma, Vt = np.linalg.svd(A[block], full_matrices=True)
         least, rough = sigma[:, -1], 4 * accuracy[block].max(axis=1)
         independent = least > np.maximum(ZERO, rough)

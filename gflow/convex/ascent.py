@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gflow import deadline
 from gflow.box import boxed
 from gflow.convex.leaky import activated
 
@@ -28,6 +29,8 @@ def resting_places(X, lam, sign, U, lower: float = 0.0) -> tuple[np.ndarray, np.
     on, kinks = X @ U > 0, np.zeros((len(X), len(sign)), bool)
     going, s = np.arange(len(sign)), np.asarray(sign, float)
     for _ in range(EVENTS):
+        if deadline.passed():
+            break
         on, kinks, G = _modes(pull, always, s, on, kinks)
         along = np.sum(G * U, axis=0)
         T = G - along * U

@@ -22,6 +22,9 @@ CLOSE = 1e-13
 PAIRS = 2**22
 """Entries of pairs that are compared at once."""
 
+COMPARED = 4096
+"""Ends of ascents of which every pair is compared."""
+
 ASCENTS = 40
 """Ascents that slide start from so many of the newest columns and from as many other directions, with both signs."""
 
@@ -46,7 +49,7 @@ def best_directions(X, lam, values, level: float, known: Faces) -> Tight:
 def best_ascended(X, lam, values, U, level: float) -> Tight:
     """As `best_directions`, of the ends of ascents U (F, d) and the values there."""
     best = np.flatnonzero(values >= (1 - LOOSE) * level)
-    best = best[np.argsort(-values[best])][: 16 * len(X)]
+    best = best[np.argsort(-values[best])][: min(16 * len(X), COMPARED)]
     return _distinct(np.asarray(X), np.asarray(lam), U[best], values[best] / level, close)
 
 

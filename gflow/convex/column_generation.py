@@ -14,6 +14,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from gflow import deadline
 from gflow._types import REDUCED, RESULTS, result_of_gap
 from gflow.convex.accurate import accurate_margins
 from gflow.convex.arrangements import unit_rows
@@ -45,6 +46,9 @@ PATIENCE = 4
 
 SHRINK = 0.1
 """Newton's method is tried again once the gap has shrunk by this factor."""
+
+COLUMNS = 0.6
+"""Share of the time that is left for columns where the lower bound is another program, solved after them."""
 
 
 class MaxMargin(eqx.Module):
@@ -78,15 +82,22 @@ def solve_max_margin(
     directions=None,
     rtol: float = 1e-9,
     rounds: int | None = None,
+    budget: float | None = None,
 ) -> MaxMargin:
     """P* of `problem`, its dual multipliers and an optimal network.
 
     `directions` (K, d): first columns, for instance the neurons of a limit. `rounds` of column generation at most,
-    by default 100, and 25 where not all faces are known. Raises ValueError in float32.
+    by default 100, and 25 where not all faces are known. `budget`: seconds, faces included, after which the bracket so
+    far is returned; None for as long as it takes. Raises ValueError in float32.
     """
     problem.require_scalar()
     problem.require_max_margin()
     require_float64(problem.X)
+    with deadline.within(budget):
+        return _solved(problem, known_faces, directions, rtol, rounds)
+
+
+def _solved(problem: Problem, known_faces: Faces | None, directions, rtol: float, rounds: int | None) -> MaxMargin:
     known = faces(problem.X) if known_faces is None else known_faces
     rounds = (100 if known.complete else 25) if rounds is None else rounds
     X, n = np.asarray(problem.X), problem.shape[0]
@@ -96,14 +107,17 @@ def solve_max_margin(
     middle = 4.0 ** np.round(np.mean(np.log(lengths)) / np.log(4.0))  # its root scales weights without rounding
     if not 1e-3 <= middle <= 1e3:  # the linear programs have absolute tolerances; P* scales like 1/|x|
         scaled = eqx.tree_at(lambda p: p.X, problem, problem.X / middle)
-        solved = solve_max_margin(scaled, known, directions=directions, rtol=rtol, rounds=rounds)
+        with deadline.scaled(float(1 / middle)):
+            solved = _solved(scaled, known, directions, rtol, rounds)
         network = None if solved.network is None else solved.network.scaled(jnp.asarray(float(middle) ** -0.5))
         bounds = (solved.primal / middle, solved.dual / middle, solved.alpha / middle, network)
         return MaxMargin(*bounds, solved.result, solved.complete, solved.rounds)
     method = ColumnGeneration(rtol)
     state = method.init(problem, known, directions)
-    while state.rounds < rounds and not method.terminate(state):
-        method.step(state)
+    with deadline.within(share=1.0 if known.complete else COLUMNS):
+        while state.rounds < rounds and not method.terminate(state) and not deadline.passed():
+            method.step(state)
+            deadline.tell(state.dual, state.primal)
     if not known.complete and not method.terminate(state, bounded=True):
         method.bound(state, EVERY + (np.zeros(n) if state.weight is None else state.weight))
     return method.result(state)
@@ -207,6 +221,7 @@ class ColumnGeneration:
         lower = lower_bound(X, y, weight) if state.lower == 0 else None
         if lower is not None and lower.value > state.dual:
             state.dual, state.alpha = lower.value, lower.alpha
+            deadline.tell(state.dual, state.primal)
 
     def result(self, state: State) -> MaxMargin:
         """What is known at the end."""
@@ -280,7 +295,7 @@ class ColumnGeneration:
             self._price(state, alpha)
             if not state.known.complete and state.primal < before and not self.terminate(state):
                 self.bound(state, alpha)
-            if self.terminate(state):
+            if self.terminate(state) or deadline.passed():
                 break
         return alpha
 

@@ -12,6 +12,7 @@ import math
 import equinox as eqx
 import numpy as np
 
+from gflow import deadline
 from gflow.convex.arrangements import (
     BUDGET,
     PARALLEL,
@@ -28,6 +29,9 @@ from gflow.convex.arrangements import (
     unit_rows,
 )
 from gflow.convex.general_position import Vertices, choices, position
+
+SHARE = 0.5
+"""Of the time that is left: faces without what is proved by them are nothing."""
 
 MOST = 6e6
 """Largest number of faces that is listed."""
@@ -60,20 +64,32 @@ class Faces(eqx.Module):
 
 
 def faces(X, *, samples: int = 4096, seed: int = 0, sampled: bool = False) -> Faces:
-    """All faces of X (n, d) where they fit the budget; otherwise, or if asked, the cells of `samples` directions."""
+    """All faces of X (n, d) where they fit memory, and SHARE of the time until a deadline; otherwise, or if asked, the
+    cells of `samples` directions."""
     X = np.asarray(X, float)
     rows = unit_rows(X)
     basis, _, outside = row_space(rows)
+    if not sampled:
+        try:
+            with deadline.within(share=SHARE):
+                listed = _all(X, rows, basis, outside)
+        except deadline.OutOfTime:
+            listed = None
+        if listed is not None:
+            return listed
+    return _sampled(X, basis, samples, seed)
+
+
+def _all(X: np.ndarray, rows: np.ndarray, basis: np.ndarray, outside: float) -> Faces | None:
+    """All faces; None where they are too many. Raises OutOfTime."""
     n, r = X.shape[0], basis.shape[1]
     distinct = lines(rows)
-    if sampled:
-        return _sampled(X, basis, samples, seed)
     if count_faces(len(distinct.first), r) <= MOST:
         vertices = generic(rows, basis, outside, distinct)
         if vertices is not None:
             return _faces_of_vertices(rows, basis, outside, distinct, vertices)
     if not (enumerable(n, r) and math.comb(n, max(r - 1, 0)) * 3**r * n <= BUDGET):
-        return _sampled(X, basis, samples, seed)
+        return None
     if r == 0:
         nothing, one = np.zeros((1, X.shape[1], X.shape[1])), np.zeros(1, int)
         return Faces(np.zeros((1, n), bool), one, one, nothing, np.zeros(1), 0.0, True)
@@ -81,6 +97,7 @@ def faces(X, *, samples: int = 4096, seed: int = 0, sampled: bool = False) -> Fa
     found, error = flats(rows @ basis, ROUNDING + outside)
     error = max(error, outside)
     for flat, known in found:
+        deadline.require_time()
         L = basis @ flat  # (d, k)
         signs, missing = cells(*restricted(rows, L, np.full(n, known)))
         error = max(error, missing)
@@ -152,6 +169,7 @@ def flats(A: np.ndarray, rounding: float) -> tuple[list[tuple[np.ndarray, float]
         _, sigma, Vt = np.linalg.svd(unit[choices], full_matrices=True)
         # best conditioned first: of choices that span the same flat the first is kept
         for index in np.argsort(-sigma[:, -1], kind="stable"):
+            deadline.require_time()
             least = sigma[index, -1]
             if least <= max(ZERO, 4 * rounding):
                 error = max(error, least)

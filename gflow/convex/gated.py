@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from gflow import deadline
 from gflow._types import RESULTS, result_of_gap
 from gflow.convex.oracle import require_float64
 from gflow.convex.threads import one_thread
@@ -50,11 +51,19 @@ class Gated(eqx.Module):
 
 
 @one_thread
-def solve_gated(problem: Problem, beta: float, masks: Bool[np.ndarray, "G n"], *, rtol: float = 1e-9) -> Gated:
+def solve_gated(
+    problem: Problem,
+    beta: float,
+    masks: Bool[np.ndarray, "G n"],
+    *,
+    rtol: float = 1e-9,
+    budget: float | None = None,
+) -> Gated:
     """The program over the gates with these activation masks, row j being 1[g_j . x_n > 0].
 
     Gates that violate the dual constraint are added until none does; on those in use Newton's method, with |v| smoothed
-    less and less. Raises ValueError in float32, for beta <= 0, masks that do not fit, vector output, the linear loss.
+    less and less. `budget`: seconds after which the bracket so far is returned. Raises ValueError in float32, for
+    beta <= 0, masks that do not fit, vector output, the linear loss.
     """
     problem.require_scalar()
     require_float64(problem.X)
@@ -68,10 +77,15 @@ def solve_gated(problem: Problem, beta: float, masks: Bool[np.ndarray, "G n"], *
     masks = masks.astype(bool)
     if masks.ndim != 2 or masks.shape[1] != problem.shape[0]:
         raise ValueError(f"masks must be (G, n) with n = {problem.shape[0]}, got {masks.shape}")
+    with deadline.within(budget):
+        return _solved(problem, beta, masks, rtol)
+
+
+def _solved(problem: Problem, beta: float, masks: np.ndarray, rtol: float) -> Gated:
     X = np.asarray(problem.X)
     V, used, rounds = np.zeros((len(masks), X.shape[1])), np.zeros(len(masks), bool), 0
     best, best_V = _bracket(problem, beta, masks, V), V.copy()
-    while rounds < ROUNDS and best[0] - best[1] > rtol * abs(best[0]):
+    while rounds < ROUNDS and best[0] - best[1] > rtol * abs(best[0]) and not deadline.passed():
         rounds += 1
         pull = best[3]
         late = np.argsort(-np.where(used, 0.0, pull))[: 2 * X.shape[1] + 8]
@@ -83,6 +97,7 @@ def solve_gated(problem: Problem, beta: float, masks: Bool[np.ndarray, "G n"], *
         if new[0] - new[1] > best[0] - best[1] and rounds > 1:  # nothing more is gained
             break
         best, best_V = new, V.copy()
+        deadline.tell(best[1], best[0])
     primal, dual, alpha, _ = best
     gap = (primal - dual) / primal if primal > 0 else 0.0
     return Gated(primal, dual, alpha, best_V, result_of_gap(gap, rtol), rounds)
@@ -120,6 +135,8 @@ def _newton(problem: Problem, beta: float, masks, V):
 
     for eps in SMOOTHING * unit:
         for _ in range(NEWTON):
+            if deadline.passed():
+                return V
             q = jnp.asarray(c * (A @ V.ravel()) - b)
             s = np.sqrt((V**2).sum(axis=1) + eps**2)[:, None]
             slope = A.T @ (c * np.asarray(loss.slope(q))) + (beta * V / s).ravel()

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gflow import deadline
+
 SAFE = 1e-9
 """Smallest sine of an angle that decides on which side something lies; below it the data are not in general position
 for this purpose."""
@@ -74,6 +76,7 @@ def _level(A: np.ndarray, accuracy: float, c: np.ndarray, b: np.ndarray) -> Vert
         return None
     masks = np.empty((len(rows), n), bool)
     for at in range(0, len(rows), CHUNK):
+        deadline.require_time()
         T = rows[at : at + CHUNK]
         try:
             inverse = np.linalg.inv(np.concatenate([A[T], np.broadcast_to(c, (len(T), 1, r))], axis=1))

@@ -16,11 +16,14 @@ the corrector are Mehrotra's (SIAM J. Optim. 2, 1992), the centrality correctors
 
 from __future__ import annotations
 
+import time
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from gflow import deadline
 from gflow.losses import AbstractLoss
 
 BACK = 0.99
@@ -35,6 +38,9 @@ NEAR = (0.03, 30.0)
 LONGER = (1.5, 0.1)
 """by this factor and this much."""
 
+
+TURN = 0.5
+"""Seconds of steps between two looks at the clock."""
 
 FIRST = 1e-2
 """A beta below this share of the one above which the zero network is the optimum is approached,"""
@@ -193,13 +199,28 @@ class InteriorPoint(eqx.Module):
         """The gap is reached, the steps are used up, or a number is not finite."""
         return (at.gap <= self.rtol) | (at.steps >= self.max_steps) | ~jnp.all(jnp.isfinite(at.z))
 
-    @eqx.filter_jit
     def solve(self, program: Program) -> tuple[Iterate, Iterate]:
-        """From `init` to `terminate`; the best iterate. A small beta is approached from larger ones: the second one is
-        the last whose gap was at most CLOSE, for a beta that may have been larger."""
+        """From `init` to `terminate` or the deadline; the best iterate. A small beta is approached from larger ones:
+        the second one is the last whose gap was at most CLOSE, for a beta that may have been larger."""
+        carry, count, going = self._begun(program), 1, True
+        while going and not deadline.passed():
+            begun = time.monotonic()
+            carry, more = self._made(program, carry, jnp.asarray(count))
+            going = bool(more)
+            count = 2 * count if time.monotonic() - begun < TURN else max(count // 2, 1)
+        return carry[1:3]
+
+    @eqx.filter_jit
+    def _begun(self, program: Program):
         first = program.margins(jnp.zeros((len(program.masks), program.X.shape[1])))
         largest = jnp.max(jnp.linalg.norm(program.pull(-program.loss.slope(first)), axis=1))
         beta = jnp.maximum(program.beta, FIRST * largest)
+        start = self.init(eqx.tree_at(lambda p: p.beta, program, beta))
+        return start, _judged(program, start), start, beta
+
+    @eqx.filter_jit
+    def _made(self, program: Program, carry, count):
+        """At most `count` further steps, and whether there are more to make."""
 
         def body(carry):
             at, best, close, beta = carry
@@ -214,8 +235,10 @@ class InteriorPoint(eqx.Module):
             reached = (at.gap <= self.rtol) & (beta > program.beta)
             return reached | ~self.terminate(at)
 
-        start = self.init(eqx.tree_at(lambda p: p.beta, program, beta))
-        return jax.lax.while_loop(going, body, (start, _judged(program, start), start, beta))[1:3]
+        some = lambda carry: (carry[0] < count) & going(carry[1])  # noqa: E731
+        step = lambda carry: (carry[0] + 1, body(carry[1]))  # noqa: E731
+        carry = jax.lax.while_loop(some, step, (jnp.zeros_like(count), carry))[1]
+        return carry, going(carry)
 
 
 def _with_beta(program: Program, at: Iterate, beta: Array, new: Array) -> Iterate:

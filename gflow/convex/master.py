@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gflow import deadline
 from gflow.convex.leaky import activated
 from gflow.convex.threads import one_thread
 
@@ -109,7 +110,8 @@ class Master:
         self.highs.setOptionValue("solver", "ipm" if len(self.y) >= COLD else "simplex")
 
     def solve(self) -> Solution | None:
-        """The optimum over the columns so far; None if HiGHS fails from the last basis and from nothing."""
+        """The optimum over the columns so far; None if HiGHS fails from the last basis and from nothing, or the
+        deadline passes."""
         import highspy
 
         for tolerance in dict.fromkeys((self.tolerance, LOOSE, None)):
@@ -119,9 +121,13 @@ class Master:
                 self.highs.setOptionValue("simplex_iteration_limit", 2**31 - 1)
             self.highs.setOptionValue("primal_feasibility_tolerance", tolerance or LOOSE)
             self.highs.setOptionValue("dual_feasibility_tolerance", tolerance or LOOSE)
+            # its clock counts from the first run
+            self.highs.setOptionValue("time_limit", self.highs.getRunTime() + deadline.left())
             self.highs.run()
             if self.highs.getModelStatus() == highspy.HighsModelStatus.kOptimal:
                 break
+            if deadline.passed():
+                return None
         else:
             return None
         self.highs.setOptionValue("simplex_iteration_limit", 1000 + ITERATIONS * len(self.y))

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from gflow import deadline
 from gflow._types import REDUCED, RESULTS, result_of_gap
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.candidates import best_ascended, best_directions, equal, slid
@@ -39,6 +40,9 @@ DEAREST = 1e12
 """A price of a missed label, relative to 1/|x|, at which data are said not to be interpolated by any network."""
 
 ITERATIONS = 30
+
+COLUMNS = 0.6
+"""Share of the time that is left for columns where the lower bound is another program, solved after them."""
 
 PATIENCE = 4
 """Rounds in which a gap that is nearly closed has to halve."""
@@ -72,14 +76,25 @@ class MinNorm(eqx.Module):
 
 
 def solve_min_norm(
-    problem: Problem, known_faces: Faces | None = None, *, rtol: float = 1e-9, rounds: int | None = None
+    problem: Problem,
+    known_faces: Faces | None = None,
+    *,
+    rtol: float = 1e-9,
+    rounds: int | None = None,
+    budget: float | None = None,
 ) -> MinNorm:
     """P*, its multipliers and an optimal network. `rounds` of column generation at most, by default 100, and 25 where
-    not all faces are known. Raises ValueError in float32 and for losses of margins."""
+    not all faces are known. `budget`: seconds, faces included, after which the bracket so far is returned. Raises
+    ValueError in float32 and for losses of margins."""
     problem.require_scalar()
     require_float64(problem.X)
     if problem.of_margins:
         raise ValueError("labels of a loss of margins are not interpolated: use solve_max_margin")
+    with deadline.within(budget):
+        return _solved(problem, known_faces, rtol, rounds)
+
+
+def _solved(problem: Problem, known_faces: Faces | None, rtol: float, rounds: int | None) -> MinNorm:
     known = faces(problem.X) if known_faces is None else known_faces
     X, y = np.asarray(problem.X), np.asarray(problem.y)
     size = np.linalg.norm(X, axis=1)
@@ -89,10 +104,12 @@ def solve_min_norm(
     target = y / np.where(size > 0, size, 1.0)
     label = float(np.max(np.abs(target)))
     state = _Interpolating(unit_rows(X), target / label, known, problem.lower_slope)
-    for _ in range((100 if known.complete else 25) if rounds is None else rounds):
-        if state.gap <= rtol or state.stalled:
-            break
-        state.step(rtol)
+    with deadline.within(share=1.0 if known.complete else COLUMNS):
+        for _ in range((100 if known.complete else 25) if rounds is None else rounds):
+            if state.gap <= rtol or state.stalled or deadline.passed():
+                break
+            state.step(rtol)
+            deadline.tell(label * state.dual, label * state.primal)
     return state.result(rtol, size, label)
 
 
@@ -224,6 +241,8 @@ class _Interpolating:
         near = [tight.value >= 1 - level for level in LADDER]
         tried: set[bytes] = set()
         for chosen in [local & level for level in near] + near:
+            if deadline.passed():
+                return
             found = gathered(self.X, U, sign, mass, Patterns(*(a[..., chosen] for a in on)), tight.U[chosen])
             if found is None:
                 continue
@@ -254,6 +273,8 @@ def interpolating_point(X, y, patterns: Patterns, V, lam, lower: float = 0.0) ->
     mass, lam, left = np.linalg.norm(V, axis=0), lam.copy(), np.inf
     n = len(y)
     for _ in range(ITERATIONS):
+        if deadline.passed():
+            return None
         g = [B.T @ lam for B in blocks]
         size = np.array([np.linalg.norm(v) for v in g])
         if not np.all(np.isfinite(size)) or size.min() == 0:

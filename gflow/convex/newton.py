@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gflow import deadline
 from gflow.convex.threads import one_thread
 
 ITERATIONS = 30
@@ -128,6 +129,8 @@ def _solve(
         return None
     first, best, before = np.concatenate([[0], np.cumsum(widths)[:-1]]), None, np.inf
     for _ in range(ITERATIONS):
+        if deadline.passed():
+            return None
         g = alpha @ B
         size = np.sqrt(np.add.reduceat(g * g, first))
         if not (np.all(np.isfinite(size)) and size.min() > 0):

@@ -14,6 +14,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from gflow import deadline
 from gflow._types import RESULTS, result_of_gap
 from gflow.convex.arrangements import row_space, unit_rows
 from gflow.convex.candidates import best_directions
@@ -34,6 +35,9 @@ WORKING = 256
 
 SHAPES = 16
 """Programs are made up to a multiple of so many masks."""
+
+COLUMNS = 0.6
+"""Share of the time that is left for the program over sampled masks, whose bound is not that of all networks."""
 
 ROUNDING = 1e-12
 """Objectives that differ by less, relatively, are the same."""
@@ -67,11 +71,18 @@ class Penalized(eqx.Module):
 
 
 def solve_penalized(
-    problem: Problem, beta: float, known_faces: Faces | None = None, *, rtol: float = 1e-9, rounds: int = 30
+    problem: Problem,
+    beta: float,
+    known_faces: Faces | None = None,
+    *,
+    rtol: float = 1e-9,
+    rounds: int = 30,
+    budget: float | None = None,
 ) -> Penalized:
     """The least sum_n l(q_n) + beta/2 |theta|^2, its multipliers and an optimal network.
 
-    `known_faces`: `gflow.faces(X)`; sampled ones give the program over these masks alone. Raises ValueError in float32,
+    `known_faces`: `gflow.faces(X)`; sampled ones give the program over these masks alone. `budget`: seconds, faces
+    included, after which the bracket so far is returned. Raises ValueError in float32,
     for beta <= 0, and for the linear loss, which has no minimum.
     """
     problem.require_scalar()
@@ -80,20 +91,27 @@ def solve_penalized(
         raise ValueError(f"the weight decay beta must be a positive number, got {beta}")
     if isinstance(problem.loss, Linear):
         raise ValueError("the linear loss has no minimum: use Logistic, Exponential or Squared")
+    with deadline.within(budget):
+        return _solved(problem, beta, known_faces, rtol, rounds)
+
+
+def _solved(problem: Problem, beta: float, known_faces: Faces | None, rtol: float, rounds: int) -> Penalized:
     known = faces(problem.X) if known_faces is None else known_faces
     best = _Best(problem, float(beta), known)
     cells = np.unique(known.masks[known.cell[known.span == 0]][:, best.rows], axis=0)
     working = best.steepest(cells) if known.complete and len(cells) > WORKING else np.ones(len(cells), bool)
     done = 0
-    while done < rounds and best.rows.any() and len(cells):
-        best.solve(cells[working], rtol)
-        done += 1
-        if best.gap <= rtol or working.all():
-            break
-        missing = best.missing(cells) & ~working
-        if not missing.any():
-            break
-        working |= missing
+    with deadline.within(share=1.0 if known.complete else COLUMNS):
+        while done < rounds and best.rows.any() and len(cells) and not deadline.passed():
+            best.solve(cells[working], rtol)
+            done += 1
+            deadline.tell(best.dual if known.complete else 0.0, best.primal)
+            if best.gap <= rtol or working.all():
+                break
+            missing = best.missing(cells) & ~working
+            if not missing.any():
+                break
+            working |= missing
     return best.result(rtol, done)
 
 
@@ -161,7 +179,7 @@ class _Best:
                 self._multipliers(full)
                 if better:
                     self._multipliers(-np.asarray(self.problem.loss.slope(self._margins())))
-            if self.gap <= 0.1 * rtol:
+            if self.gap <= 0.1 * rtol or deadline.passed():
                 break
 
     def missing(self, cells: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import numpy as np
 
+from gflow import deadline
 from gflow.convex.interior_point import Program
 from gflow.convex.newton import complement, slopes_of
 from gflow.convex.threads import one_thread
@@ -103,6 +104,8 @@ def _newton(blocks: list[np.ndarray], start: list[np.ndarray], program: Program)
     x = np.concatenate(start)
     value = objective(x)
     for _ in range(ITERATIONS):
+        if deadline.passed():
+            break
         q, parts = jnp.asarray(B @ x - b), np.split(x, splits)
         sizes = [np.linalg.norm(v) for v in parts]
         if min(sizes) == 0:

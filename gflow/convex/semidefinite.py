@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gflow import deadline
 from gflow.convex.threads import one_thread
 
 LARGEST = 90
@@ -250,6 +251,7 @@ def _solve(cost: np.ndarray, blocks: list[_Block], low: np.ndarray, ones: int) -
         cones.append(clarabel.PSDTriangleConeT(block.size))
     settings = clarabel.DefaultSettings()
     settings.verbose, settings.max_threads = False, 1
+    settings.time_limit = deadline.left()
     settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-10
     A, b = sp.csc_matrix(sp.vstack(matrix)), np.concatenate(right)
     solution = clarabel.DefaultSolver(sp.csc_matrix((len(cost), len(cost))), cost, A, b, cones, settings).solve()
@@ -257,5 +259,5 @@ def _solve(cost: np.ndarray, blocks: list[_Block], low: np.ndarray, ones: int) -
     return x if np.all(np.isfinite(x)) and str(solution.status) in ACCEPTED else None
 
 
-ACCEPTED = ("Solved", "AlmostSolved", "MaxIterations", "InsufficientProgress")
+ACCEPTED = ("Solved", "AlmostSolved", "MaxIterations", "MaxTime", "InsufficientProgress")
 """A proposal need not be optimal: it is judged by `proved`."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gflow import deadline
 from gflow.convex.master import Master
 from gflow.convex.newton import KKTPoint, Patterns, complement, newton, slopes_of
 from gflow.convex.threads import one_thread
@@ -66,6 +67,8 @@ def solve_subsampled(
     cones, master = _cones(unit, y, patterns, lower), Master(unit, y, SLACK_PRICE, lower)
     alpha, V, owner, due = np.ones(len(y)), None, np.zeros(0, int), CLOSE
     for _ in range(ROUNDS):
+        if deadline.passed():
+            return None
         values, new, U = _price(cones, alpha, X.shape[1])
         gap = max(values.max(initial=0.0), 1.0) - 1.0
         if V is not None and gap <= due:
@@ -101,6 +104,8 @@ def _reweighted(X, y, patterns: Patterns, V: np.ndarray, lower: float) -> tuple[
     ]
     eta, alpha = np.linalg.norm(V, axis=0), np.ones(len(y))
     for _ in range(REWEIGHTED):
+        if deadline.passed():
+            break
         M = np.concatenate([np.sqrt(r) * B for r, B in zip(eta, blocks, strict=True)], axis=1)
         try:
             u, _ = nnls(np.vstack([M.T, np.ones(len(y))]), np.append(np.zeros(M.shape[1]), 1.0), maxiter=20 * len(y))

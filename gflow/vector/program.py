@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from gflow import deadline
 from gflow._types import RESULTS, result_of_gap
 from gflow.convex.column_generation import solve_max_margin
 from gflow.convex.faces import Faces, faces
@@ -58,16 +59,25 @@ def solve_vector_max_margin(
     network: VectorTwoLayer | None = None,
     rtol: float = 1e-9,
     rounds: int | None = None,
+    budget: float | None = None,
 ) -> VectorMaxMargin:
     """P* of a problem with labels (n, K), its multipliers and an optimal network. `network`: first columns.
 
     Where not all faces are known columns come from ascents, and `dual` from bounds that hold for every direction: a gap
-    is left. Raises ValueError in float32, for labels (n,) and other activations than ReLU.
+    is left. `budget`: seconds, faces included, after which the bracket so far is returned. Raises ValueError in
+    float32, for labels (n,) and other activations than ReLU.
     """
     if problem.outputs is None:
         raise ValueError("labels (n,) are for solve_max_margin")
     problem.require_relu()
     require_float64(problem.X)
+    with deadline.within(budget):
+        return _solved(problem, known_faces, network, rtol, rounds)
+
+
+def _solved(
+    problem: Problem, known_faces: Faces | None, network: VectorTwoLayer | None, rtol: float, rounds: int | None
+) -> VectorMaxMargin:
     known = faces(problem.X) if known_faces is None else known_faces
     rounds = (ROUNDS if known.complete else SAMPLED_ROUNDS) if rounds is None else rounds
     X, Y = np.asarray(problem.X), np.asarray(problem.y)
@@ -78,7 +88,8 @@ def solve_vector_max_margin(
     middle = float(np.exp(np.mean(np.log(lengths[lengths > 0]))))
     if not 1e-2 <= middle <= 1e2:  # the linear programs have absolute tolerances; P* scales like 1/|x|
         scaled = eqx.tree_at(lambda p: p.X, problem, problem.X / middle)
-        solved = solve_vector_max_margin(scaled, known, network=network, rtol=rtol, rounds=rounds)
+        with deadline.scaled(float(1 / middle)):
+            solved = _solved(scaled, known, network, rtol, rounds)
         best = None if solved.network is None else solved.network.scaled(jnp.asarray(middle**-0.5))
         bounds = (solved.primal / middle, solved.dual / middle, solved.alpha / middle, best)
         return VectorMaxMargin(*bounds, solved.result, solved.complete, solved.rounds)
@@ -86,7 +97,7 @@ def solve_vector_max_margin(
         problem.check(network)
     U, V = _first(X, Y, network)
     primal, dual, best, alpha, k = np.inf, 0.0, None, nothing, 0
-    while k < rounds:
+    while k < rounds and not deadline.passed():
         k += 1
         sizes, weights, slack = _master(X, Y, U, V)
         bound = vector_maximum(X, Y * weights, known)
@@ -101,6 +112,7 @@ def solve_vector_max_margin(
                 if end is not None:
                     primal, best = min((primal, best), end[:2], key=lambda pair: pair[0])
                     dual, alpha = max((dual, alpha), end[2:], key=lambda pair: pair[0])
+        deadline.tell(dual, primal)
         if 1 - dual / primal <= rtol:
             break
         U, V = _more(X, Y * weights, U, V, bound)
@@ -118,8 +130,9 @@ def _infeasible(problem: Problem, known: Faces) -> bool:
         if not asked.any():
             continue
         single = Problem(np.asarray(problem.X)[asked], labels[asked], problem.loss)
-        if solve_max_margin(single, known if asked.all() else None).result == RESULTS.infeasible:
-            return True
+        with deadline.aside():
+            if solve_max_margin(single, known if asked.all() else None).result == RESULTS.infeasible:
+                return True
     return False
 
 
@@ -153,7 +166,9 @@ def _master(X, Y, U, V) -> tuple[np.ndarray, np.ndarray, float]:
     cost[:-1] = np.where(size > 0, cost[:-1], 1.0)
     program = linprog(
         cost, A_ub=-np.hstack([A, np.ones((len(A), 1))]), b_ub=-np.ones(len(A)), bounds=(0, None), method="highs",
-        options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
+        options={
+            "primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10, "time_limit": deadline.left(),
+        },
     )  # fmt: skip
     if program.status != 0:
         return np.zeros(U.shape[1]), asked / asked.sum(), np.inf

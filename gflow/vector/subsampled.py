@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gflow import deadline
 from gflow.convex.threads import one_thread
 from gflow.vector.kkt import Neurons, Patterns, complement
 
@@ -68,6 +69,7 @@ def solve_subsampled(X, Y, patterns: Patterns) -> Optimum | None:
         places.append(place)
     settings = clarabel.DefaultSettings()
     settings.verbose, settings.max_threads = False, 1
+    settings.time_limit = deadline.left()
     settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-10
     A, b = sp.csc_matrix(sp.vstack(matrix)), np.concatenate(right)
     solution = clarabel.DefaultSolver(sp.csc_matrix((count, count)), -np.ones(count), A, b, cones, settings).solve()
