@@ -113,8 +113,8 @@ class Scope(enum.Enum):
     """For which networks a bound or a verdict holds; the value is the phrase that sentences use."""
 
     ALL = "networks of every width"
-    ALL_GATES = "gated networks of every width, whatever their gates"
-    GATES = "gated networks of every width with these gates"
+    ALL_GATES = "networks with gates of any kind, whatever their width"
+    GATES = "networks with these gates, whatever their width"
     MASKS = "networks of every width whose neurons have these masks"
     SECOND_LAYER = "first layers for this second layer"
     PATTERNS = "networks whose a_i and x_n . w_i have these signs"

@@ -6,12 +6,7 @@ import numpy as np
 
 from gflow.cli.inputs import InputError, checked
 from gflow.cli.progress import say
-
-PROVED = {
-    "GLOBAL": "proved: optimal among networks with these gates; about other gates nothing is said",
-    "NOT_GLOBAL": "proved: a network with these gates has a lower objective",
-    "INCONCLUSIVE": "neither optimality among networks with these gates nor a better one is proved",
-}
+from gflow.cli.sentences import scopes, verdict_sentence
 
 
 def check_gated(problem, **refused) -> None:
@@ -37,8 +32,9 @@ def run_gated(problem, network, **options):
     mass = np.linalg.norm(limit.V, axis=1)
     live = np.flatnonzero(mass > 1e-9 * mass.max(initial=0.0))
     summary = {
-        "verdict": limit.verdict.name, "objective": limit.objective, "lower_bound": limit.lower_bound,
-        "certificate": limit.c, "polished": limit.polished, "gates": len(limit.masks), "result": result_name(flow.result), "s": flow.s[-1],
+        "verdict": limit.verdict.name, "scope": scopes(verdict=limit.scope, lower_bound=limit.scope),
+        "objective": limit.objective, "lower_bound": limit.lower_bound, "certificate": limit.c,
+        "polished": limit.polished, "gates": len(limit.masks), "result": result_name(flow.result), "s": flow.s[-1],
         "log_t": flow.log_t[-1], "steps": flow.steps, "rejected": flow.rejected, "loss": flow.loss[-1],
         "balance_drift": flow.final.balance_drift(network),
         "neurons": [
@@ -53,10 +49,11 @@ def print_gated(console, summary: dict) -> None:
     """The tables of such a flow."""
     from rich.table import Table
 
-    console.print(f"[bold]{summary['verdict']}[/bold]  {PROVED[summary['verdict']]}")
+    case = "" if summary["polished"] else "under way"
+    console.print(f"[bold]{summary['verdict']}[/bold]  {verdict_sentence(summary['verdict'], summary['scope'], case)}")
     table = Table("quantity", "value", box=None)
     for key, value in summary.items():
-        if key not in ("verdict", "neurons"):
+        if key not in ("verdict", "scope", "neurons"):
             item = np.asarray(value).item()
             table.add_row(key, f"{item:.9g}" if isinstance(item, float) else str(item))
     console.print(table)

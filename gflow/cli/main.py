@@ -242,10 +242,9 @@ def solve(
     json: Json = False,
 ) -> None:
     """The convex program itself, max-margin, least norm or with weight decay: its optimum, proved from both sides."""
-    import numpy as np
-
     import gflow
     from gflow.cli import output
+    from gflow.convex.gated import gates_of
 
     if masks != "all" and not (masks.isdecimal() and int(masks) > 0):
         raise InputError(f"--masks must be all or a positive number, got {masks!r}")
@@ -266,9 +265,9 @@ def solve(
     announce(notes)
     known = gflow.faces(problem.X) if masks == "all" else gflow.faces(problem.X, samples=int(masks), sampled=True)
     if gated:
-        gates = np.unique(known.masks[known.cell[known.span == 0]], axis=0)
+        gates, scope = gates_of(problem.X, known)
         say(f"gated ReLU with {len(gates)} gates, {'all' if known.complete else 'sampled'}")
-        solved = checked(gflow.solve_gated, problem, beta, gates, rtol=rtol)
+        solved = checked(gflow.solve_gated, problem, beta, gates, rtol=rtol, scope=scope)
         return output.emit(output.gated_summary(known, gates, solved), json, output.print_program)
     if not known.complete:
         say("not all masks are enumerated: the lower bound comes from a semidefinite program, and a gap may be left")

@@ -9,7 +9,8 @@ import sys
 
 import numpy as np
 
-from gflow._types import on_host, result_name
+from gflow._types import Scope, on_host, result_name
+from gflow.cli.sentences import bracket_sentence, none_below, optimal_sentence, scopes, unseparated, verdict_sentence
 from gflow.fates import FATE, fates
 
 
@@ -56,6 +57,10 @@ def limit_summary(problem, limit, certificate) -> dict:
         sign = int(np.sign(pull)) if problem.outputs is None else pull / np.linalg.norm(pull)
     return {
         "verdict": certificate.verdict.name,
+        "scope": scopes(
+            verdict=Scope.PATTERNS if certificate.verdict.name == "UNFITTED" else certificate.scope,
+            lower_bound=certificate.scope,
+        ),
         "objective": certificate.objective,
         "lower_bound": certificate.lower_bound,
         "certificate": certificate.c,
@@ -110,8 +115,13 @@ def frozen_summary(flow, frozen) -> dict:
     if frozen is None:
         return {"frozen": {} if flow.frozen else None}
     bounds = {"objective": frozen.objective, "lower_bound": frozen.lower_bound, "certificate": frozen.c}
-    bounds["optimal"] = frozen.optimal
-    return {"frozen": bounds}
+    return {"frozen": bounds | {"optimal": frozen.optimal, "scope": scopes(lower_bound=frozen.scope)}}
+
+
+PROGRAMS = {
+    "MaxMargin": "max-margin", "VectorMaxMargin": "max-margin", "MinNorm": "least-norm", "Penalized": "weight-decay",
+    "Gated": "gated-weight-decay",
+}  # fmt: skip
 
 
 def program_summary(known, solved) -> dict:
@@ -124,12 +134,13 @@ def program_summary(known, solved) -> dict:
                 _second(network), np.asarray(network.masses()), np.asarray(network.directions()).T, strict=True
             )
         ]
-    lower = {"lower_bound": solved.lower_bound} if hasattr(solved, "lower_bound") else {}
     return {
+        "program": PROGRAMS[type(solved).__name__],
         "primal": solved.primal,
         "dual": solved.dual,
         "gap": solved.gap,
-        **lower,
+        "lower_bound": getattr(solved, "lower_bound", solved.dual),
+        "scope": scopes(dual=solved.scope, lower_bound=Scope.ALL),
         "masks": known.cells,
         "complete": solved.complete,
         "result": result_name(solved.result),
@@ -150,10 +161,12 @@ def gated_summary(known, gates, solved) -> dict:
     mass = np.linalg.norm(solved.V, axis=1)
     live = np.flatnonzero(mass > 1e-9 * mass.max(initial=0.0))
     return {
+        "program": PROGRAMS[type(solved).__name__],
         "primal": solved.primal,
         "dual": solved.dual,
         "gap": solved.gap,
         "lower_bound": solved.dual,
+        "scope": scopes(dual=solved.scope, lower_bound=solved.scope),
         "masks": len(gates),
         "complete": known.complete,
         "result": result_name(solved.result),
@@ -169,22 +182,16 @@ def print_program(console, summary: dict) -> None:
     """P* between its bounds, and the neurons of an optimal network."""
     from rich.table import Table
 
-    covers = "all" if summary["complete"] else "sampled"
-    if "lower_bound" in summary:
-        over = "optimum" if summary["complete"] else "optimum over these masks"
-        console.print(
-            f"[bold]{summary['dual']:.12g} <= {over} <= {summary['primal']:.12g}[/bold], gap {summary['gap']:.2g}"
-        )
-        if not summary["complete"]:
-            console.print(f"no network of any width is below {summary['lower_bound']:.12g}")
-    elif math.isfinite(summary["primal"]):
-        console.print(
-            f"[bold]{summary['dual']:.12g} <= P* <= {summary['primal']:.12g}[/bold], gap {summary['gap']:.2g}"
-        )
-    elif summary["result"] == "infeasible":
-        console.print("[bold]infeasible[/bold]: no network of any width separates the data")
+    scope = summary["scope"]
+    if summary["result"] == "infeasible":
+        console.print(f"[bold]infeasible[/bold]: {unseparated(summary['dual'], scope['dual'], summary['program'])}")
     else:
-        console.print(f"[bold]P* >= {summary['dual']:.12g}[/bold]; no network that separates the data was found")
+        console.print(bracket_sentence(summary["dual"], summary["primal"], scope["dual"]))
+        if not math.isfinite(summary["primal"]):
+            console.print("no network that fits the data was found")
+        if scope["lower_bound"] != scope["dual"]:
+            console.print(none_below(summary["lower_bound"], scope["lower_bound"]))
+    covers = "all" if summary["complete"] else "sampled"
     console.print(f"result {summary['result']}, {summary['masks']} masks ({covers})")
     alpha, what = np.asarray(summary["alpha"]), "alpha"
     if alpha.ndim == 2:
@@ -233,13 +240,10 @@ def print_run(console, summary: dict) -> None:
     frozen = summary.get("frozen")
     verdict, limit = summary["verdict"], summary["polished"] or summary["s"] is None
     fitted = math.isfinite(summary["objective"])
-    case = ", not fitted" if not fitted else "" if limit else ", under way"
-    explain = EXPLAIN[verdict + case if verdict == "INCONCLUSIVE" else verdict]
-    if point:
-        explain = explain.replace("the max-margin problem", "this problem")
+    case = "not fitted" if not fitted else "" if limit else "under way"
     if point and verdict == "NOT_GLOBAL" and not math.isfinite(summary["certificate"]):
-        explain = "proved: this network does not interpolate the labels, and one that does is known"
-    console.print(f"[bold]{verdict}[/bold]  {explain}")
+        case = "not interpolating"
+    console.print(f"[bold]{verdict}[/bold]  {verdict_sentence(verdict, summary['scope'], case)}")
     if not limit and verdict != "UNFITTED":
         console.print(
             f"This is the network at s = {float(np.asarray(summary['s'])):.6g}, where the integration ended "
@@ -254,7 +258,7 @@ def print_run(console, summary: dict) -> None:
         console.print(FROZEN + _proved_of_frozen(frozen))
     table = Table("quantity", "value", box=None)
     for key, value in summary.items():
-        if key in ("verdict", "neurons", "kkt_point", "p", "frozen") or (
+        if key in ("verdict", "scope", "neurons", "kkt_point", "p", "frozen") or (
             value is None and (point or summary["s"] is None)
         ):
             continue
@@ -287,16 +291,6 @@ def print_run(console, summary: dict) -> None:
         )
 
 
-EXPLAIN = {
-    "GLOBAL": "proved: the global optimum of the max-margin problem, at every width",
-    "NOT_GLOBAL": "proved: a network with a lower objective is known",
-    "INCONCLUSIVE": "neither optimality nor a better network is proved",
-    "INCONCLUSIVE, under way": "the flow has not reached its limit, about which nothing is proved",
-    "INCONCLUSIVE, not fitted": "a margin is not positive; that weights with these patterns cannot fit is not proved",
-    "UNFITTED": "proved: a margin is not positive, and no weights with these activation patterns fit the data",
-}
-
-
 FROZEN = (
     "The second layer was frozen. The verdict compares this network, its layers balanced, with those whose layers are "
     "both free. "
@@ -307,10 +301,8 @@ def _proved_of_frozen(frozen: dict) -> str:
     """What is proved about first layers for the second layer of the flow."""
     if not frozen or not math.isfinite(frozen["objective"]):
         return "Whether another first layer is better for this second layer is not proved."
-    size, least = f"|W1|^2/2 = {frozen['objective']:.9g} at q_min = 1", f"{frozen['lower_bound']:.9g}"
-    if frozen["optimal"]:
-        return f"For this second layer no first layer is better: {size}, and at least {least} is proved for all."
-    return f"For this second layer: {size}; a better first layer may exist, none has less than {least}."
+    size = f"|W1|^2/2 = {frozen['objective']:.9g} at q_min = 1"
+    return f"{size}; {optimal_sentence(frozen['optimal'], frozen['lower_bound'], frozen['scope']['lower_bound'])}."
 
 
 def _text(value) -> str:

@@ -133,10 +133,10 @@ def arrangement(X, *, samples: int = 4096, seed: int = 0) -> Arrangement:
 
 
 def sampled_masks(X: np.ndarray, samples: int, seed: int) -> np.ndarray:
-    """The distinct masks (P, n) of gaussian directions and of their opposites."""
-    U = np.random.default_rng(seed).standard_normal((X.shape[1], samples))
-    masks = (X @ U > 0).T
-    packed = np.unique(np.packbits(np.vstack([masks, ~masks]), axis=1), axis=0)
+    """The distinct masks (P, n) of gaussian directions and of their opposites; more samples have those of fewer."""
+    U = np.random.default_rng(seed).standard_normal((samples, X.shape[1]))
+    Z = U @ X.T
+    packed = np.unique(np.packbits(np.vstack([Z > 0, Z < 0]), axis=1), axis=0)
     return np.unpackbits(packed, axis=1, count=X.shape[0]).astype(bool)
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gflow import deadline
-from gflow._types import REDUCED, RESULTS, result_of_gap
+from gflow._types import REDUCED, RESULTS, Scope, result_of_gap
 from gflow.convex.accurate import accurate_margins
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.candidates import best_ascended, best_directions, equal, slid
@@ -52,7 +52,7 @@ COLUMNS = 0.6
 
 
 class MaxMargin(eqx.Module):
-    """The max-margin program of a data set, bracketed: dual <= P* <= primal.
+    """The max-margin program of a data set, bracketed: dual <= P* <= primal, P* over all networks (`scope`).
 
     `network`: q_min = 1 up to rounding of its weights; `primal` is its 1/2 |theta|^2 / q_min, as if computed without
     rounding. `alpha` (n,): dual feasible with value `dual`, proved over all faces if `complete`, otherwise by a
@@ -68,6 +68,7 @@ class MaxMargin(eqx.Module):
     result: RESULTS
     complete: bool = eqx.field(static=True)
     rounds: int = eqx.field(static=True)
+    scope: Scope = eqx.field(static=True, default=Scope.ALL)
 
     @property
     def gap(self) -> float:
@@ -247,7 +248,8 @@ class ColumnGeneration:
         if q_min <= 0:
             state.primal, state.neurons = np.inf, None
             return None
-        state.primal = float(0.5 * (np.sum(W1**2) + np.sum(w2**2)) / q_min)
+        up = 1 + (W1.size + 8) * np.finfo(float).eps
+        state.primal = float(up * 0.5 * (np.sum(W1**2) + np.sum(w2**2)) / q_min)
         return TwoLayer(jnp.asarray(W1), jnp.asarray(w2))
 
     def _network(self, state: State, U: np.ndarray, mass: np.ndarray) -> None:

@@ -18,7 +18,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gflow import deadline
-from gflow._types import RESULTS, result_of_gap
+from gflow._types import RESULTS, Scope, result_of_gap
+from gflow.convex.arrangements import ZERO, unit_rows
+from gflow.convex.faces import Faces
 from gflow.convex.oracle import require_float64
 from gflow.convex.threads import one_thread
 from gflow.losses import Linear
@@ -32,10 +34,13 @@ SMOOTHING = 10.0 ** -np.arange(1, 13)
 LARGEST = 4000
 """Coefficients of gates in use up to which Newton's equations are solved."""
 
+DISTINCT = 64 * 2.0**-52
+"""Where `Faces.error` is larger, hyperplanes counted as one that are two, and gates between them are missing."""
+
 
 class Gated(eqx.Module):
-    """`primal` = sum_n l(q_n) + beta sum_j |v_j| at `V` (G, d), >= optimum over these gates >= `dual`, proved by
-    `alpha` (n,) = -l'(q), scaled until it is feasible. `result`: as that of Penalized."""
+    """`primal` = sum_n l(q_n) + beta sum_j |v_j| at `V` (G, d), rounded up, >= optimum over the networks of `scope` >=
+    `dual`, proved by `alpha` (n,) = -l'(q), scaled until it is feasible. `result`: as that of Penalized."""
 
     primal: float
     dual: float
@@ -43,11 +48,24 @@ class Gated(eqx.Module):
     V: Float[np.ndarray, "G d"]
     result: RESULTS
     rounds: int = eqx.field(static=True)
+    scope: Scope = eqx.field(static=True, default=Scope.GATES)
 
     @property
     def gap(self) -> float:
         """(primal - dual) / primal; 0 where both are 0."""
         return (self.primal - self.dual) / self.primal if self.primal > 0 else 0.0
+
+
+def gates_of(X, known: Faces) -> tuple[Bool[np.ndarray, "G n"], Scope]:
+    """The masks 1[g . x_n > 0] of these faces of X (n, d), those of g on hyperplanes too, and what a bound over them
+    holds for: ALL_GATES if none is missing, else GATES."""
+    X = np.asarray(X, float)
+    if not known.complete:
+        return np.unique(known.masks[known.cell], axis=0), Scope.GATES
+    through = np.linalg.norm(np.einsum("lij,nj->lni", known.projectors, unit_rows(X)), axis=2)
+    off = through <= np.maximum(ZERO, 4 * known.accuracy)[:, None]
+    gates = np.unique(known.masks[known.cell] & ~off[known.span], axis=0)
+    return gates, Scope.ALL_GATES if known.error <= DISTINCT else Scope.GATES
 
 
 @one_thread
@@ -58,8 +76,11 @@ def solve_gated(
     *,
     rtol: float = 1e-9,
     budget: float | None = None,
+    scope: Scope = Scope.GATES,
 ) -> Gated:
     """The program over the gates with these activation masks, row j being 1[g_j . x_n > 0].
+
+    `scope`: that of the masks, from `gates_of`: ALL_GATES only if they are all there are.
 
     Gates that violate the dual constraint are added until none does; on those in use Newton's method, with |v| smoothed
     less and less. `budget`: seconds after which the bracket so far is returned. Raises ValueError in float32, for
@@ -78,10 +99,10 @@ def solve_gated(
     if masks.ndim != 2 or masks.shape[1] != problem.shape[0]:
         raise ValueError(f"masks must be (G, n) with n = {problem.shape[0]}, got {masks.shape}")
     with deadline.within(budget):
-        return _solved(problem, beta, masks, rtol)
+        return _solved(problem, beta, masks, rtol, scope)
 
 
-def _solved(problem: Problem, beta: float, masks: np.ndarray, rtol: float) -> Gated:
+def _solved(problem: Problem, beta: float, masks: np.ndarray, rtol: float, scope: Scope) -> Gated:
     X = np.asarray(problem.X)
     V, used, rounds = np.zeros((len(masks), X.shape[1])), np.zeros(len(masks), bool), 0
     best, best_V = _bracket(problem, beta, masks, V), V.copy()
@@ -99,8 +120,11 @@ def _solved(problem: Problem, beta: float, masks: np.ndarray, rtol: float) -> Ga
         best, best_V = new, V.copy()
         deadline.tell(best[1], best[0])
     primal, dual, alpha, _ = best
+    q = jnp.asarray(problem.signs() * _outputs(X, masks, best_V) - problem.targets())
+    rounding = problem.total_rounding(q, _outputs(np.abs(X), masks, np.abs(best_V)), primal, len(masks) + 8)
+    primal *= 1 + rounding if np.isfinite(rounding) else 1
     gap = (primal - dual) / primal if primal > 0 else 0.0
-    return Gated(primal, dual, alpha, best_V, result_of_gap(gap, rtol), rounds)
+    return Gated(primal, dual, alpha, best_V, result_of_gap(gap, rtol), rounds, scope)
 
 
 def _outputs(X, masks, V):

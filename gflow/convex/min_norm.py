@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gflow import deadline
-from gflow._types import REDUCED, RESULTS, result_of_gap
+from gflow._types import REDUCED, RESULTS, Scope, result_of_gap
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.candidates import best_ascended, best_directions, equal, slid
 from gflow.convex.faces import Faces, faces
@@ -66,6 +66,7 @@ class MinNorm(eqx.Module):
     result: RESULTS
     complete: bool = eqx.field(static=True)
     rounds: int = eqx.field(static=True)
+    scope: Scope = eqx.field(static=True, default=Scope.ALL)
 
     @property
     def gap(self) -> float:

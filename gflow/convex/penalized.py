@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gflow import deadline
-from gflow._types import RESULTS, result_of_gap
+from gflow._types import RESULTS, Scope, result_of_gap
 from gflow.convex.arrangements import row_space, unit_rows
 from gflow.convex.candidates import best_directions
 from gflow.convex.faces import Faces, faces
@@ -49,10 +49,10 @@ TINY = 1e-12
 class Penalized(eqx.Module):
     """A penalised program, bracketed: dual <= optimum over the masks <= primal.
 
-    `network`: attains `primal` = sum_n l(q_n) + beta/2 |theta|^2. `alpha` (n,) = -l'(q), dual feasible with value
-    `dual`. `lower_bound`: no network of any width is below; equal to `dual` if all masks are there (`complete`),
-    otherwise from the semidefinite or the Gram bound. `result`: successful if primal - dual <= rtol primal,
-    reduced_accuracy if it is <= 1e-6 primal, else max_steps_reached.
+    `network`: attains `primal` = sum_n l(q_n) + beta/2 |theta|^2, rounded up. `alpha` (n,) = -l'(q), dual feasible with
+    value `dual`, a bound for the networks of `scope`. `lower_bound`: no network of any width is below; equal to `dual`
+    if all masks are there (`complete`), otherwise from the semidefinite or the Gram bound. `result`: successful if
+    primal - dual <= rtol primal, reduced_accuracy if it is <= 1e-6 primal, else max_steps_reached.
     """
 
     primal: float
@@ -63,6 +63,11 @@ class Penalized(eqx.Module):
     result: RESULTS
     complete: bool = eqx.field(static=True)
     rounds: int = eqx.field(static=True)
+
+    @property
+    def scope(self) -> Scope:
+        """For which networks `dual` is a lower bound; `lower_bound` is one for all."""
+        return Scope.ALL if self.complete else Scope.MASKS
 
     @property
     def gap(self) -> float:
@@ -207,8 +212,12 @@ class _Best:
         lower = self.dual
         if not self.known.complete:
             lower = self._value(self.alpha * self._shrink(self._bound(self.c * self.alpha)))
+        network = self._balanced(self.V, self.sign)
+        terms = np.abs(np.asarray(self.problem.X)) @ np.abs(network.W1) @ np.abs(network.w2)
+        rounding = self.problem.total_rounding(self.problem.margins(network), terms, self.primal, network.width + 8)
+        self.primal *= 1 + rounding if np.isfinite(rounding) else 1
         return Penalized(
-            self.primal, self.dual, lower, self.shrink * self.alpha, self._balanced(self.V, self.sign),
+            self.primal, self.dual, lower, self.shrink * self.alpha, network,
             result_of_gap(self.gap, rtol), self.known.complete, rounds,
         )  # fmt: skip
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gflow import deadline
-from gflow._types import RESULTS, result_of_gap
+from gflow._types import RESULTS, Scope, result_of_gap
 from gflow.convex.column_generation import solve_max_margin
 from gflow.convex.faces import Faces, faces
 from gflow.convex.oracle import require_float64
@@ -35,8 +35,9 @@ POLISH = 1e-2
 
 
 class VectorMaxMargin(eqx.Module):
-    """`primal` >= P* >= `dual`; `alpha` (n, K): multipliers that prove `dual`; `network`: of `primal`, q_min = 1, or
-    None. `result`: successful (gap <= rtol), reduced_accuracy (<= 1e-6), max_steps_reached, or infeasible."""
+    """`primal` >= P* >= `dual`, P* over all networks (`scope`); `alpha` (n, K): multipliers that prove `dual`;
+    `network`: of `primal`, q_min = 1, or None. `result`: successful (gap <= rtol), reduced_accuracy (<= 1e-6),
+    max_steps_reached, or infeasible."""
 
     primal: float
     dual: float
@@ -45,6 +46,7 @@ class VectorMaxMargin(eqx.Module):
     result: RESULTS
     complete: bool = eqx.field(static=True)
     rounds: int = eqx.field(static=True)
+    scope: Scope = eqx.field(static=True, default=Scope.ALL)
 
     @property
     def gap(self) -> float:
@@ -118,22 +120,26 @@ def _solved(
         U, V = _more(X, Y * weights, U, V, bound)
     gap = 1 - dual / primal if np.isfinite(primal) else 1.0
     result = result_of_gap(gap, rtol)
-    if best is None and _infeasible(problem, known):
-        dual, result = np.inf, RESULTS.infeasible
+    if best is None:
+        alone = _infeasible(problem, known)
+        if alone is not None:
+            dual, result = max(dual, alone), RESULTS.infeasible
     return VectorMaxMargin(primal, dual, alpha, best, result, known.complete, k)
 
 
-def _infeasible(problem: Problem, known: Faces) -> bool:
-    """Whether an output alone cannot be fitted, at any width: outputs share neurons, but need not."""
+def _infeasible(problem: Problem, known: Faces) -> float | None:
+    """The lower bound of an output that alone cannot be fitted, at any width, or None: what fits all outputs fits each
+    of them, with neurons that are no longer."""
     for labels in np.asarray(problem.y).T:
         asked = labels != 0
         if not asked.any():
             continue
         single = Problem(np.asarray(problem.X)[asked], labels[asked], problem.loss)
         with deadline.aside():
-            if solve_max_margin(single, known if asked.all() else None).result == RESULTS.infeasible:
-                return True
-    return False
+            solved = solve_max_margin(single, known if asked.all() else None)
+        if solved.result == RESULTS.infeasible:
+            return solved.dual
+    return None
 
 
 def _first(X, Y, network: VectorTwoLayer | None):
@@ -179,14 +185,14 @@ def _master(X, Y, U, V) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def _scaled(problem: Problem, W, A):
-    """(P(theta), network at q_min = 1), infinite and None where it does not fit."""
+    """(P(theta) rounded up, network at q_min = 1), infinite and None where it does not fit."""
     used = np.any(W != 0, axis=0)
     network = VectorTwoLayer(jnp.asarray(W[:, used]), jnp.asarray(A[:, used].T))
     q_min = float(jnp.min(problem.margins(network)))
     if q_min <= 0:
         return np.inf, None
     network = network.scaled(jnp.asarray(q_min**-0.5))
-    return float(problem.objective(network)), network
+    return float(problem.objective(network) * (1 + problem.rounding(network))), network
 
 
 def _polished(problem: Problem, known: Faces, W, A, alpha):
