@@ -21,7 +21,7 @@ from gflow.convex.oracle import Bound, dual_maxima, require_float64
 from gflow.convex.semidefinite import bound_of_dual
 from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.optimum import Optimum
-from gflow.patterns import cannot_fit, distinct, explaining, merge
+from gflow.patterns import cannot_fit, distinct, explaining, merge, undetermined
 from gflow.point_certificate import certify_point
 from gflow.problem import Problem
 from gflow.programs.base import TOLERANCE, Certificate, Limit, decide, proved_optimum
@@ -48,7 +48,8 @@ def certify(
     GLOBAL needs 1 - lower_bound/P(theta) <= 1e-6, NOT_GLOBAL a network whose objective is lower by more than that, each
     less what rounding leaves open. A limit that is not `polished` is a flow under way: a better network proves nothing
     about where it goes, and the verdict stays INCONCLUSIVE. UNFITTED: a margin is not positive and a linear program
-    proves that no weights with these activation patterns have margins q_n >= 1e-9 |x_n| sum_i |a_i||w_i|.
+    proves that no weights with the same signs of a_i and of x_n . w_i (or 0 in their place) have margins q_n >= 1e-9
+    |x_n| sum_i |a_i||w_i|; with other signs of a, which a flow from balanced weights keeps, there may be some.
 
     Where the faces are too many, and the program was not solved before, the semidefinite bound is computed for p.
     `known_faces`: `gflow.faces(X)`, to share it between many limits. `optimum`: the solved program, likewise; if it is
@@ -91,7 +92,7 @@ def _of_direction(
     problem: Problem, network: TwoLayer, given: Limit | None, known: Faces, optimum: MaxMargin | None, search: bool
 ) -> Certificate:
     """By weak duality alone where that is enough, else with the program."""
-    host, balanced, network = kept_on_host(problem), network.balanced(), network.normalised()
+    host, original, network = kept_on_host(problem), network, network.normalised()
     objective, rounding = float(host.objective(network)), float(host.rounding(network))
     p, bound = _best_bound(problem, _candidate_weights(host, network, given), known)
     B = float(bound.upper)
@@ -100,7 +101,7 @@ def _of_direction(
         B = min(B, bound_of_dual(rows(np.asarray(problem.X), slope), multipliers(p * np.asarray(problem.y), slope)))
     judged = decide(
         objective, 1 / B if B > 0 else np.inf, rounding=rounding,
-        unfitted=not np.isfinite(objective) and (given.stuck if given is not None else _unfitted(host, balanced)),
+        unfitted=not np.isfinite(objective) and (given.stuck if given is not None else _unfitted(host, original)),
     )  # fmt: skip
     proved = Certificate(
         judged.verdict, Scope.ALL, objective=objective, lower_bound=judged.lower_bound, c=judged.c, p=p,
@@ -140,10 +141,11 @@ def _with_program(
     return dataclasses.replace(proved, **figures)
 
 
-def _unfitted(problem: Problem, balanced: TwoLayer) -> bool:
-    """Whether no weights with the activation patterns of a given network fit, by a linear program."""
+def _unfitted(problem: Problem, network: TwoLayer) -> bool:
+    """Whether no weights with the signs of a given network fit, by a linear program."""
+    balanced = network.balanced()
     fits = bool(problem.margins(balanced).min() > 0)  # P(theta) may overflow all the same
-    return not fits and cannot_fit(problem, merge(problem, balanced, 0.0, 0.0)[0])
+    return not (fits or undetermined(problem, network)) and cannot_fit(problem, merge(problem, balanced, 0.0, 0.0)[0])
 
 
 def _missing_neuron(problem: Problem, network: TwoLayer, p, bound: Bound) -> np.ndarray | None:

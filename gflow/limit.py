@@ -23,7 +23,7 @@ from gflow.convex.newton import KKTPoint
 from gflow.convex.oracle import gram_bound, require_float64
 from gflow.flow.solve import Flow
 from gflow.network import TwoLayer, VectorTwoLayer, host_network
-from gflow.patterns import canonical, distinct, grouped, joined, merge, pattern_key, positions
+from gflow.patterns import canonical, distinct, grouped, joined, merge, pattern_key, positions, undetermined
 from gflow.points import point_limit
 from gflow.problem import Problem
 from gflow.programs.base import ACCEPT, BAND, MOVING, Limit, agrees
@@ -106,7 +106,8 @@ def limit_of_network(
     seen = on_host(_look(problem, unit, q))
     if q_min <= 0:
         patterns, V = merge(problem, unit, ROUNDED, 0.0)
-        return limit_with(problem, patterns, V, seen.lam, polished=False, stuck=programs.stuck(distinct(patterns)))
+        stuck = not undetermined(problem, network) and programs.stuck(distinct(patterns))
+        return limit_with(problem, patterns, V, seen.lam, polished=False, stuck=stuck)
     if polish and seen.separated and seen.residual <= settled and seen.slackness <= SLACK:
         limit = follow(programs, unit, q)
         if limit is not None:

@@ -18,7 +18,7 @@ from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.problem import Problem
 
 NO_MARGIN = 1e-9
-"""A network whose normalised margin is proved to be below this times max|x_n| is said not to fit."""
+"""UNFITTED: no networks with the same signs have margins of this times |x_n| sum_i |a_i||w_i|."""
 
 PROGRAM = 2e7
 """Largest number of non-zeros of that proof."""
@@ -136,8 +136,21 @@ def joined(first: Patterns, second: Patterns) -> Patterns:
     return distinct(Patterns(*(np.concatenate([a, b], axis=-1) for a, b in zip(first, second, strict=True))))
 
 
+def undetermined(problem: Problem, network: TwoLayer) -> bool:
+    """Whether a neuron has one layer 0 and may have either sign, or any pattern, as soon as that is not: `merge` leaves
+    it out, and about such networks `cannot_fit` proves nothing. One that is 0 altogether stays so, unless it leaks."""
+    X, (W1, w2), leaky = (
+        np.asarray(problem.X),
+        (np.asarray(network.W1), np.asarray(network.w2)),
+        problem.lower_slope > 0,
+    )
+    sees = (X @ np.asarray(network.directions()) > 0).any(axis=0) | leaky
+    return bool(np.any(np.where(W1.any(axis=0), (w2 == 0) & sees, (w2 != 0) | leaky)))
+
+
 def cannot_fit(problem: Problem, patterns: Patterns) -> bool:
-    """Whether no weights with these patterns separate the data: the best margin of a linear program is 0.
+    """Whether no weights with these signs of a_i and of x_n . w_i (0 is allowed) separate the data: the best margin of
+    a linear program is 0. Other signs of a may fit; a flow from balanced weights keeps them.
 
     max tau  s.t.  Y sum_k s_k D_k (x_n/|x_n|) . v_k >= tau, v_k in the closed cone of pattern k, |v_k|_inf <= 1,
     is at most 1e-9. False where that is not proved, also for programs that are too large.

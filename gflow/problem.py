@@ -337,25 +337,3 @@ def _decay(weight_decay, dtype) -> Float[Array, ""] | None:
     if not 0 <= float(weight_decay) < np.inf:
         raise ValueError(f"the weight decay must be at least 0 and finite, got {weight_decay} (--weight-decay)")
     return jnp.asarray(weight_decay, dtype) if float(weight_decay) > 0 else None
-
-
-def never_separable(X, y) -> list[str]:
-    """Why no network without bias can have all margins positive: one sentence per reason, rows counted from 1.
-
-    Two reasons exist: a row of zeros (f(0) = 0), and two equal rows with different labels. Rows x and c x, c > 0,
-    with different labels are the same case, since f(c x) = c f(x).
-    """
-    X, y = np.asarray(X, float), np.asarray(y, float)
-    if y.ndim == 2:
-        return list(dict.fromkeys(reason for column in y.T for reason in never_separable(X, column)))
-    norms = np.linalg.norm(X, axis=1)
-    reasons = [f"row {n + 1} is all zeros" for n in np.flatnonzero((norms == 0) & (y != 0))]
-    first: dict[bytes, int] = {}
-    for n in np.flatnonzero((norms > 0) & (y != 0)):  # a label 0 leaves its entry out
-        # 0.0 + turns -0.0 into 0.0; 12 digits, so that rounding in x / |x| does not hide a multiple
-        key = (0.0 + np.round(X[n] / norms[n], 12)).tobytes()
-        k = first.setdefault(key, int(n))
-        if y[k] != y[n]:
-            same = "equal" if np.array_equal(X[k], X[n]) else "positive multiples of each other"
-            reasons.append(f"rows {k + 1} and {n + 1} are {same} but have different labels")
-    return reasons

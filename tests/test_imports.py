@@ -13,7 +13,7 @@ ORDER = """
 _types deadline maps formats
 activations gates losses datasets
 network
-box lines inclusion
+box lines rays inclusion
 problem
 initializers fates descend
 flow

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import gflow
 from gflow import activations, datasets, initializers, losses
 from gflow.network import host_network
-from gflow.problem import never_separable
+from gflow.rays import barely_separable, never_separable
 
 ALL_LOSSES = [getattr(losses, name)() for name in losses.__all__]
 MARGIN_LOSSES = [loss for loss in ALL_LOSSES if isinstance(loss, losses.AbstractMarginLoss)]
@@ -159,6 +159,18 @@ def test_never_separable_rows_are_named():
     ]
     assert never_separable(X[[0, 4]], [1, -1]) == []
     assert "positive multiples" in never_separable(X[[0, 3]], [1, -1])[0]
+
+
+def test_rows_that_are_nearly_multiples_are_not_called_multiples():
+    # 1e-13 apart, and (0.1, 0.2), (0.3, 0.6), which float64 does not hold: separable, by weights that it does not hold
+    for X in ([[1.0, 0], [1, 1e-13]], [[0.1, 0.2], [0.3, 0.6]]):
+        assert never_separable(X, [1, -1]) == []
+        assert "up to 1e-12" in barely_separable(X, [1, -1])[0]
+        assert barely_separable(X, [1, 1]) == []
+    assert barely_separable([[1.0, 0], [1, 1e-11]], [1, -1]) == []
+    # far beyond the 53 bits of one number, and powers of two apart
+    x = np.array([1e-90, 3e80])
+    assert never_separable([x, x * 2.0**-40], [1, -1]) and not barely_separable([x, x * 2.0**-40], [1, -1])
 
 
 @settings(max_examples=200)

@@ -1,4 +1,4 @@
-"""A bound holds for the networks of its scope: against CVXPY over all masks, for every program, activation and sample."""
+"""A bound holds for the networks of its scope: against CVXPY over all masks, for every program and activation."""
 
 import itertools
 import json

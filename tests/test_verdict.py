@@ -74,3 +74,48 @@ def test_what_underflows_is_not_called_optimal(y, decay):
             assert verdict == VERDICT.INCONCLUSIVE
         else:
             assert verdict in (VERDICT.NOT_GLOBAL, VERDICT.INCONCLUSIVE)
+
+
+def some_weights_fit(X, y, a, Z, lower):
+    """Whether weights with these signs of a (m,), and of X W1 in Z (n, m) or 0 in its place, fit, by CVXPY."""
+    import cvxpy as cp
+
+    f, inside = 0, []
+    for sign, z in zip(np.sign(a), np.sign(Z).T, strict=True):
+        v = cp.Variable(X.shape[1])
+        f = f + sign * cp.multiply(np.where(z > 0, 1.0, lower * (z < 0)), X @ v)
+        inside += [cp.multiply(z, X @ v) >= 0, cp.multiply((z == 0) * 1.0, X @ v) == 0, cp.norm(v, "inf") <= 1]
+    tau = cp.Variable()
+    return cp.Problem(cp.Maximize(tau), [cp.multiply(y, f) >= tau, tau <= 1, *inside]).solve(solver="CLARABEL") > 1e-7
+
+
+@pytest.mark.parametrize("lower", [0.0, 0.1])
+def test_unfitted_is_about_the_signs_that_a_network_has(lower):
+    pytest.importorskip("cvxpy")
+    activation, said = gflow.LeakyReLU(lower) if lower else gflow.ReLU(), 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        X, y = rng.integers(-2, 3, (4, 2)) + 0.0, rng.choice([-1.0, 1.0], 4)
+        W1, a = rng.integers(-2, 3, (2, 3)) + 0.0, rng.integers(-1, 2, 3) + 0.0
+        verdict = gflow.certify(gflow.Problem(X, y, activation=activation), network(W1, a), search=False).verdict
+        if verdict == VERDICT.UNFITTED:
+            said += 1
+            assert not some_weights_fit(X, y, a, X @ W1, lower)
+    assert said > 5
+
+
+def test_unfitted_leaves_nothing_out():
+    problem = gflow.Problem(np.eye(2), [1.0, -1.0])
+    leaky = gflow.Problem(np.eye(2), [1.0, -1.0], activation=gflow.LeakyReLU(0.1))
+    assert gflow.certify(problem, network(np.eye(2), [-1.0, -1.0])).verdict == VERDICT.UNFITTED
+    # a neuron of which one layer is 0 may yet supply what is missing, and a leaky one that is 0 altogether too
+    for W1, w2, of in (
+        (np.eye(2), [0.0, -1.0], problem), (np.diag([0.0, 1.0]), [1.0, -1.0], problem),
+        (np.zeros((2, 1)), [0.0], leaky), (np.eye(2), [0.0, -1.0], leaky),
+    ):  # fmt: skip
+        given_as = network(W1, w2)
+        limit = gflow.limit_of_network(of, given_as)
+        assert not limit.stuck
+        for it in (given_as, limit):
+            assert gflow.certify(of, it).verdict == VERDICT.INCONCLUSIVE
+    assert gflow.certify(problem, network(np.zeros((2, 1)), [0.0])).verdict == VERDICT.UNFITTED

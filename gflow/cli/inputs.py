@@ -52,7 +52,7 @@ def read_problem(
     import gflow
     from gflow.cli import data as reader
     from gflow.losses import TRAINED
-    from gflow.problem import never_separable
+    from gflow.rays import barely_separable, never_separable
 
     if loss not in TRAINED:
         raise InputError(f"--loss must be one of {', '.join(TRAINED)}; got {loss!r}")
@@ -73,10 +73,14 @@ def read_problem(
     )
     if problem.outputs and problem.lower_slope > 0:
         raise InputError("a leaky ReLU is certified for one output, two classes or numbers, only")
-    reasons = never_separable(dataset.X, dataset.y) if problem.directional else []
-    if reasons:
-        shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
-        more.append(f"warning: no network of this kind can separate these data: {shown}; none will be GLOBAL")
+    for function, what in (
+        (never_separable, "no network of this kind can separate these data: {}; none will be GLOBAL"),
+        (barely_separable, "no network that float64 can compute separates these data: {}"),
+    ):
+        reasons = function(dataset.X, dataset.y) if problem.directional else []
+        if reasons:
+            shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+            more.append("warning: " + what.format(shown))
     if problem.of_margins and problem.outputs is None and len(set(problem.y.tolist())) == 1:
         more.append(f"warning: all labels are {problem.y[0]:+.0f}: there is nothing to separate")
     more.append(f"data: {problem.shape[0]} samples, {problem.shape[1]} columns")

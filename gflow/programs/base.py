@@ -48,9 +48,9 @@ class Limit(eqx.Module):
     strictly active / on the hyperplane. `objective`: P(theta), infinite where the data are not fitted.
     `kkt_residual`: 1 - cos(theta, v); `slackness`: max_n p_n (q_n/q_min - 1).
     `polished`: the KKT point was solved for and accepted; otherwise the network is the flow's own end. `stuck`: the
-    data are not fitted and, as a linear program proves, cannot be with these patterns. `changes`: how often patterns
-    were changed on the way from the flow's end to the limit, 0 if they had settled. `loss`: None; of a point L, and
-    `point_limit` says what the other fields are.
+    data are not fitted and, as a linear program proves, cannot be with these signs of a_i and of x_n . w_i. `changes`:
+    how often patterns were changed on the way from the flow's end to the limit, 0 if they had settled. `loss`: None; of
+    a point L, and `point_limit` says what the other fields are.
     """
 
     network: TwoLayer

@@ -53,7 +53,7 @@ class Programs:
         return remembered(self._points, pattern_key(patterns), lambda: self.near(patterns, None))
 
     def stuck(self, patterns: Patterns) -> bool:
-        """Whether no weights with these patterns separate the data, by a linear program."""
+        """Whether no weights with these signs and patterns separate the data, by a linear program."""
         return remembered(self._stuck, pattern_key(patterns), lambda: cannot_fit(self.problem, patterns))
 
     def near(self, patterns: Patterns, start: KKTPoint | None) -> Point | None:
