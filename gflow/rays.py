@@ -43,11 +43,11 @@ def _reasons(X, y) -> list[tuple[str, bool]]:
             if y[k] != y[n]:
                 same = "equal" if np.array_equal(X[k], X[n]) else "positive multiples of each other"
                 reasons.append((f"rows {k + 1} and {n + 1} are {same} but have different labels", True))
-        leads = sorted(first.values())
-        for n in leads[1:]:
-            k = leads[0]
-            text = f"rows {k + 1} and {n + 1} are positive multiples of each other up to {NEAR:g}"
-            reasons.append((f"{text} and groups of such rows have different labels", False))
+        for n in sorted(first.values()):
+            k = next((k for k in sorted(first.values()) if k < n and y[k] != y[n]), None)
+            if k is not None:
+                text = f"rows {k + 1} and {n + 1} are positive multiples of each other up to {NEAR:g}"
+                reasons.append((f"{text} but have different labels", False))
     return reasons
 
 

@@ -76,6 +76,43 @@ def test_what_underflows_is_not_called_optimal(y, decay):
             assert verdict in (VERDICT.NOT_GLOBAL, VERDICT.INCONCLUSIVE)
 
 
+PLANE = gflow.Problem([[1.0, 0.2], [0.3, 1.0], [-1.0, 0.5], [0.4, -1.0]], [1.0, -1.0, 1.0, -1.0])
+
+
+def exact_objective(problem, weights):
+    """P(theta) in rational arithmetic."""
+    from fractions import Fraction
+
+    X, W, a = ([[Fraction(float(v)) for v in row] for row in np.atleast_2d(it)] for it in (
+        problem.X, weights.W1.T, weights.w2))  # fmt: skip
+    f = [sum(c * max(sum(x * w for x, w in zip(r, u, strict=True)), 0) for c, u in zip(a[0], W, strict=True))
+         for r in X]  # fmt: skip
+    q = min(int(y) * v for y, v in zip(np.asarray(problem.y), f, strict=True))
+    return sum(v * v for row in W + a for v in row) / 2 / q
+
+
+def test_neurons_that_are_0_change_no_verdict():
+    best = gflow.solve_max_margin(PLANE).network
+    worse = network(np.hstack([1.5 * best.W1, np.eye(2)]), np.concatenate([1.5 * best.w2, [0.1, -0.1]]))
+    padded = network(np.hstack([worse.W1, np.zeros((2, 2))]), np.concatenate([worse.w2, [0.0, 1e-3]]))
+    for weights in (worse, padded):
+        proof = gflow.certify(PLANE, weights)
+        assert proof.verdict == VERDICT.NOT_GLOBAL and np.all(np.isfinite(np.asarray(proof.better.W1)))
+
+
+@pytest.mark.parametrize("size", [1.0, 1e2, 1e4, 1e6])
+def test_c_is_no_less_than_the_quotient_of_exact_numbers(size):
+    # neurons that cancel: q_min has lost digits, and so has the objective
+    solved = gflow.solve_max_margin(PLANE)
+    best, u = solved.network, np.array([[0.6, 0.6], [0.8, 0.8]])
+    for tilt in (0.0, 1e-9, 3e-8):
+        pair = size * (u + tilt * np.array([[0, 1], [0, 0.3]]))
+        weights = network(np.hstack([best.W1, pair]), np.concatenate([best.w2, [size, -size]]))
+        proof, objective = gflow.certify(PLANE, weights, optimum=solved), float(exact_objective(PLANE, weights))
+        if objective > 0:
+            assert proof.c >= objective / solved.primal * (1 - 1e-12)
+
+
 def some_weights_fit(X, y, a, Z, lower):
     """Whether weights with these signs of a (m,), and of X W1 in Z (n, m) or 0 in its place, fit, by CVXPY."""
     import cvxpy as cp

@@ -171,7 +171,7 @@ class ColumnGeneration:
         state.master.add(unit_rows(X), y)
         if directions is not None:
             U = np.asarray(directions)
-            U = U / np.linalg.norm(U, axis=1, keepdims=True)
+            U = unit_rows(U[U.any(axis=1)])
             state.master.add(np.vstack([U, U]), np.repeat([1.0, -1.0], len(U)))
         return state
 
