@@ -162,8 +162,8 @@ def test_never_separable_rows_are_named():
 
 
 def test_rows_that_are_nearly_multiples_are_not_called_multiples():
-    # 1e-13 apart, and (0.1, 0.2), (0.3, 0.6), which float64 does not hold: separable, by weights that it does not hold
-    for X in ([[1.0, 0], [1, 1e-13]], [[0.1, 0.2], [0.3, 0.6]]):
+    # 1e-13 apart, and (0.1, 0.3), (0.3, 0.9), which float64 does not hold: separable, by weights that it does not hold
+    for X in ([[1.0, 0], [1, 1e-13]], [[0.1, 0.3], [0.3, 0.9]]):
         assert never_separable(X, [1, -1]) == []
         assert "up to 1e-12" in barely_separable(X, [1, -1])[0]
         assert barely_separable(X, [1, 1]) == []
