@@ -25,8 +25,8 @@ def configure() -> None:
     if reason:
         name = "JAX_COMPILATION_CACHE_DIR" if given else "XDG_CACHE_HOME"
         say(
-            f"what is compiled cannot be kept: {folder} cannot be written ({reason}); every command compiles anew until "
-            f"{name} names a folder that can"
+            f"what is compiled cannot be kept: {folder} cannot be written ({reason}); every command compiles anew "
+            f"until {name} names a folder that can"
         )
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         # a run compiles a hundred operations of 20 to 50 ms beside the few large ones
