@@ -20,6 +20,7 @@ from gflow.flow.modes import Modes, at_rows, lengths, rounding, slopes
 from gflow.flow.parabola import dips
 from gflow.flow.path import Traveller, travel
 from gflow.flow.pull import Given
+from gflow.flow.sides import on_sides
 from gflow.network import inner
 
 
@@ -166,6 +167,11 @@ def settle(X, activation: AbstractActivation, neurons: Neurons, given: Given, wi
     charge += missed * jnp.minimum(1.0, size(chart.hidden(z1) - chart.hidden(z)) / jnp.where(angle > 0, angle, 1.0))
     repelled = repelling(X, chart.orientation(z1), modes, weight, traveller.jump, G) | way.turned
     repelled &= way.turned | near_kink(X, neurons, Z, neurons.error + charge)
+    sided = on_sides(X, modes, chart.hidden(z1))
+    modes = modes._replace(on=sided.on)
+    correction = jax.tree.map(jnp.subtract, chart.with_hidden(z1, sided.U), z)
+    # a neuron is put where it should have ended, and the step's error is at least what that takes
+    charge = jnp.maximum(charge, sided.moved)
     details = Details(way.theta, way.turned, repelled) if log else None
     return Settled(modes, correction, charge, way.first, jnp.sum(repelled, axis=0).astype(Z.dtype), details)
 
