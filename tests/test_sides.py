@@ -82,11 +82,12 @@ def test_modes_that_no_vector_has_follow_the_vector():
     assert put.moved[1] < 2e-7 and put.moved[0] == 0
 
 
-def disagreement(stepper, lanes):
+@jax.jit
+def disagreement(X, lanes):
     """|x_n . u_i| / |x_n| of the pairs whose mode is another, the largest of every lane."""
 
     def one(lane):
-        X, modes = stepper.problem.X, lane.solver.modes
+        modes = lane.solver.modes
         hidden = lane.chart.hidden(lane.state[0])
         size = jnp.sqrt(jnp.sum(hidden**2, axis=0)) * jnp.sqrt(jnp.sum(X**2, axis=1))[:, None]
         relative = X @ hidden / jnp.where(size > 0, size, 1.0)
@@ -95,32 +96,41 @@ def disagreement(stepper, lanes):
     return jax.vmap(one)(lanes)
 
 
-VECTOR = (gflow.Logistic, gflow.ReLU, VectorPolar, gflow.ScaledClock)
+SMALL, LARGER = (*cases.A_X.shape, WIDTH, LANES), (10, 5, 12, 8)
+MORE = [
+    (gflow.Logistic, gflow.ReLU, VectorPolar, gflow.ScaledClock, SMALL, 0.0),
+    (gflow.Squared, gflow.ReLU, gflow.Cartesian, gflow.ScaledClock, SMALL, 0.1),
+    (gflow.Logistic, gflow.ReLU, gflow.BalancedPolar, gflow.ScaledClock, LARGER, 0.0),
+]
+"""What `every_entry` leaves out: (n, d, width, lanes) and weight decay come last."""
+
 RTOLS = 10.0 ** -np.arange(3.0, 9.0)
 
 
 @pytest.mark.parametrize(
-    "loss, activation, chart, clock", [*every_entry(), VECTOR], ids=lambda value: getattr(value, "__name__", None)
+    "loss, activation, chart, clock, shape, decay",
+    [*((*entry, SMALL, 0.0) for entry in every_entry()), *MORE],
+    ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_after_every_step_positions_and_modes_agree(loss, activation, chart, clock):
-    # what `test_lanes_are_single_flows` has compiled, with other numbers
+def test_after_every_step_positions_and_modes_agree(loss, activation, chart, clock, shape, decay):
+    # with shapes and settings that other tests have compiled; data, weights and tolerances are numbers
     if not activation().kinks:
         pytest.skip("fixed gates have no hyperplanes")
-    vector, real = chart is VectorPolar, loss is gflow.Squared
-    law = gflow.Gaussian(0.3) if vector or chart is gflow.BalancedPolar else gflow.Independent(0.3)
-    measured = jax.jit(disagreement)
-    for seed in range(14):
+    n, d, width, count = shape
+    labels = (n, 2) if chart is VectorPolar else n
+    law = gflow.Gaussian(0.3) if chart in (VectorPolar, gflow.BalancedPolar) else gflow.Independent(0.3)
+    for seed in range(12):
         rng = np.random.default_rng(seed)
-        X, y = rng.normal(size=cases.A_X.shape), rng.choice([-1.0, 1.0], size=(4, 2) if vector else 4)
-        problem = gflow.Problem(X, rng.normal(size=4) if real else y, loss=loss(), activation=activation())
-        stepper = gflow.Stepper(
-            problem, chart=chart, clock=clock(), controller=gflow.PIController(RTOLS[seed % 6]), stop=(), until=4.0
-        )
-        networks = jax.vmap(lambda i, seed=seed, problem=problem: law(gflow.key_of(seed, i), problem, WIDTH))
-        lanes = start(stepper, networks(jnp.arange(LANES)))
+        X, signs = rng.normal(size=(n, d)), rng.choice([-1.0, 1.0], size=labels)
+        y = rng.normal(size=labels) if loss is gflow.Squared else signs
+        problem = gflow.Problem(X, y, loss=loss(), activation=activation(), weight_decay=decay)
+        tolerance = gflow.PIController(RTOLS[seed % len(RTOLS)])
+        stepper = gflow.Stepper(problem, chart=chart, clock=clock(), controller=tolerance, stop=(), until=8.0)
+        networks = jax.vmap(lambda i, seed=seed, problem=problem: law(gflow.key_of(seed, i), problem, width))
+        lanes = start(stepper, networks(jnp.arange(count)))
         for _ in range(60):
             lanes = advance(stepper, lanes, jnp.asarray(1))
-            assert jnp.max(measured(stepper, lanes)) <= ROUNDING
+            assert jnp.max(disagreement(problem.X, lanes)) <= ROUNDING
 
 
 FIVE = [[-1.0, 0.28], [-0.6, -0.1], [-0.1, 0.03], [0.3, 0.23], [0.7, -0.22]]
@@ -146,7 +156,7 @@ def test_neurons_that_die_are_left_behind_the_hyperplane_of_their_last_sample(fi
     balance = jax.vmap(draw)(jnp.arange(4)).balance()
     for _ in range(60):
         lanes = advance(stepper, lanes, jnp.asarray(10))
-        assert jnp.max(disagreement(stepper, lanes)) <= ROUNDING
+        assert jnp.max(disagreement(problem.X, lanes)) <= ROUNDING
     assert not jnp.any(lanes.running)
     ends = jax.vmap(stepper.flow)(lanes).final
     np.testing.assert_allclose(ends.balance(), balance, atol=1e-12 * float(jnp.max(ends.w2**2)))
