@@ -3,7 +3,7 @@
 Parts: refill (flows per second of refilled lanes against a plain vmapped batch of the same flows), busy (how busy lanes
 are until the queue is empty), large (100,000 initialisations to certified limits in one command: seconds, memory),
 killed (the same with three SIGKILLs, store against store), cluster (two Dask workers, one killed), xor (the exact law
-of case B).
+of case B), corners (a grid whose slowest flows leave a saddle algebraically, beside a loop of descent).
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp
 import numpy as np
 from harness import Report
+from peers import vmapped_descent
 
 import gflow
 from gflow import datasets
 from gflow.flow.refill import harvests
-from gflow.sweep import CHUNK, CHUNKS, STEPS, lane_devices, refill_of
+from gflow.flow.station import Lanes, Task
+from gflow.sweep import CHUNK, CHUNKS, STEPS, Draw, lane_devices, lane_width, refill_of
 
 GFLOW = [sys.executable, "-c", "from gflow.cli import program; program()"]
 
@@ -94,32 +96,48 @@ def busy_lanes(report: Report, inits: int = 4096) -> None:
     problem = gflow.Problem(data.X, data.y)
     for width in WIDTHS:
         turns: list[tuple[int, int]] = []
-        ends = harvests(
-            refill_of(problem, gflow.Gaussian(1e-3), width), np.arange(inits), devices=lane_devices(), chunk=CHUNK,
-            chunks=CHUNKS, steps=STEPS, watch=lambda *turn: turns.append(turn),  # noqa: B023
-        )  # fmt: skip
-        made: dict[int, int] = {}
-        for k, (_, end) in enumerate(ends):
-            # in the turn before the last a flow made all of its steps, and in all turns before that
-            for steps in end.steps.tolist():
-                whole = (steps - 1) // STEPS
-                made[k] = made.get(k, 0) + steps - whole * STEPS
-                for before in range(k - whole, k):
-                    made[before] = made.get(before, 0) + STEPS
-        full = [k for k, (lanes, most) in enumerate(turns) if lanes == most]
-        part = sum(made[k] for k in full) / (len(full) * turns[0][1] * STEPS)
+        law = gflow.Gaussian(1e-3)
+        # every turn is noted by the wrapped method: how many steps its lanes made and could have made
+        made: list[tuple[int, int]] = []
+        turn = Lanes.turn
+
+        def counted(lanes, fresh, stopped, steps, turn=turn, made=made):
+            before = np.asarray(lanes.pool.lanes.steps).copy()
+            turn(lanes, fresh, stopped, steps)
+            after = np.asarray(lanes.pool.lanes.steps)
+            if steps:
+                began = np.zeros(lanes.held.size, bool)
+                began[fresh.lane[fresh.flow]] = True
+                own = np.where(began.reshape(after.shape), after, after - before)
+                made.append((int(own.sum()), after.size * steps, int(np.sum(lanes.held >= 0)) == after.size))
+
+        Lanes.turn = counted
+        try:
+            for _ in flows_of(problem, law, width, inits, lambda *turn: turns.append(turn)):  # noqa: B023
+                pass
+        finally:
+            Lanes.turn = turn
+        full = [(steps, most) for steps, most, all_busy in made if all_busy]
+        part = sum(steps for steps, _ in full) / sum(most for _, most in full)
         report.line(
             f"lanes busy until the queue is empty, gaussian (10,5), m = {width}, {inits} flows", target=">= 0.9",
             measured=part, met=bool(part >= 0.9), turns=len(turns), full_turns=len(full), lanes=turns[0][1],
         )  # fmt: skip
 
 
+def flows_of(problem, law, width: int, inits: int, watch=None):
+    """Harvests of flows in refilled lanes, whose limits nobody finds."""
+    devices, indices = lane_devices(), np.arange(inits)
+    draw = Draw(law, problem, jnp.asarray(0), width, "float64")
+    chunks = min(CHUNKS, -(-inits // (len(devices) * CHUNK)))
+    task = Task(refill_of(problem, law), (draw,), np.zeros(inits, int), indices, lane_width(law, width), CHUNK, chunks)
+    return (h for h in harvests([task], devices=devices, steps=STEPS, watch=watch) if h is not None)
+
+
 def flows_alone(problem, law, width: int, inits: int) -> float:
     """Seconds of the same flows in refilled lanes, whose limits nobody finds; compiled by a sweep of this width."""
-    refill = refill_of(problem, law, width)
-    options = {"devices": lane_devices(), "chunk": CHUNK, "chunks": CHUNKS, "steps": STEPS}
     begin = time.perf_counter()
-    ended = sum(len(where) for where, _ in harvests(refill, np.arange(inits), **options))
+    ended = sum(len(harvest.positions) for harvest in flows_of(problem, law, width, inits))
     assert ended == inits
     return time.perf_counter() - begin
 
@@ -262,6 +280,50 @@ def xor(report: Report, inits: int = 10_000) -> None:
     )  # fmt: skip
 
 
+CORNERS = [[0, 0, -1], [0, 1, 1], [1, 0, 1], [1, 1, -1]]
+
+
+def corners(report: Report, inits: int = 200, widths: tuple[int, ...] = (1, 2, 3, 4, 5)) -> None:
+    """XOR of the corners of a square, with bias: sum_n y_n x_n = 0. A grid of widths from scale 0.01 in one command, in
+    a store, with nothing compiled; and a loop of descent from the same weights, run after it, compiled too."""
+    folder = Path(tempfile.mkdtemp())
+    data = folder / "corners.csv"
+    data.write_text("\n".join(["x1,x2,label", *(",".join(map(str, row)) for row in CORNERS)]) + "\n")
+    grid = ",".join(map(str, widths))
+    arguments = ["sweep", str(data), "--bias", "--width", grid, "--inits", str(inits), "--scale", "0.01"]
+    environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    took, table, done = [], {}, None
+    for name in ("cold", "compiled"):
+        begin = time.perf_counter()
+        done = subprocess.run(
+            [*GFLOW, *arguments, "--out", str(folder / f"{name}.zarr"), "--json"], check=True, capture_output=True,
+            env=environment,
+        )  # fmt: skip
+        took.append(time.perf_counter() - begin)
+    assert done is not None
+    found = json.loads(done.stdout)
+    rows = np.array(CORNERS, float)
+    X, y = np.column_stack([rows[:, :2], np.ones(len(rows))]), rows[:, 2]
+    problem, begin = gflow.Problem(X, y), time.perf_counter()
+    for width in widths:
+        networks = first_weights(problem, gflow.Gaussian(0.01), width, inits)
+        fits, steps = vmapped_descent(X, y, networks.W1, networks.w2, rate=0.1, block=10_000, until=1e-6, most=10**6)
+        table[width] = {"descent": int(fits.sum()), "descent_steps": steps}
+    loop, near = time.perf_counter() - begin, True
+    for cell in found["cells"]:
+        ours, theirs = round(cell["fitted"]["fraction"] * inits), table[cell["width"]]["descent"]
+        share = (ours + theirs) / (2 * inits)
+        sigma = (2 * inits * share * (1 - share)) ** 0.5
+        table[cell["width"]]["gflow"] = ours
+        near = near and abs(ours - theirs) <= 3 * sigma
+    report.line(
+        f"XOR of corners with bias, widths {grid}, {inits} each at scale 0.01: seconds of the grid over those of a "
+        "loop of descent", target="<= 1, fitted within 3 sigma", measured=took[0] / loop,
+        met=bool(took[0] <= loop and near), cold_s=took[0], compiled_s=took[1], loop_s=loop, fitted=table,
+    )  # fmt: skip
+
+
 def cluster(report: Report, inits: int = 2000) -> None:
     """Two Dask workers of one core, one killed in the middle; against one process without a scheduler."""
     from distributed import LocalCluster
@@ -293,7 +355,7 @@ def fitted_law(m: int) -> float:
 
 PARTS = {
     "refill": refill, "refill_more": refill_more, "busy": busy_lanes, "large": large, "killed": killed,
-    "cluster": cluster, "xor": xor,
+    "cluster": cluster, "xor": xor, "corners": corners,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -25,9 +25,10 @@ import jax.numpy as jnp
 import gflow
 from gflow import datasets
 from gflow.flow.lanes import advance
-from gflow.flow.refill import Refill, harvests
+from gflow.flow.refill import harvests
+from gflow.flow.station import Refill, Task
 from gflow.records import Records
-from gflow.sweep import MORE, STEPS, chunk_for, refill_of
+from gflow.sweep import MORE, STEPS, Draw, chunk_for, lane_width, refill_of
 
 WIDTH, LAW = 50, gflow.Gaussian(1e-3)
 TYPES = ("float64", "float32")
@@ -57,19 +58,25 @@ def refill(dtype: str) -> tuple[gflow.Problem, Refill]:
     """gaussian (10,5), its flows in this precision."""
     data = datasets.gaussian(10, 5)
     problem = gflow.Problem(data.X, data.y)
-    return problem, refill_of(problem, LAW, WIDTH, dtype=dtype)
+    return problem, refill_of(problem, LAW, dtype=dtype)
+
+
+def drawing(problem: gflow.Problem, dtype: str) -> Draw:
+    """index -> the first weights."""
+    return Draw(LAW, problem, jnp.asarray(0), WIDTH, dtype)
 
 
 @eqx.filter_jit
-def begun(refill: Refill, index):
+def begun(refill: Refill, draw: Draw, index):
     """Lanes of these initialisations at s = 0."""
-    return jax.vmap(lambda i: refill.stepper.start(refill.draw(i)))(index)
+    return jax.vmap(lambda i: refill.stepper.start(draw(i)))(index)
 
 
-def compiled(filled: Refill, count: int):
+def compiled(problem: gflow.Problem, filled: Refill, dtype: str, count: int):
     """`count` lanes, and the program that advances them."""
     blocks = np.split(np.arange(count), range(BLOCK, count, BLOCK))  # all at once they may not fit into the memory
-    several = [begun(filled, jnp.asarray(block)) for block in blocks]
+    draw = drawing(problem, dtype)
+    several = [begun(filled, draw, jnp.asarray(block)) for block in blocks]
     lanes = jax.tree.map(lambda *a: jnp.concatenate(a), *several)
     return filled.stepper, lanes, advance.lower(filled.stepper, lanes, jnp.asarray(COUNT)).compile()
 
@@ -77,7 +84,7 @@ def compiled(filled: Refill, count: int):
 def on_one_core(count: int = 256):
     """The same on the CPU."""
     with jax.default_device(jax.devices("cpu")[0]):
-        return compiled(refill("float64")[1], count)
+        return compiled(*refill("float64"), "float64", count)
 
 
 def lanes(made, dtype: str, ceiling: dict) -> dict:
@@ -102,9 +109,12 @@ def flows(dtype: str, inits: int, lanes_for: int) -> dict:
     problem, filled = refill(dtype)
     device = jax.local_devices()[0]
     chunk = chunk_for(device, problem, WIDTH, lanes_for)
-    options = {"devices": [device], "chunk": chunk, "chunks": MORE, "steps": STEPS}
+    task = Task(
+        filled, (drawing(problem, dtype),), np.zeros(inits, int), np.arange(inits), lane_width(LAW, WIDTH), chunk, MORE
+    )
     begin = time.perf_counter()
-    steps = sum(int(ends.steps.sum()) for _, ends in harvests(filled, np.arange(inits), **options))
+    ended = harvests([task], devices=[device], steps=STEPS)
+    steps = sum(int(harvest.ends.steps.sum()) for harvest in ended if harvest is not None)
     took = time.perf_counter() - begin
     return {
         "flows_per_s": inits / took,
@@ -153,7 +163,7 @@ def main(anyway: bool, counts=LANES, inits: int = 131_072, sizes: dict | None = 
         ceiling = ceilings(dtype, **(sizes or {}))
         report.line(f"{name}, {dtype}: ceilings", measured=ceiling, xla_flags=flags)
         with ThreadPoolExecutor() as threads:  # programs are compiled side by side
-            made = {count: threads.submit(compiled, refill(dtype)[1], count) for count in counts}
+            made = {count: threads.submit(compiled, *refill(dtype), dtype, count) for count in counts}
             threads.submit(flows, dtype, 8, inits)
         for count in counts:  # those that do not fit come last
             claim = f"{name}, {dtype}: {count} lanes"

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import gflow
 from gflow import datasets
 from gflow.flow.lanes import advance, start
-from gflow.flow.pool import _turn
-from gflow.sweep import CHUNKS, refill_of
+from gflow.flow.pool import Fresh, _turn
+from gflow.sweep import CHUNKS, Draw, refill_of
 
 BASE = {"n": 20, "d": 5, "m": 25}
 LARGE = {"n": 40, "d": 10, "m": 250}
@@ -79,11 +79,14 @@ def memory(n: int, d: int, m: int, lanes: int = LANES, chunks: int = CHUNKS) -> 
     before and after are two; in arrays of n x m."""
     stepper, first = batch(n, d, m, lanes)
     data = datasets.gaussian(n, d)
-    leg = refill_of(gflow.Problem(data.X, data.y), gflow.Gaussian(1e-2), m).legs[0]
-    none = jnp.zeros((chunks, lanes), int)
-    shapes = leg.shapes(jax.ShapeDtypeStruct((lanes,), int))
-    pool = jax.tree.map(lambda a: jnp.zeros((chunks, *a.shape), a.dtype), shapes)
-    turn = _turn.lower(leg, pool, none, none, jnp.asarray(1)).compile()
+    problem = gflow.Problem(data.X, data.y)
+    leg = refill_of(problem, gflow.Gaussian(1e-2)).legs[0]
+    draw = Draw(gflow.Gaussian(1e-2), problem, jnp.asarray(0), m, "float64")
+    networks = jax.eval_shape(jax.vmap(draw), jax.ShapeDtypeStruct((lanes,), int))
+    of_chunks = lambda a: jnp.zeros((chunks, *a.shape), a.dtype)  # noqa: E731
+    pool, brought = (jax.tree.map(of_chunks, shapes) for shapes in (leg.shapes(networks), networks))
+    no, none = jnp.zeros((chunks, lanes), bool), jnp.zeros((chunks, lanes), int)
+    turn = _turn.lower(leg, pool, Fresh(none, no, brought, jnp.asarray(0)), no, jnp.asarray(1)).compile()
     alone = advance.lower(stepper, first, jnp.asarray(1)).compile()
     array = lanes * n * m * stepper.problem.X.dtype.itemsize
     return {

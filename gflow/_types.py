@@ -29,6 +29,7 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
     infeasible = "No network of any width with P(theta) below 1e12/min|x_n| separates the data."
     horizon_reached = "The flow was integrated up to the requested time."
     stationary = "The flow came to rest at a point."
+    max_seconds_reached = "The seconds that were allowed for the flow were used up."
 
 
 class Module(eqx.Module):

@@ -6,7 +6,7 @@ another worker, returns the same bytes. Records come back to the one process tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from gflow.activations import LeakyReLU, ReLU
 from gflow.initializers import AbstractInitializer
 from gflow.problem import Problem
 from gflow.records import Records
+from gflow.sweep import Flows
 
 TRIES = 5
 """How often a task is tried again that raised; how often one whose worker was lost, the scheduler says."""
@@ -41,49 +42,26 @@ def of_workers(client, ask: Callable[[], dict]) -> list[dict]:
     return list(client.run(ask).values())
 
 
-def sweep_on(
-    client,
-    problem: Problem,
-    law: AbstractInitializer,
-    width: int,
-    indices: np.ndarray,
-    *,
-    rows: int,
-    inits: int,
-    **options,
-) -> Iterator[Records]:
-    """`gflow.sweep` of these initialisations on the workers of `client`; Records in the order in which they come back.
+def sweep_on(client, cells: Sequence[Flows], *, rows: int, inits: int, **options) -> Iterator[tuple[int, Records]]:
+    """`gflow.sweep` of all these flows on the workers of `client`; (number of the cell, Records) in the order in which
+    they come back: no cell waits for another.
 
-    `inits`: how many the whole sweep has; chunks of lanes have the size that suits it, whatever is left of it.
-    `options`: seed, dtype and q_min, as `gflow.sweep` takes them.
+    `inits`: how many a whole cell has; chunks of lanes have the size that suits it, whatever is left of it.
+    `options`: seed, dtype, q_min, max_steps and seconds_per_flow, as `gflow.sweep` takes them.
     Raises what a task raises, tried TRIES times again, and WorkersLost if it was given up for the workers it cost.
     """
     from distributed import KilledWorker, as_completed  # pyright: ignore[reportMissingImports]
 
-    X, y = np.asarray(problem.X), np.asarray(problem.y)
-    groups = [indices[at : at + rows] for at in range(0, len(indices), rows)]
     # pure: a task is named by its arguments, and Dask may run it again wherever it likes
-    tasks = [
-        client.submit(
-            run_group,
-            X,
-            y,
-            type(problem.loss),
-            problem.lower_slope,
-            _decay(problem),
-            law,
-            width,
-            group,
-            inits,
-            options,
-            pure=True,
-            retries=TRIES,
-        )
-        for group in groups
-    ]
-    for task in as_completed(tasks):
+    whose = {}
+    for k, (problem, law, width, indices) in enumerate(cells):
+        about = np.asarray(problem.X), np.asarray(problem.y), type(problem.loss), problem.lower_slope, _decay(problem)
+        for at in range(0, len(indices), rows):
+            arguments = *about, law, width, indices[at : at + rows], inits, options
+            whose[client.submit(run_group, *arguments, pure=True, retries=TRIES)] = k
+    for task in as_completed(list(whose)):
         try:
-            yield task.result()
+            yield whose.pop(task), task.result()
         except KilledWorker as error:
             raise WorkersLost(
                 f"workers lost while they had the same initialisations: {error.allowed_failures + 1}, often for lack "

@@ -7,16 +7,20 @@ one core finds its limit. A row is a function of its own flow, so it is the same
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import pickle
 import signal
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -31,33 +35,54 @@ AHEAD = 16
 """Tasks per process that may wait: beyond that the flows wait for their limits."""
 
 
-def judged(
-    witness: Witness, processes: int, harvests: Iterable[tuple[np.ndarray, np.ndarray, End]]
-) -> Iterator[tuple[np.ndarray, Iterable[dict]]]:
-    """(positions, rows) of harvests (positions, indices, ends), found in so many other processes, or here if none.
+class Ended(NamedTuple):
+    """Flows of one `cell` of a grid that have ended: their `positions` (h,) in it, the `indices` (h,) of their
+    initialisations, and their `ends` with leaves (h, ...); `witness` judges them."""
+
+    cell: int
+    positions: np.ndarray
+    indices: np.ndarray
+    ends: End
+    witness: Witness
+
+
+Judged = tuple[int, np.ndarray, Iterable[dict]]
+
+
+def judged(processes: int, ended: Iterable[Ended | None]) -> Iterator[Judged | None]:
+    """(cell, positions, rows) of flows that have ended, found in so many other processes, or here if none; None where
+    there is nothing yet.
 
     Other processes start by importing the main module of this one (`multiprocessing`, spawn): a script needs its
     `if __name__ == "__main__"`. They see no GPU, and end when this one does. Raises RuntimeError if one is killed.
     """
     if processes == 0:
-        yield from ((where, witness.rows(indices, ends)) for where, indices, ends in harvests)
+        yield from (e and (e.cell, e.positions, e.witness.rows(e.indices, e.ends)) for e in ended)
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, initializer=_prepare, initargs=(pickle.dumps(witness),))
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_prepare)
     waiting: deque = deque()
     with _on_the_cpu():
         pool.submit(os.getpid)  # the first task starts all processes
+    folder = tempfile.TemporaryDirectory(prefix="gflow-", ignore_cleanup_errors=True)
     try:
-        for where, indices, ends in harvests:
-            for at in range(0, len(where), BLOCK):
-                some = slice(at, at + BLOCK)
-                block = jax.tree.map(lambda a, some=some: a[some], ends)
-                waiting.append((where[some], pool.submit(_rows, indices[some], block)))
-            while waiting and (waiting[0][1].done() or len(waiting) > AHEAD * processes):
-                positions, rows = waiting.popleft()
-                yield positions, rows.result()
-        for positions, rows in waiting:
-            yield positions, rows.result()
+        written: dict[Witness, str] = {}
+        for some in ended:
+            if some is not None:
+                place = written.get(some.witness) or str(Path(folder.name) / str(len(written)))
+                if some.witness not in written:
+                    Path(place).write_bytes(pickle.dumps(some.witness))
+                    written[some.witness] = place
+                for at in range(0, len(some.positions), BLOCK):
+                    which = slice(at, at + BLOCK)
+                    block = jax.tree.map(lambda a, which=which: a[which], some.ends)
+                    task = pool.submit(_rows, place, some.indices[which], block)
+                    waiting.append((some.cell, some.positions[which], task))
+            while waiting and (waiting[0][2].done() or len(waiting) > AHEAD * processes):
+                cell, positions, rows = waiting.popleft()
+                yield cell, positions, rows.result()
+            yield None
+        for cell, positions, rows in waiting:
+            yield cell, positions, rows.result()
     except BrokenProcessPool as error:
         raise RuntimeError(
             "a process that finds limits was ended from outside, perhaps for its memory; what is complete is kept, the "
@@ -65,6 +90,7 @@ def judged(
         ) from error
     finally:  # an interrupt must not wait for what is being solved
         pool.shutdown(wait=False, cancel_futures=True)
+        folder.cleanup()
 
 
 @contextlib.contextmanager
@@ -81,19 +107,19 @@ def _on_the_cpu():
             os.environ["JAX_PLATFORMS"] = before
 
 
-def _prepare(witness: bytes) -> None:
+def _prepare() -> None:
     """In a new process: it leaves Ctrl-C to its parent, and ends with it."""
-    global _witness
     jax.config.update("jax_enable_x64", True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()
-    _witness = pickle.loads(witness)
 
 
-def _rows(indices: np.ndarray, ends: End) -> list[dict]:
-    return list(_witness.rows(indices, ends))
+def _rows(place: str, indices: np.ndarray, ends: End) -> list[dict]:
+    return list(_witness(place).rows(indices, ends))
 
 
-_witness: Witness
+@functools.lru_cache(maxsize=4)
+def _witness(place: str) -> Witness:
+    return pickle.loads(Path(place).read_bytes())

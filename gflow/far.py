@@ -21,10 +21,10 @@ from gflow.flow.charts import chart_for
 from gflow.flow.lanes import Lane, Stepper
 from gflow.flow.solve import Flow, check_arguments
 from gflow.flow.vector_chart import VectorPolar
+from gflow.legs import FAR_RTOL, legs
 from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.onward import explained
 from gflow.problem import Problem
-from gflow.sweep import FAR_RTOL, legs
 
 CHUNK = 32
 """Attempted steps between two looks at a flow."""

@@ -53,6 +53,10 @@ class TwoLayer(Module):
         """The networks at this index of the saved times, the last axis before the weights."""
         return TwoLayer(self.W1[..., index, :, :], self.w2[..., index, :])
 
+    def resized(self, width: int) -> TwoLayer:
+        """The first `width` neurons, and neurons that are zero where there are fewer."""
+        return TwoLayer(_resized(self.W1, width, -1), _resized(self.w2, width, -1))
+
     def masks(self, X: Float[Array, "n d"]) -> Bool[Array, "n m"]:
         """1[x_n . w_i > 0], shape (n, m)."""
         return X @ self.W1 > 0
@@ -133,6 +137,10 @@ class VectorTwoLayer(Module):
         """The networks at this index of the saved times, the last axis before the weights."""
         return VectorTwoLayer(self.W1[..., index, :, :], self.W2[..., index, :, :])
 
+    def resized(self, width: int) -> VectorTwoLayer:
+        """The first `width` neurons, and neurons that are zero where there are fewer."""
+        return VectorTwoLayer(_resized(self.W1, width, -1), _resized(self.W2, width, -2))
+
     def output_norms(self) -> Float[Array, "... m"]:
         """|a_i|."""
         return column_norms(self.W2.swapaxes(-1, -2))
@@ -171,6 +179,15 @@ class VectorTwoLayer(Module):
     def scaled(self, factor: Float[Array, ""]) -> VectorTwoLayer:
         """The network factor * theta; its outputs are multiplied by factor^2."""
         return VectorTwoLayer(factor * self.W1, factor * self.W2)
+
+
+def _resized(W: Float[Array, "..."], width: int, axis: int) -> Float[Array, "..."]:
+    xp, have = namespace(W), W.shape[axis]
+    if width <= have:
+        return xp.take(W, xp.arange(width), axis=axis)
+    missing = [(0, 0)] * W.ndim
+    missing[axis] = (0, width - have)
+    return xp.pad(W, missing)
 
 
 def _units(W: Float[Array, "... d m"]) -> Float[Array, "... d m"]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import jax
 import numpy as np
 
-from gflow._types import VERDICT, kept_on_host, on_host
+from gflow._types import RESULTS, VERDICT, kept_on_host, on_host, result_code
 from gflow.certificate import certify
 from gflow.convex.faces import Faces, faces
 from gflow.fates import FATE
@@ -83,6 +83,9 @@ class Records:
         return cls(**{name: column[order] for name, column in whole.items()})
 
 
+USED_UP = frozenset(int(result_code(r)) for r in (RESULTS.max_steps_reached, RESULTS.max_seconds_reached))
+"""Codes of the results of flows that were stopped on their way."""
+
 COLUMNS = tuple(field.name for field in dataclasses.fields(Records))
 
 
@@ -143,8 +146,11 @@ class Witness:
             return row
         if end.network.W1.dtype != network.W1.dtype:
             network = on_hyperplanes(self.problem, network, rounding(end.network.W1.dtype))
-        limit = limit_of_network(self.problem, network, programs=self.programs)
-        return row | self._judged(limit, width)
+        used_up = int(end.result) in USED_UP
+        limit = limit_of_network(self.problem, network, polish=not used_up, programs=self.programs)
+        row |= self._judged(limit, width)
+        # of a flow that was stopped on its way nothing is said, whatever would be true of the network where it stands
+        return row | {"verdict": np.int8(VERDICT.INCONCLUSIVE)} if used_up else row
 
     def _judged(self, limit: Limit, width: int) -> dict:
         if limit.polished:

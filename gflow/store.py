@@ -1,9 +1,9 @@
 """Records of a sweep in a Zarr store that `xarray.open_zarr` reads: one row per initialisation and cell of the grid.
 
-The store is laid out once, every verdict marked PENDING, and filled in groups of rows, a group being one chunk of every
-variable. A chunk is whole or absent: files are written beside their place and moved there, the verdicts of a group
-last, and every chunk carries a checksum; so is the layout, but not that of a URL. What is finished has a file for every
-chunk. A store may be a local path or a URL that fsspec knows.
+The store is laid out once, every verdict marked PENDING, and filled as rows end: a group of rows is one chunk of every
+variable, and is written again when more of its rows come. A chunk is whole or absent: files are written beside their
+place and moved there, the verdicts of a group last, and every chunk carries a checksum; so is the layout, but not that
+of a URL. A row with a verdict has a file for every chunk. A store may be a local path or a URL that fsspec knows.
 """
 
 from __future__ import annotations
@@ -208,33 +208,44 @@ def writing(path) -> Iterator[Callable[[], None]]:
 
 
 def append(path, records: Records, where: dict[str, int] | None = None, seconds: float = 0.0) -> None:
-    """Write a group of rows, their indices consecutive, into the cell `where` (axis -> position).
+    """Write rows, of whatever indices, into the cell `where` (axis -> position).
 
-    `seconds` (wall clock) are added to the sum. The verdicts are written last, after everything else is on the disk.
+    A chunk has rows of several calls: it is read, and written again with those that come. `seconds` (wall clock) are
+    added to the sum. The verdicts of a chunk are written last, after everything else is on the disk.
     """
     import zarr
 
     # what is missing can be told from what is empty only if that is written
     with zarr.config.set({"array.write_empty_chunks": True}):
-        group, columns = zarr.open_group(place_of(path), mode="r+"), records.columns()
+        group = zarr.open_group(place_of(path), mode="r+")
         arrays = dict(group.arrays())
-    start, stop = int(records.index[0]), int(records.index[-1]) + 1
-    if stop - start != len(records):
-        raise ValueError("the rows of a group must be consecutive")
-    verdict = arrays["verdict"]
-    *axes, _ = verdict.metadata.dimension_names  # pyright: ignore
-    cell = tuple((where or {})[str(axis)] for axis in axes)
+    size = rows_of(arrays["verdict"].shape[-1])
+    for number in np.unique(records.index // size).tolist():
+        own = records.index // size == number
+        _write(path, arrays, {name: a[own] for name, a in records.columns().items()}, where or {}, number)
+    _add_seconds(path, group, seconds)
+
+
+def _write(path, arrays: dict, columns: dict[str, np.ndarray], where: dict[str, int], number: int) -> None:
+    """Rows of the chunk with this number."""
+    verdict, size = arrays["verdict"], rows_of(arrays["verdict"].shape[-1])
+    *axes, _ = verdict.metadata.dimension_names
+    window = slice(number * size, min((number + 1) * size, verdict.shape[-1]))
+    chunk = (*(where[str(axis)] for axis in axes), window)
+    at, count = columns["index"] - window.start, window.stop - window.start
+    # of a chunk whose rows all are new nothing is read, were it damaged or not
+    kept = verdict[chunk] != PENDING if len(at) < count else np.zeros(count, bool)
     for names in ([k for k in LONG_NAMES if k != "verdict"], ["verdict"]):
         for name in names:
             array, values = arrays[stored(name, axes)], columns[name]
-            # to the full width: of a chunk that is written whole nothing is read, were it damaged or not
-            missing = [
-                (0, size - own) for size, own in zip(array.shape[len(cell) + 1 :], values.shape[1:], strict=True)
-            ]
-            values = np.pad(values, [(0, 0), *missing], constant_values=np.nan) if missing else values
-            array[(*cell, slice(start, stop))] = values.astype(array.dtype)
-        _durable(path, [stored(name, axes) for name in names], cell, start // rows_of(verdict.shape[-1]))
-    _add_seconds(path, group, seconds)
+            block = np.full((count, *array.shape[len(chunk) :]), array.metadata.fill_value, array.dtype)
+            if np.any(kept):
+                block[kept] = array[chunk][kept]
+            if block.ndim > 1:  # beyond the neurons of a narrow width
+                block[at] = np.nan
+            block[(at, *(slice(own) for own in values.shape[1:]))] = values.astype(array.dtype)
+            array[chunk] = block
+        _durable(path, [stored(name, axes) for name in names], chunk[:-1], number)
 
 
 def _add_seconds(path, group, seconds: float) -> None:
@@ -309,7 +320,7 @@ def verdicts(path) -> np.ndarray:
 
 
 def pending(path, where: dict[str, int] | None = None) -> np.ndarray:
-    """Indices of the rows of a cell that have not been computed yet; whole groups."""
+    """Indices of the rows of a cell that have not been computed yet."""
     return np.flatnonzero(open_store(path)["verdict"].isel(where or {}).values == PENDING)
 
 
@@ -332,6 +343,21 @@ def forget(path, damaged: list[str]) -> int:
         verdict[window] = np.full(window[-1].stop - window[-1].start, PENDING, np.int8)
         rows += window[-1].stop - window[-1].start
     return rows
+
+
+def forget_result(path, code: int) -> int:
+    """Mark the rows with this code of RESULTS as PENDING; how many there are."""
+    import zarr
+
+    arrays = dict(zarr.open_group(place_of(path), mode="r+").arrays())
+    verdict: zarr.Array = arrays["verdict"]
+    old = np.asarray(verdict[...])
+    which = (old != PENDING) & (np.asarray(arrays["result"][...]) == code)
+    size = rows_of(verdict.shape[-1])
+    for *cell, group in sorted({(*at[:-1], at[-1] // size) for at in np.argwhere(which).tolist()}):
+        window = (*cell, slice(group * size, min((group + 1) * size, verdict.shape[-1])))
+        verdict[window] = np.where(which[window], PENDING, old[window]).astype(verdict.dtype)
+    return int(which.sum())
 
 
 def _occupied(path) -> bool:

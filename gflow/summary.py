@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 
-from gflow._types import VERDICT
-from gflow.records import distinct_limits, wilson
-from gflow.sweep import FARTHEST
+from gflow._types import VERDICT, result_name
+from gflow.legs import FARTHEST
+from gflow.records import USED_UP, distinct_limits, wilson
 
 
 def sweep_summary(dataset, path=None) -> dict:
@@ -16,9 +16,10 @@ def sweep_summary(dataset, path=None) -> dict:
 
     `predicted`: how many limits were found by following changes of patterns beyond the flow's end (`changes` > 0).
     `q_min`: where the flows of the sweep end if that is the same for all, else None; `farther`: whether they were
-    stopped earlier than they can be taken. `seconds`: wall clock of all runs that filled the store, with compilation.
-    `axes`, `cells`: of a grid, with the fractions of initialisations that are GLOBAL and that are fitted, their 95 %
-    Wilson intervals, and how many distinct `limits` that fit were found.
+    stopped earlier than they can be taken. `used_up`: how many rows have used up the steps or seconds of a flow, by
+    result. `seconds`: wall clock of all runs that filled the store, with compilation. `axes`, `cells`: of a grid, with
+    the fractions of initialisations that are GLOBAL and that are fitted, their 95 % Wilson intervals, and how many
+    distinct `limits` that fit were found.
     """
     verdict = dataset["verdict"].values
     done = verdict >= 0
@@ -31,6 +32,7 @@ def sweep_summary(dataset, path=None) -> dict:
         "predicted": _predicted(dataset),
         "q_min": _asked(dataset).get("q_min"),
         "farther": _farther(dataset),
+        "used_up": _used_up(dataset),
         "limits": _limits(dataset, done, axes),
         "axes": {name: dataset[name].values.tolist() for name in axes},
         "cells": [_cell(dataset, axes, at) for at in np.ndindex(verdict.shape[:-1])] if axes else [],
@@ -38,6 +40,11 @@ def sweep_summary(dataset, path=None) -> dict:
         "flows_per_second": int(done.sum()) / seconds if seconds else None,
         "store": None if path is None else str(path),
     }
+
+
+def _used_up(dataset) -> dict[str, int]:
+    results = dataset["result"].values[dataset["verdict"].values >= 0]
+    return {result_name(code): int(np.sum(results == code)) for code in sorted(USED_UP) if np.any(results == code)}
 
 
 def _asked(dataset) -> dict:

@@ -10,6 +10,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -19,20 +20,18 @@ import numpy as np
 
 from gflow.convex.faces import Faces
 from gflow.convex.oracle import require_float64
-from gflow.elsewhere import judged
+from gflow.elsewhere import Ended, judged
 from gflow.flow.charts import AbstractChart, BalancedPolar, Cartesian, Hyperbolic
-from gflow.flow.controller import PIController
-from gflow.flow.filippov import Filippov
-from gflow.flow.implicit import Implicit
-from gflow.flow.lanes import Stepper
-from gflow.flow.refill import Refill, harvests
-from gflow.flow.solve import default_stop, numeric
-from gflow.flow.stop import MarginTarget
+from gflow.flow.pool import End
+from gflow.flow.refill import harvests
+from gflow.flow.solve import numeric
+from gflow.flow.station import Refill, Task
 from gflow.flow.vector_chart import VectorPolar
+from gflow.gathering import Gathering
 from gflow.initializers import AbstractInitializer, key_of
+from gflow.legs import cast, legs
 from gflow.maps import make_room
 from gflow.network import TwoLayer, VectorTwoLayer
-from gflow.onward import LARGE
 from gflow.optimum import Optimum
 from gflow.problem import Problem
 from gflow.records import Records, Witness
@@ -61,32 +60,15 @@ MORE = 4
 STEPS = 32
 """Attempted steps between two looks at which flows have ended."""
 
-RTOL = 1e-3
-"""Tolerance of the integrator: the program makes limits exact, and 511 of 512 limits are those at 1e-6."""
-
-EARLY_RTOL = 3e-3
-"""The same of flows that go on beyond LARGE, up to there: of 507 limits of gaussian (10,5) named at q_min = 1e5,
-m = 50, as many, 9, are not those at 1e-6 with it as with 1e-3, in 73 steps in place of 99."""
-
-FAR_RTOL = 1e-2
-"""Tolerance beyond LARGE: of 127 limits of gaussian (10,5) named at q_min = 1e5 as many, 15, are not those of the flow
-at 1e8 with it as with 1e-4, in 29 steps in place of 132."""
-
-FAR_STEPS, NEAR = 500, 1e3
-"""Attempted steps beyond LARGE after which a flow ends as soon as its q_min is NEAR, the least to ask for."""
-
-FARTHEST = 1e8
-"""Where flows end by themselves if they can be taken so far, in fewer steps than to 1e3 (gaussian (10,5): 103 against
-157 in the median), and the most to ask for: where margins are 1e10, rounding makes steps ten times as many."""
+NARROW = 8
+"""Neurons that lanes have at least, where first weights are balanced: one program for all narrow networks is compiled
+once, which takes longer than their flows do. Neurons that are zero stay zero, and count for nothing."""
 
 LOOK = 16
 """Harvests between two looks at how many memory maps are taken."""
 
 ROWS = 128
 """Rows of one Records."""
-
-GONE = -1
-"""In place of an initialisation that has ended."""
 
 
 class Draw(eqx.Module):
@@ -118,10 +100,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cast(tree, dtype: str):
-    """The same with its real numbers in `dtype`."""
-    real = lambda a: eqx.is_array(a) and jnp.issubdtype(a.dtype, jnp.floating)  # noqa: E731
-    return jax.tree.map(lambda a: a.astype(dtype) if real(a) else a, tree)
+class Flows(NamedTuple):
+    """Initialisations `indices` (k,) of one law and width on one problem: a cell of a grid, or what is left of it."""
+
+    problem: Problem
+    law: AbstractInitializer
+    width: int
+    indices: np.ndarray
 
 
 def sweep(
@@ -130,131 +115,173 @@ def sweep(
     width: int,
     inits: int | Iterable[int],
     *,
-    seed: int = 0,
     known_faces: Faces | None = None,
     optimum: Optimum | Callable[[], Optimum] | None = None,
+    **options,
+) -> Iterator[Records]:
+    """Run initialisations 0..inits-1 (or the given ones) and yield Records of `rows` (128) of them, in the order in
+    which they are complete; rows k rows ... (k + 1) rows of the given order come together.
+
+    `options`: as in `sweep_grid`, among them `seed`, `dtype`, `q_min`, `max_steps`, `seconds_per_flow` and `wait`, the
+    seconds after which rows come without those of their group that are not complete. The faces of X and the convex
+    program are computed once and shared; pass them in if you have them, the program also as a function, which is called
+    only if a limit needs it. Raises ValueError as `sweep_grid` does.
+    """
+    indices = np.arange(inits) if isinstance(inits, int) else np.fromiter(inits, int)
+    if len(indices):
+        flows = Flows(problem, law, width, indices)
+        judge = lambda problem: Witness(problem, known_faces, optimum)  # noqa: E731
+        yield from (records for _, records in sweep_grid([flows], inits=len(indices), judge=judge, **options))
+
+
+def sweep_grid(
+    cells: Sequence[Flows],
+    *,
+    inits: int,
+    seed: int = 0,
     rows: int = ROWS,
+    wait: float = math.inf,
     chunk: int | None = None,
     chunks: int | None = None,
     processes: int = 0,
     devices: Sequence | None = None,
     watch: Callable[[int, int], None] | None = None,
     dtype: str = "float64",
-    q_min: float | None = None,
-    controller: diffrax.PIDController | None = None,
+    seconds_per_flow: float = math.inf,
+    judge: Callable[[Problem], Witness] = Witness,
     **flow_options,
-) -> Iterator[Records]:
-    """Run initialisations 0..inits-1 (or the given ones) and yield Records of `rows` of them, in the order in which
-    they are complete; rows k rows ... (k + 1) rows of the given order come together.
+) -> Iterator[tuple[int, Records]]:
+    """Run all flows of several cells and yield (number of the cell, Records), in the order in which they are complete:
+    groups of `rows` of a cell, or fewer of them that have waited for `wait` seconds.
 
-    Every one of `devices` (`lane_devices()`) has at most `chunks` of `chunk` (see `chunk_for`) lanes, and half as many
-    whenever these do not fit into its memory. Limits and certificates are found here, on the CPU, or in so many other
-    `processes` (see `judged`). `watch(busy, lanes)` is called at every turn. `dtype`: of the flows, float64 or float32;
-    limits and certificates are float64. `controller` (PIController(3e-3), 1e-3 where flows end as in `solve_flow`) and
-    `flow_options` (solver, stop, max_steps, ...) go to `Stepper`. `q_min`, 1e3 to 1e8: flows that reach 10 go on to
-    this smallest margin by steps that are implicit in the multipliers (docs/mathematics.md, "Large margins"), or, after
-    500 of them, end beyond 1e3. It is 1e8 by default; with K outputs, in float32, for limits that are points, and with
-    `flow_options` other than max_steps, flows end as in `solve_flow`. The faces of X and the convex program are
-    computed once and shared; pass them in if you have them, the program also as a function, which is called only if a
-    limit needs it. Raises ValueError for a problem in float32, a q_min that is not possible and, with labels (n, K), a
-    law that is not balanced, before anything runs.
+    Lanes of one cell take up the work of the next: no cell waits for the slowest flow of another. `inits`: how many a
+    whole cell has, on which the number of lanes depends. Every one of `devices` (`lane_devices()`) has at most `chunks`
+    of `chunk` (see `chunk_for`) lanes for each program, and half as many whenever these do not fit into its memory.
+    Limits and certificates are found here, on the CPU, or in so many other `processes` (see `judged`), by
+    `judge(problem)`. `watch(busy, lanes)` is called at every turn. `dtype`: of the flows, float64 or float32; limits
+    and certificates are float64. `seconds_per_flow`: a flow whose lane has been stepped for so long ends there, and its
+    row says max_seconds_reached and INCONCLUSIVE, as does one that has made `max_steps` (100,000) say
+    max_steps_reached; which flows use up seconds depends on the machine, and on what else it does. `flow_options`: as
+    in `refill_of`: `controller` (PIController(3e-3), 1e-3 where flows end as in `solve_flow`); `max_steps`, `stop`,
+    `solver`, ... for `Stepper`; `q_min`, 1e3 to 1e8: flows that reach 10 go on to this smallest margin by steps that
+    are implicit in the multipliers (docs/mathematics.md, "Large margins"), or, after 500 of them, end beyond 1e3. It is
+    1e8 by default; with K outputs, in float32, for limits that are points, and with `flow_options` other than
+    max_steps, flows end as in `solve_flow`. Raises ValueError for a problem in float32, a q_min that is not possible,
+    seconds or steps that are not positive and, with labels (n, K), a law that is not balanced, before anything runs.
     """
-    if problem.outputs is not None and not law.balanced:
-        raise ValueError(f"flows with vector output start balanced: {type(law).__name__} is not")
-    require_float64(problem.X)
-    indices = np.arange(inits) if isinstance(inits, int) else np.fromiter(inits, int)
-    if len(indices) == 0:
+    if not seconds_per_flow > 0 or flow_options.get("max_steps", 1) < 1:
+        raise ValueError("max_steps and seconds_per_flow must be positive: without them flows end by themselves")
+    if not any(len(cell.indices) for cell in cells):
         return
     make_room()  # of a grid every cell compiles programs of its own
-    flow_options |= {"q_min": q_min, "controller": controller}
-    refill = refill_of(problem, law, width, seed=seed, dtype=dtype, **flow_options)
     devices = lane_devices() if devices is None else devices
-    witness = Witness(problem, known_faces, optimum)
-    pending: dict[int, dict[int, dict]] = {}
-    # rows are held until those around them are there: a row of records is complete or absent
-    chunk = chunk_for(devices[0], problem, width, len(indices)) if chunk is None else chunk
-    chunks = (CHUNKS if devices[0].platform == "cpu" else MORE) if chunks is None else chunks
-    devices = devices[: math.ceil(len(indices) / chunk)]  # more would have nothing to do
-    options = {"devices": devices, "chunk": chunk, "chunks": chunks, "steps": STEPS, "watch": watch}
-    ended = ((where, indices[where], ends) for where, ends in _fitting(refill, indices, **options))
-    for turn, (where, found) in enumerate(judged(witness, processes, ended)):
+    most = (CHUNKS if devices[0].platform == "cpu" else MORE) if chunks is None else chunks
+    plans = _plans(cells, devices, chunk, inits, seed=seed, dtype=dtype, **flow_options)
+    devices = devices[: math.ceil(sum(len(c.indices) for c in cells) / plans[0].chunk)]  # more would have nothing to do
+    options = {"devices": devices, "steps": STEPS, "seconds": seconds_per_flow, "watch": watch}
+    gathered = Gathering([len(cell.indices) for cell in cells], rows, wait)
+    ended = _ended(cells, judge, _fitting(plans, most, **options))
+    for turn, found in enumerate(judged(processes, ended)):
         if turn % LOOK == LOOK - 1:
             make_room(0.8)
-        for k, row in zip(where, found, strict=True):
-            group = pending.setdefault(int(k) // rows, {})
-            group[int(k)] = row
-            if len(group) == min(rows, len(indices) - int(k) // rows * rows):
-                del pending[int(k) // rows]
-                yield Records.of([group[j] for j in sorted(group)])
+        if found is not None:
+            gathered.add(*found)
+        yield from gathered.complete()
+    yield from gathered.rest()
+
+
+class Plan(NamedTuple):
+    """Flows of several cells that one program runs: as a Task has them, with the `cell` (k,) of each and its `position`
+    (k,) there."""
+
+    refill: Refill
+    draws: tuple[Draw, ...]
+    of: np.ndarray
+    cell: np.ndarray
+    position: np.ndarray
+    indices: np.ndarray
+    width: int
+    chunk: int
+
+    def task(self, left: np.ndarray, devices: int, halved: int, most: int) -> Task:
+        """Of those of its flows that are `left`, in at most so many chunks, with lanes `halved` so often."""
+        chunk = max(1, self.chunk >> halved)
+        chunks = min(most, math.ceil(len(left) / (devices * chunk)))
+        return Task(self.refill, self.draws, self.of[left], self.indices[left], self.width, chunk, chunks)
+
+
+def _plans(cells: Sequence[Flows], devices, chunk: int | None, inits: int, *, seed: int, dtype: str, **options):
+    """Cells that follow each other and need the same program share one."""
+    alike: list[list[int]] = []
+    kind = lambda c: (id(c.problem), _chart(c.problem, c.law), lane_width(c.law, c.width))  # noqa: E731
+    for k, cell in enumerate(cells):
+        if alike and kind(cells[alike[-1][0]]) == kind(cell):
+            alike[-1].append(k)
+        else:
+            alike.append([k])
+    plans = []
+    for group in alike:
+        problem, law, width, _ = cells[group[0]]
+        refill, width = refill_of(problem, law, dtype=dtype, **options), lane_width(law, width)
+        draws = [
+            Draw(numeric(cells[k].law, problem.X.dtype), problem, jnp.asarray(seed), cells[k].width, dtype)
+            for k in group
+        ]
+        counts = [len(cells[k].indices) for k in group]
+        plans.append(
+            Plan(
+                refill,
+                tuple(draws),
+                np.repeat(np.arange(len(group)), counts),
+                np.repeat(group, counts),
+                np.concatenate([np.arange(count) for count in counts]),
+                np.concatenate([cells[k].indices for k in group]),
+                width,
+                chunk_for(devices[0], problem, width, inits) if chunk is None else chunk,
+            )
+        )
+    return [plan for plan in plans if len(plan.indices)]
+
+
+def _ended(
+    cells: Sequence[Flows], judge, found: Iterable[tuple[Plan, np.ndarray, End] | None]
+) -> Iterator[Ended | None]:
+    """Cell by cell, with the witness of its problem, which is kept as long as the problem has flows."""
+    left: dict[int, int] = {}
+    for cell in cells:
+        left[id(cell.problem)] = left.get(id(cell.problem), 0) + len(cell.indices)
+    witnesses: dict[int, Witness] = {}
+    for some in found:
+        if some is None or not len(some[1]):
+            yield None
+            continue
+        plan, where, ends = some
+        for k in np.unique(plan.cell[where]):
+            cell, own = cells[k], np.flatnonzero(plan.cell[where] == k)
+            key = id(cell.problem)
+            witness = witnesses[key] if key in witnesses else witnesses.setdefault(key, judge(cell.problem))
+            narrow = jax.tree.map(lambda a, own=own: a[own], ends).narrowed(cell.width)
+            yield Ended(int(k), plan.position[where[own]], plan.indices[where[own]], narrow, witness)
+            left[key] -= len(own)
+            if not left[key]:
+                del witnesses[key]
 
 
 def refill_of(
     problem: Problem,
     law: AbstractInitializer,
-    width: int,
     *,
-    seed: int = 0,
     dtype: str = "float64",
     q_min: float | None = None,
     controller: diffrax.PIDController | None = None,
     **flow_options,
 ) -> Refill:
-    """What a sweep runs: the `legs` of flows from weights of this law."""
-    draw = Draw(numeric(law, problem.X.dtype), problem, jnp.asarray(seed), width, dtype)
+    """How a sweep runs flows from weights of this law: their `legs`."""
+    if problem.outputs is not None and not law.balanced:
+        raise ValueError(f"flows with vector output start balanced: {type(law).__name__} is not")
+    require_float64(problem.X)
     options = {"dtype": dtype, "q_min": q_min, "controller": controller, **flow_options}
-    first, later = legs(problem, _chart(problem, law), **options)
-    return Refill(first, draw, later)
-
-
-def legs(
-    problem: Problem,
-    chart: type[AbstractChart],
-    *,
-    dtype: str = "float64",
-    q_min: float | None = None,
-    controller: diffrax.PIDController | None = None,
-    **flow_options,
-) -> tuple[Stepper, Stepper | None]:
-    """How flows are integrated: by the first, and from LARGE on, if they go on to large margins (`end_of`), by the
-    second, whose steps are implicit in the multipliers. Raises ValueError where a given `q_min` is not possible."""
-    others = sorted(set(flow_options) - {"max_steps"})
-    if q_min is not None and others:
-        raise ValueError(f"q_min says how flows are integrated and end: leave {', '.join(others)} out")
-    q_min = None if others else end_of(problem, dtype, q_min)
-    controller = PIController(RTOL if q_min is None else EARLY_RTOL) if controller is None else controller
-    first = {"chart": chart, "controller": controller, **flow_options}
-    if q_min is None:
-        return Stepper(cast(problem, dtype), **first), None
-    first["stop"] = MarginTarget(LARGE), *(s for s in default_stop(problem) if not isinstance(s, MarginTarget))
-    later = {"chart": chart, "solver": Filippov(Implicit()), "controller": PIController(FAR_RTOL)}
-    later |= {"stop": (MarginTarget(q_min),), "patience": FAR_STEPS, "enough": NEAR} | flow_options
-    return Stepper(problem, **first), Stepper(problem, **later)
-
-
-def end_of(problem: Problem, dtype: str = "float64", q_min: float | None = None) -> float | None:
-    """The smallest margin at which flows of `problem` end: `q_min` if it is given, else FARTHEST; None where they
-    cannot be taken so far, and end as in `solve_flow`. Raises ValueError for a q_min that is not possible."""
-    if q_min is not None:
-        require_far(problem, dtype, q_min)
-        return q_min
-    return FARTHEST if _goes_far(problem) and dtype == "float64" else None
-
-
-def _goes_far(problem: Problem) -> bool:
-    """Whether flows have a direction for a limit whose multipliers can be solved for: one output, and kinks."""
-    return problem.outputs is None and problem.directional and problem.activation.kinks
-
-
-def require_far(problem: Problem, dtype: str, q_min: float) -> None:
-    """Raise ValueError unless flows of this problem can be continued to this q_min."""
-    if not NEAR <= q_min <= FARTHEST:
-        raise ValueError(f"q_min must be between {NEAR:g} and {FARTHEST:g}, got {q_min:g}")
-    if not _goes_far(problem):
-        raise ValueError(
-            "q_min is for one output and losses of margins, without weight decay and without fixed gates: leave it out"
-        )
-    if dtype != "float64":
-        raise ValueError(f"margins as large as q_min have too few digits in {dtype}: leave one of the two out")
+    return Refill(*legs(problem, _chart(problem, law), **options))
 
 
 def _chart(problem: Problem, law: AbstractInitializer) -> type[AbstractChart]:
@@ -278,19 +305,29 @@ def chunk_for(device, problem: Problem, width: int, inits: int) -> int:
     return min(fitting, wanted)
 
 
-def _fitting(refill: Refill, indices: np.ndarray, *, devices, chunk: int, chunks: int, **options):
-    """`harvests`, begun again with half the lanes for what is left when a device runs out of memory."""
-    left = np.arange(len(indices))
-    while len(left):
-        several = min(chunks, math.ceil(len(left) / (len(devices) * chunk)))
+def lane_width(law: AbstractInitializer, width: int) -> int:
+    """How many neurons the lanes of networks of this width have: at least NARROW."""
+    return max(width, NARROW) if law.balanced else width
+
+
+def _fitting(plans: Sequence[Plan], most: int, *, devices, **options) -> Iterator[tuple[Plan, np.ndarray, End] | None]:
+    """(plan, positions, ends) of flows that have ended, begun again with half the lanes for what is left when a device
+    runs out of memory; None where there are none yet."""
+    left, halved = [np.ones(len(plan.indices), bool) for plan in plans], 0
+    while any(np.any(own) for own in left):
+        under_way = [(k, np.flatnonzero(own)) for k, own in enumerate(left) if np.any(own)]
+        tasks = [plans[k].task(own, len(devices), halved, most) for k, own in under_way]
         try:
-            for where, ends in harvests(refill, indices[left], devices=devices, chunk=chunk, chunks=several, **options):
-                yield left[where], ends
-                left[where] = GONE
-            return
+            for harvest in harvests(tasks, devices=devices, **options):
+                if harvest is None:
+                    yield None
+                    continue
+                k, own = under_way[harvest.task]
+                yield plans[k], own[harvest.positions], harvest.ends
+                left[k][own[harvest.positions]] = False
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) or chunk * chunks == 1:
+            if "RESOURCE_EXHAUSTED" not in str(error) or all(task.chunk * task.chunks == 1 for task in tasks):
                 raise
             warnings.warn("the device is out of memory: half as many lanes from here on", stacklevel=2)
-        left = left[left != GONE]
-        chunk, chunks = (chunk, chunks // 2) if chunks > 1 else (chunk // 2, 1)
+            fewest = max(task.chunks for task in tasks)
+            most, halved = (fewest // 2, halved) if fewest > 1 else (1, halved + 1)

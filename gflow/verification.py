@@ -20,6 +20,7 @@ from gflow.losses import TRAINED
 from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.optimum import solve_optimum
 from gflow.problem import Problem
+from gflow.records import USED_UP
 from gflow.store import LONG_NAMES, PENDING, digest, fingerprint, open_store, place_of, rows_of, stored
 
 AGREE = 1e-6
@@ -141,6 +142,8 @@ def problem_of(row, spec: dict, loss: int) -> Problem:
 def _differs(row, problem: Problem, listed, optimum) -> dict | None:
     said, objective, c = VERDICT(int(row["verdict"])), float(row["objective"]), float(row["certificate"])
     K = int(row["neurons"])
+    if int(row["result"]) in USED_UP and said != VERDICT.INCONCLUSIVE:
+        return {"what": f"{said.name} of a flow that was stopped on its way"}
     kind = TwoLayer if problem.outputs is None else VectorTwoLayer
     W1, w2 = row["W1"].values[:K].T, row["w2"].values[:K]
     if not (np.all(np.isfinite(W1)) and np.all(np.isfinite(w2))):

@@ -104,6 +104,7 @@ def test_flows_under_way_are_one_line_of_the_table():
         "verdicts": summary.verdict_counts([G, N, N, G]),
         "predicted": 1,
         "farther": True,
+        "used_up": {"max_seconds_reached": 2},
     }
     tables.print_sweep(Console(file=text, width=120), found_of)
     assert "3 and more, under way" in text.getvalue()

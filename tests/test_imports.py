@@ -22,7 +22,7 @@ patterns
 programs points frozen gated_limit vector
 limit onward
 optimum point_certificate certificate
-records elsewhere sweep far
+records legs elsewhere gathering sweep far
 summary store verification cluster along
 plots
 report

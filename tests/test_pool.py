@@ -19,10 +19,11 @@ from gflow import maps
 from gflow.flow import pool
 from gflow.flow.lanes import Lane
 from gflow.flow.modes import rounding
+from gflow.legs import EARLY_RTOL
 from gflow.network import host_network
 from gflow.onward import LARGE
 from gflow.patterns import on_hyperplanes
-from gflow.sweep import EARLY_RTOL, chunk_for
+from gflow.sweep import Flows, chunk_for, sweep_grid
 
 A = gflow.Problem(cases.A_X, cases.A_y)
 LAW = gflow.Gaussian(1e-3)
@@ -144,6 +145,53 @@ np.savez(sys.argv[1], **records.columns())
     assert said.count("Finished XLA compilation of jit(_turn)") == 3  # not for every pool or turn
 
 
+def test_rows_that_wait_come_without_the_others_of_their_group(whole):
+    parts = list(gflow.sweep(A, LAW, 6, INITS, rows=INITS, chunk=4, chunks=1, wait=0.0))
+    assert len(parts) > 1 and len({i for part in parts for i in part.index}) == sum(map(len, parts)) == INITS
+    assert_same(gflow.Records.joined(parts), whole)
+
+
+def test_lanes_of_one_cell_take_up_the_work_of_the_next(whole):
+    """Cells of one program share lanes, those of another problem have their own; no row depends on the others."""
+    other = gflow.Problem(-cases.A_X, cases.A_y)
+    cells = [(A, LAW, 6, np.arange(INITS)), (A, gflow.Gaussian(1e-2), 5, np.arange(6)), (other, LAW, 6, np.arange(6))]
+    turns: list[tuple[int, int]] = []
+    options = {"inits": INITS, "rows": 5, "chunk": 4, "chunks": 1, "devices": jax.devices()[:1]}
+    found: dict[int, list] = {}
+    for k, records in sweep_grid([Flows(*c) for c in cells], watch=lambda *t: turns.append(t), **options):
+        found.setdefault(k, []).append(records)
+    found = {k: gflow.Records.joined(records) for k, records in found.items()}
+    assert_same(found[0], whole)
+    for k in (1, 2):
+        problem, law, width, indices = cells[k]
+        assert_same(
+            found[k], gflow.Records.joined(gflow.sweep(problem, law, width, indices, rows=5, chunk=4, chunks=1))
+        )
+        assert found[k].W1.shape[1] == width
+    assert all(busy == lanes for busy, lanes in turns[: (INITS + 6) // 4])
+
+
+def test_a_flow_whose_seconds_are_used_up_says_so():
+    some = rows(8, seconds_per_flow=1e-9)
+    assert {gflow.result_name(code) for code in some.result} == {"max_seconds_reached"}
+    assert np.all(some.verdict == gflow.VERDICT.INCONCLUSIVE) and not some.polished.any()
+    for options in ({"seconds_per_flow": 0.0}, {"max_steps": 0}):
+        with pytest.raises(ValueError, match="must be positive"):
+            next(gflow.sweep(A, LAW, 6, 4, **options))
+
+
+def test_neurons_that_are_zero_change_nothing():
+    """Nor do they count in the norm of errors, or the more of them the less accurate the flow."""
+    for activation in (gflow.ReLU(), gflow.LeakyReLU(0.2)):
+        problem = gflow.Problem(cases.A_X, cases.A_y, activation=activation)
+        network = LAW(gflow.key_of(0, 1), problem, 6)
+        flows = [gflow.solve_flow(problem, n, saves=1) for n in (network, network.resized(40))]
+        assert int(flows[0].steps) == int(flows[1].steps) and flows[0].result == flows[1].result
+        final = flows[1].final
+        np.testing.assert_allclose(final.resized(6).W1, flows[0].final.W1, rtol=1e-6, atol=1e-9)
+        assert not np.any(final.W1[:, 6:]) and not np.any(final.w2[6:])
+
+
 def test_refill_is_counted():
     busy = []
     watched = {"watch": lambda *turn: busy.append(turn), "devices": jax.devices()[:1]}
@@ -181,11 +229,11 @@ def test_a_sweep_that_is_left_stops():
 def test_too_little_memory_halves_the_lanes(whole, monkeypatch):
     turn, calls = pool._turn, []
 
-    def small(leg, lanes, fresh, *more):
-        calls.append(fresh.shape[0])
-        if fresh.shape[0] > 1 and len(calls) > 2:
+    def small(leg, lanes, fresh, stopped, *more):
+        calls.append(len(stopped))
+        if len(stopped) > 1 and len(calls) > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes")
-        return turn(leg, lanes, fresh, *more)
+        return turn(leg, lanes, fresh, stopped, *more)
 
     monkeypatch.setattr(pool, "_turn", small)
     with pytest.warns(UserWarning, match="out of memory"):

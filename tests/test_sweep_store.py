@@ -86,6 +86,33 @@ def test_store_holds_what_was_written(tmp_path, records):
     np.testing.assert_array_equal(dataset.X, cases.A_X)
 
 
+def test_rows_are_written_as_they_come(tmp_path, records, rng):
+    """A chunk that is written row by row has the bytes of one that is written at once; other rows stay pending."""
+    whole, path = gflow.Records.joined(records), tmp_path / "a.zarr"
+    make(tmp_path / "b.zarr")
+    store.append(tmp_path / "b.zarr", whole)
+    make(path)
+    order = rng.permutation(10)
+    for done, some in ((3, order[:3]), (8, order[3:8]), (10, order[8:])):
+        store.append(path, gflow.Records(**{name: column[some] for name, column in whole.columns().items()}))
+        assert len(store.pending(path)) == 10 - done
+        assert gflow.verification.verify(path, sample=2)["sound"]
+    chunks = lambda root: {p.relative_to(root): p.read_bytes() for p in root.rglob("c/**/*") if p.is_file()}  # noqa: E731
+    assert chunks(path) == chunks(tmp_path / "b.zarr")
+
+
+def test_rows_that_used_up_their_seconds_are_tried_again(tmp_path, records):
+    path, whole = tmp_path / "a.zarr", gflow.Records.joined(records)
+    make(path)
+    code = int(np.asarray(gflow.RESULTS.max_seconds_reached._value))
+    slow = whole.columns() | {"result": np.where(np.arange(10) % 4 == 1, code, whole.result)}
+    store.append(path, gflow.Records(**slow))
+    (wrong, *_) = gflow.verification.verify(path, sample=10)["wrong"]
+    assert wrong["index"] == 1 and "stopped on its way" in wrong["what"]
+    assert store.forget_result(path, code) == 3
+    np.testing.assert_array_equal(store.pending(path), [1, 5, 9])
+
+
 def test_an_interrupted_layout_leaves_nothing(tmp_path, records, monkeypatch):
     written = xr.Dataset.to_zarr
 
@@ -194,7 +221,7 @@ def test_a_lane_that_fails_does_not_kill_its_block():
     # a step budget of 3: nothing is fitted, nothing is proved, every row says so
     r = next(gflow.sweep(A, LAW, 6, 4, **SMALL, max_steps=3))
     assert {gflow.result_name(code) for code in r.result} == {"max_steps_reached"}
-    assert not np.any(r.verdict == gflow.VERDICT.GLOBAL)
+    assert np.all(r.verdict == gflow.VERDICT.INCONCLUSIVE)
     assert not r.polished.any()
 
 

@@ -111,7 +111,7 @@ def check_frozen(problem, until_s: float | None, until_t: float | None) -> None:
 
 def check_far(problem, dtype: str, q_min: float | None, **horizons) -> None:
     """What a flow to large margins exists for."""
-    from gflow.sweep import end_of
+    from gflow.legs import end_of
 
     if q_min is None:
         return

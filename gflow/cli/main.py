@@ -111,7 +111,7 @@ def run(
     from gflow.cli import output
     from gflow.flow.controller import PIController
     from gflow.flow.solve import check_arguments
-    from gflow.sweep import RTOL
+    from gflow.legs import RTOL
 
     given = [k for k in ("width", "scale", "init", "seed", "index") if _is_given(context, k)]
     if weights and given:

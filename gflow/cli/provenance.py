@@ -25,9 +25,11 @@ def machine() -> dict:
     }
 
 
-def provenance(seed: int, dtype: str) -> dict:
-    """What was asked for; attributes of a store, with those of `machine`. None of them determines a result."""
-    return {"dtype": dtype, "command": shlex.join(["gflow", *sys.argv[1:]]), "seed": seed}
+def provenance(seed: int, dtype: str, seconds_per_flow: float | None = None) -> dict:
+    """What was asked for; attributes of a store, with those of `machine`. None of them determines a result, but for
+    `seconds_per_flow`: which rows say max_seconds_reached depends on the machine."""
+    asked = {"dtype": dtype, "command": shlex.join(["gflow", *sys.argv[1:]]), "seed": seed}
+    return asked if seconds_per_flow is None else asked | {"seconds_per_flow": seconds_per_flow}
 
 
 def differences(other: dict, here: dict) -> str:

@@ -19,12 +19,13 @@ DEFAULTS = {"data_seed": None, "loss": "logistic", "law": "gaussian", "width": 5
 DEFAULTS |= {"inits": 256, "seed": 0, "bias": False, "standardize": False, "dtype": "float64"}
 DEFAULTS |= {"weight_decay": 0.0, "activation": "relu"}
 
-OPTIONAL = ("q_min",)
+OPTIONAL = ("q_min", "max_steps")
 """Known, and in the values only if the flows of every cell end there."""
 
 KINDS = {"data_seed": int, "loss": str, "law": str, "width": int, "scale": float}
 
 OTHER_KINDS = {"inits": int, "seed": int, "bias": bool, "standardize": bool, "weight_decay": float, "q_min": float}
+OTHER_KINDS |= {"max_steps": int}
 
 MOST_CELLS = 100_000
 
@@ -138,7 +139,7 @@ def _parsed(name: str, text: str):
 
 def _check(spec: Spec) -> set[float | None]:
     """Where the flows of its cells end (`end_of`). Raises InputError for what makes no sense."""
-    from gflow.sweep import end_of
+    from gflow.legs import end_of
 
     values, count, ends = spec.values, 1, set()
     if values["data_seed"] is not None and Path(values["data"]).suffix:
@@ -151,6 +152,8 @@ def _check(spec: Spec) -> set[float | None]:
         raise InputError(f"the grid has {count} cells, more than {MOST_CELLS}")
     if not isinstance(values["inits"], int) or values["inits"] < 1:
         raise InputError(f"--inits must be at least 1, got {values['inits']}")
+    if values.get("max_steps", 1) < 1:
+        raise InputError(f"--max-steps must be at least 1, got {values['max_steps']}")
     check_key(values["seed"], values["inits"] - 1)
     if values["dtype"] not in ("float64", "float32"):
         raise InputError(f"--dtype must be float64 or float32 (of the flows), got {values['dtype']!r}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +23,9 @@ MOST_PROCESSES = 1024
 WORTH = {"cpu": 2048, "gpu": 512}
 """Initialisations for which one more process finds limits: it starts in about the time in which it finds 512, and where
 the flows need the cores too it should be more than repaid."""
+
+WAIT = 5.0
+"""Seconds after which rows are written that wait for others of their chunk."""
 
 Grid = "a value, a list 4,8,16 or a range 2..16: more than one makes a grid"
 
@@ -48,6 +50,16 @@ def sweep(
         str | None, typer.Option(help="of the flows: float64 or float32; limits and certificates are float64")
     ] = None,
     q_min: QMin = None,
+    max_steps: Annotated[
+        int | None, typer.Option(help="attempted steps of a flow at most; its row says if they were used up [100000]")
+    ] = None,
+    seconds_per_flow: Annotated[
+        float | None,
+        typer.Option(help="seconds of stepping of a flow at most; which rows used them up depends on the machine"),
+    ] = None,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="try those again that used up --seconds-per-flow, now as it is given")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="refuse to begin a store (one that exists is continued anyway)")
     ] = False,
@@ -64,17 +76,22 @@ def sweep(
     import numpy as np
 
     from gflow import cluster, store
+    from gflow._types import RESULTS, result_code
     from gflow.cli import output, spec, tables
     from gflow.summary import sweep_summary
+    from gflow.sweep import Flows, sweep_grid
 
     flags = {"inits": inits, "width": width, "scale": scale, "law": law, "loss": loss, "data_seed": data_seed}
     flags |= {"seed": seed, "bias": bias or None, "standardize": standardize or None, "dtype": dtype}
-    flags |= {"weight_decay": weight_decay, "activation": activation, "q_min": q_min}
+    flags |= {"weight_decay": weight_decay, "activation": activation, "q_min": q_min, "max_steps": max_steps}
+    if seconds_per_flow is not None and not seconds_per_flow > 0:
+        raise InputError(f"--seconds-per-flow must be positive, got {seconds_per_flow:g}")
     if scheduler and not (devices is None and limit_processes is None):
         raise InputError("--devices and --limit-processes are about this machine: leave them out with --scheduler")
     use = _devices(devices)
     chosen = checked(spec.read_spec, data, flags)
-    processes = _processes(limit_processes, use, chosen.values["inits"])
+    cells = list(chosen.cells())
+    processes = _processes(limit_processes, use, len(cells) * chosen.values["inits"])
     _check_out(out, resume)
     started = time.perf_counter()
     problems, notes = chosen.problems()
@@ -82,7 +99,7 @@ def sweep(
     count, rows = chosen.values["inits"], store.rows_of(chosen.values["inits"])
     client = checked(cluster.connect, scheduler) if scheduler else None
     attributes = (_machine_of_workers(client) if client else machine()) | provenance(
-        chosen.values["seed"], chosen.values["dtype"]
+        chosen.values["seed"], chosen.values["dtype"], seconds_per_flow
     )
     create = {"inits": count, "width": chosen.width, "axes": chosen.axes, "attributes": attributes}
     checked(store.create, out, X, y, chosen.values, **create)
@@ -95,16 +112,27 @@ def sweep(
             changed = differences(store.open_store(out).attrs, attributes)
             if changed and (done == store.PENDING).any():
                 say(f"warning: begun with {changed}: rows from here on may differ from what those give by rounding")
+        if retry:
+            say(f"{store.forget_result(out, int(result_code(RESULTS.max_seconds_reached)))} rows are tried again")
+            done = checked(store.verdicts, out)
         progress = held.enter_context(Progress(done.size, done))
-        run = _on_cluster(client) if client else _here(use, processes)
-        for cell in chosen.cells():
-            left = np.flatnonzero(done[tuple(cell.where.values())] == store.PENDING)
-            for records in run(cell, left, chosen.values, rows, progress) if len(left) else ():
-                now = time.perf_counter()
-                checked(in_place)
-                store.append(out, records, cell.where, now - started)
-                started = now
-                progress.advance(records)
+        left = [np.flatnonzero(done[tuple(cell.where.values())] == store.PENDING) for cell in cells]
+        flows = [Flows(c.problem, c.law, c.width, own) for c, own in zip(cells, left, strict=True)]
+        options = {name: chosen.values[name] for name in ("seed", "dtype", *spec.OPTIONAL) if name in chosen.values}
+        options |= {"rows": rows, "inits": count}
+        if seconds_per_flow is not None:
+            options["seconds_per_flow"] = seconds_per_flow
+        if client:
+            found = _on_cluster(client, flows, **options)
+        else:
+            local = {"devices": use, "processes": processes, "watch": progress.watch, "wait": WAIT}
+            found = sweep_grid(flows, **options, **local)
+        for k, records in found:
+            now = time.perf_counter()
+            checked(in_place)
+            store.append(out, records, cells[k].where, now - started)
+            started = now
+            progress.advance(records)
     dataset = store.open_store(out)
     summary = sweep_summary(dataset, out)
     say(f"wrote {out} and {_picture(dataset, summary, out)}")
@@ -168,38 +196,6 @@ def verify(
         raise typer.Exit(1)
 
 
-def _here(devices, processes: int):
-    """Run cells on these devices of this machine, and find their limits in so many other processes."""
-    import gflow
-    from gflow.optimum import solve_optimum
-    from gflow.sweep import chunk_for
-
-    known: dict[tuple[int, int], tuple] = {}
-
-    def run(cell, left, values, rows, progress):
-        which = cell.where.get("data_seed", 0), cell.where.get("loss", 0)
-        if which not in known:
-            listed = gflow.faces(cell.problem.X)
-            known.clear()  # cells of one data set and loss come one after the other
-            known[which] = listed, functools.cache(functools.partial(solve_optimum, cell.problem, listed))
-        listed, optimum = known[which]
-        options = {
-            "seed": values["seed"],
-            "dtype": values["dtype"],
-            "q_min": values.get("q_min"),
-            "known_faces": listed,
-            "optimum": optimum,
-            "rows": rows,
-            "devices": devices,
-            "processes": processes,
-            # that of the whole cell also where only some of it is left: a row may depend on it by rounding
-            "chunk": chunk_for(devices[0], cell.problem, cell.width, values["inits"]),
-        }
-        return gflow.sweep(cell.problem, cell.law, cell.width, left, watch=progress.watch, **options)
-
-    return run
-
-
 def _machine_of_workers(client) -> dict:
     """{versions, device} of the workers, which must agree."""
     from gflow import cluster
@@ -213,18 +209,13 @@ def _machine_of_workers(client) -> dict:
     return first
 
 
-def _on_cluster(client):
+def _on_cluster(client, flows, **options):
     from gflow import cluster
 
-    def run(cell, left, values, rows, progress):
-        options = {"seed": values["seed"], "dtype": values["dtype"], "q_min": values.get("q_min")}
-        options |= {"rows": rows, "inits": values["inits"]}
-        try:
-            yield from cluster.sweep_on(client, cell.problem, cell.law, cell.width, left, **options)
-        except cluster.WorkersLost as error:
-            raise InputError(str(error)) from None
-
-    return run
+    try:
+        yield from cluster.sweep_on(client, flows, **options)
+    except cluster.WorkersLost as error:
+        raise InputError(str(error)) from None
 
 
 def _check_out(out: str, resume: bool) -> None:

@@ -41,6 +41,8 @@ def print_sweep(console, summary: dict) -> None:
             f"{summary['predicted']} of these limits are predictions: patterns had not settled when the flow was "
             f"stopped (changes > 0){farther}"
         )
+    for name, count in summary["used_up"].items():
+        console.print(f"{count} flows were stopped on their way ({name}): nothing is said of their limits")
     under_way = sum(x["count"] for x in summary["limits"] if not x["polished"] and math.isfinite(x["objective"]))
     if under_way:
         console.print(f"{under_way} flows were stopped before their limit could be named{farther}")

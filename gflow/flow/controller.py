@@ -85,9 +85,13 @@ class KinkController(diffrax.AbstractAdaptiveStepSizeController):
         h = jnp.asarray(t1 - t0)
         y0, y1 = args.chart.measured(y0), args.chart.measured(y1_candidate)
         # every neuron's charge and the error of p must themselves be within tolerance, in a norm that is a mean over
-        # all entries
+        # all entries: of those of neurons that are not zero, or a network that has more of these would be less accurate
         count = sum(leaf.size for leaf in jax.tree.leaves(y0))
         share = jnp.sqrt(jnp.asarray(count, h.dtype))
+        present = args.present(y0[0])
+        absent = jnp.sum(~present) * (sum(leaf.size for leaf in jax.tree.leaves(y0[0])) // present.size)
+        dense = jnp.sqrt(count / (count - absent)).astype(h.dtype)
+        z_error, clock_error = jax.tree.map(lambda e: e * dense, (z_error, clock_error))
         own = kinks.charge / (self.atol + self.rtol * jnp.linalg.norm(y1[0][0], axis=0))
         alone = share * jnp.hypot(kinks.weights, jnp.max(own) * self.atol)
         y0, y1 = ((z, a._replace(q_min=jnp.zeros_like(a.q_min))) for z, a in (y0, y1))

@@ -26,7 +26,8 @@ from gflow.network import inner
 
 class Neurons(NamedTuple):
     """What a step did to each neuron. `start`, `middle`, `end` (n, m): x_n . hidden_i. `chart`, and the state at the
-    step's start, `z0`, and end, `z`; `error` (m,): of the smooth step; `modes`: those that were held."""
+    step's start, `z0`, and end, `z`; `error` (m,): of the smooth step; `modes`: those that were held; `feel` (m,): how
+    many neurons feel that margins are off."""
 
     start: Float[Array, "n m"]
     middle: Float[Array, "n m"]
@@ -36,6 +37,7 @@ class Neurons(NamedTuple):
     z: PyTree[Array]
     error: Float[Array, " m"]
     modes: Modes
+    feel: Float[Array, " m"]
 
     @property
     def size(self) -> Float[Array, " m"]:
@@ -85,14 +87,14 @@ def after_step(
     """`start`, `middle`, `end`: the field with the modes that were held, and `states` z at both ends; `error` (m,):
     that of the smooth step; `log`: whether details are wanted; `free`: whether multipliers follow the margins."""
     X, activation, (z0, z1) = field.hyperplanes, field.problem.activation, states
-    width = modes.on.shape[1] if free else 0
+    feel = jnp.broadcast_to(jnp.sum(field.present(z0)) if free else 0, error.shape).astype(error.dtype)
     no, lines = jnp.zeros_like(modes.on), field.problem.lines
     leading = lambda Z: Z if lines is None else jnp.where(lines.first[:, None], Z, 0.0)  # noqa: E731
     moments = (start, middle, end)
     moving = [[h * field.clock.rate(at.log_S) * a for a in field.weighted(at.lam)] for at in moments]
     given = Given.through(*(jnp.stack(three) for three in zip(*moving, strict=True)))
     Z0, Zm, Z1 = (leading(at.Z) for at in moments)
-    neurons = Neurons(Z0, Zm, Z1, field.chart, z0, z1, error, modes)
+    neurons = Neurons(Z0, Zm, Z1, field.chart, z0, z1, error, modes, feel)
     weight = at_rows(end.weight, modes.at)
     wanted = modes.wanted(X, end.force, weight)
     nothing = jnp.zeros_like(error)
@@ -101,7 +103,7 @@ def after_step(
     quiet = Settled(modes._replace(delta=wanted), still, nothing, nothing + 1, nothing, details)
 
     def work(columns, given, X):
-        return settle(X, activation, columns, given, width, log)
+        return settle(X, activation, columns, given, log)
 
     return on_flagged(work, met(X, activation, neurons, weight, wanted), neurons, given, X, quiet)
 
@@ -135,9 +137,8 @@ def met(X, activation: AbstractActivation, neurons: Neurons, weight: Float[Array
     return pairs + jnp.sum((neurons.modes.at < len(X)) & ends, axis=0)
 
 
-def settle(X, activation: AbstractActivation, neurons: Neurons, given: Given, width: int, log: bool) -> Settled:
-    """New modes of every column, its correction and what that leaves. `width`: how many neurons feel that margins are
-    off."""
+def settle(X, activation: AbstractActivation, neurons: Neurons, given: Given, log: bool) -> Settled:
+    """New modes of every column, its correction and what that leaves."""
     chart, z = neurons.chart, neurons.z
     traveller = Traveller(
         X, activation, chart, neurons.z0, neurons.modes, given, neurons.middle, neurons.end, neurons.error
@@ -156,7 +157,7 @@ def settle(X, activation: AbstractActivation, neurons: Neurons, given: Given, wi
     # margins, and so the multipliers that move every neuron, were a little off since the first event
     held = slopes(activation, neurons.modes.on, Z.dtype) * neurons.end * chart.sizes(z)
     shift = jnp.abs(D * Z * chart.sizes(z1) - held)
-    common = pull * shift * 0.5 * (1 - way.first) * jnp.sqrt(jnp.asarray(width, Z.dtype))
+    common = pull * shift * 0.5 * (1 - way.first) * jnp.sqrt(neurons.feel)
     # an event that is not accounted for: a pair may be off by what it moved since, or by its distance
     whole = jnp.minimum(pull * traveller.jump * (1 - way.theta), jnp.abs(Z) / jnp.where(row > 0, row, 1.0))
     charge = jnp.sum(common + pull * traveller.jump * way.late + jnp.where(way.open, whole, 0.0), axis=0)

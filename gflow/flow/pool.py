@@ -20,7 +20,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from gflow._types import RESULTS, on_host, result_code
 from gflow.fates import BAND, fates
@@ -33,9 +33,6 @@ IDLE = -1
 
 TOGETHER = 4
 """Steps between two looks at which lanes need alike many stages. On a CPU 2 take as long as 4."""
-
-UNUSED = -2
-"""Of a lane that never had any: a lane that has ended is put there, since one of zeros need not be steppable."""
 
 
 class End(NamedTuple):
@@ -52,6 +49,11 @@ class End(NamedTuple):
     repelled: Int[Array, ""]
     fates: Int[Array, " m"]
 
+    def narrowed(self, width: int) -> End:
+        """The same of the first `width` neurons: the others are zero."""
+        networks = {"first": self.first.resized(width), "network": self.network.resized(width)}
+        return self._replace(**networks, fates=self.fates[..., :width])
+
     @property
     def balance_drift(self):
         """Since s = 0. By NumPy: what compiled code makes of the difference of two products depends on what it is fused
@@ -67,15 +69,24 @@ class Pool(NamedTuple):
     lanes: Lane
 
 
-class Drawn(eqx.Module):
-    """index -> the flow of that initialisation at s = 0."""
+class Fresh(NamedTuple):
+    """Flows with which lanes start, in the first `chunks` chunks of (chunks, lanes). `lane`: in which of all lanes each
+    of them starts, a number beyond them for none; `flow`: whether it is one, or only something to put into a lane that
+    has none, since a lane of zeros need not be steppable; `brought` (chunks, lanes, ...): see `Leg`."""
+
+    lane: Int[np.ndarray, "chunks lanes"]
+    flow: Bool[np.ndarray, "chunks lanes"]
+    brought: Any
+    chunks: Int[np.ndarray, ""]
+
+
+class Started(eqx.Module):
+    """A network -> its flow at s = 0."""
 
     stepper: Stepper
-    draw: Callable[[Int[Array, ""]], TwoLayer | VectorTwoLayer]
 
-    def __call__(self, index) -> Pool:
-        first = self.draw(index)
-        return Pool(first, self.stepper.start(first))
+    def __call__(self, network: TwoLayer | VectorTwoLayer) -> Pool:
+        return Pool(network, self.stepper.start(network))
 
 
 class Continued(eqx.Module):
@@ -88,7 +99,8 @@ class Continued(eqx.Module):
 
 
 class Leg(eqx.Module):
-    """How a pool is filled and advanced: `enter(brought)` is the flow that a lane starts with."""
+    """How a pool is filled and advanced: `enter(brought)` is the flow that a lane starts with, made of what is brought
+    for it: a network, or a flow that has ended its first leg."""
 
     stepper: Stepper
     enter: Callable[[Any], Pool]
@@ -97,20 +109,21 @@ class Leg(eqx.Module):
         """Of one chunk, whose lanes start with such as `brought` (lanes of a chunk, ...)."""
         return eqx.filter_eval_shape(jax.vmap(self.enter), brought)
 
-    def turn(self, pool: Pool, fresh: np.ndarray, brought, count: int) -> tuple[Pool, End]:
-        """One compiled call on the pool's device: lanes with `fresh` (chunks, lanes) >= 0 start with what is `brought`
-        (chunks, lanes, ...), then every lane under way makes at most `count` attempted steps. The new pool, and where
-        every lane stands."""
-        return _turn(self, pool, np.asarray(fresh, int), brought, np.asarray(count))
+    def turn(self, pool: Pool, fresh: Fresh, stopped: np.ndarray, count: int) -> tuple[Pool, End]:
+        """One compiled call on the pool's device: `fresh` flows take their lanes, those that are `stopped` (chunks,
+        lanes) end as max_seconds_reached, and every lane under way makes at most `count` attempted steps. The new pool,
+        and where every lane stands."""
+        return _turn(self, pool, fresh, np.asarray(stopped), np.asarray(count))
 
-    def _filled(self, pool: Pool, fresh, brought) -> Pool:
-        start = lambda pool, k: _chosen(fresh[k] != IDLE, jax.vmap(self._started)(fresh[k], _at(brought, k)), pool)  # noqa: E731
+    def _filled(self, pool: Pool, fresh: Fresh) -> Pool:
+        """Leaves of `pool` are (all lanes, ...)."""
 
         def one(k, pool):
-            chunk = _at(pool, k)
-            return _put(pool, k, jax.lax.cond(jnp.any(fresh[k] != IDLE), start, lambda chunk, _: chunk, chunk, k))
+            started = jax.vmap(self._started)(fresh.flow[k], _at(fresh.brought, k))
+            put = lambda a, b: a.at[fresh.lane[k]].set(b, mode="drop", unique_indices=True)  # noqa: E731
+            return jax.tree.map(put, pool, started)
 
-        return jax.lax.fori_loop(0, fresh.shape[0], one, pool)
+        return jax.lax.fori_loop(0, fresh.chunks, one, pool)
 
     def _advanced(self, lanes: Lane, count) -> Lane:
         """Lanes (chunks, lanes of a chunk, ...) after at most `count` attempted steps each."""
@@ -136,9 +149,9 @@ class Leg(eqx.Module):
         onward = lambda carry: (carry[0] + 1, jax.vmap(self.stepper.step)(carry[1]))  # noqa: E731
         return jax.lax.while_loop(going, onward, (jnp.zeros_like(count), lanes))[1]
 
-    def _started(self, fresh, brought) -> Pool:
+    def _started(self, is_flow, brought) -> Pool:
         flow = self.enter(brought)
-        result = RESULTS.where(fresh >= 0, flow.lanes.result, RESULTS.horizon_reached)
+        result = RESULTS.where(is_flow, flow.lanes.result, RESULTS.horizon_reached)
         return flow._replace(lanes=flow.lanes._replace(result=result))
 
     def _end(self, first: TwoLayer | VectorTwoLayer, lane: Lane) -> End:
@@ -156,13 +169,6 @@ class Leg(eqx.Module):
         )
 
 
-def _chosen(taken, new, old):
-    def choose(a, b):
-        return jnp.where(taken.reshape(taken.shape + (1,) * (a.ndim - 1)), a, b)
-
-    return jax.tree.map(choose, new, old)
-
-
 def _at(tree, at):
     """The rows `at` of its leaves."""
     return jax.tree.map(lambda a: a[at], tree)
@@ -174,10 +180,17 @@ def _put(tree, at, new):
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _turn(leg: Leg, pool: Pool, fresh, brought, count) -> tuple[Pool, End]:
-    first, lanes = leg._filled(pool, fresh, brought)
-    pool = Pool(first, leg._advanced(lanes, count))
+def _turn(leg: Leg, pool: Pool, fresh: Fresh, stopped, count) -> tuple[Pool, End]:
+    chunks, size = stopped.shape
+    flat = jax.tree.map(lambda a: a.reshape(chunks * size, *a.shape[2:]), pool)
+    pool = jax.tree.map(lambda a: a.reshape(chunks, size, *a.shape[1:]), leg._filled(flat, fresh))
+    ended = jax.vmap(jax.vmap(_ended_by_time))(stopped & pool.lanes.running, pool.lanes.result)
+    pool = Pool(pool.first, leg._advanced(pool.lanes._replace(result=ended), count))
     return pool, jax.lax.map(lambda chunk: jax.vmap(leg._end)(*chunk), pool)
 
 
-__all__ = ["IDLE", "UNUSED", "Continued", "Drawn", "End", "Leg", "Pool"]
+def _ended_by_time(which, result: RESULTS) -> RESULTS:
+    return RESULTS.where(which, RESULTS.max_seconds_reached, result)
+
+
+__all__ = ["IDLE", "TOGETHER", "Continued", "End", "Fresh", "Leg", "Pool", "Started"]

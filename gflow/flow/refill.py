@@ -1,78 +1,73 @@
-"""Flows from a queue through lanes: those that have ended make room for those that wait, until none is left.
+"""Flows from queues through lanes: those that have ended make room for those that wait, until none is left.
 
 A flow has one leg or two: lanes of one stepper up to a margin, and from there on those of another one, whose steps are
-implicit in the multipliers. Each leg is compiled apart and has pools of its own.
+implicit in the multipliers. Each leg is compiled apart and has pools of its own. Flows of several tasks, whose
+programs differ, follow each other: when those of one no longer fill its lanes the next one is begun, and the last
+flows of the former take turns with it.
 """
 
 from __future__ import annotations
 
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
 
-from gflow._types import RESULTS, result_code
-from gflow.flow.lanes import Stepper
-from gflow.flow.pool import IDLE, UNUSED, Continued, Drawn, End, Leg, Pool
-from gflow.network import TwoLayer, VectorTwoLayer
-
-CONTINUED = int(result_code(RESULTS.margin_reached))
-"""How a flow ends its first leg if it has a second."""
+from gflow.flow.pool import End
+from gflow.flow.station import Refill, Station, Task
 
 AHEAD = 2
 """Turns per device whose flows may wait for the caller: beyond that the device waits."""
 
+ALIVE = {"cpu": 8}
+"""Tasks at most that have lanes at the same time on such a device; on others, whose memory pools fill, two."""
 
-class Refill(eqx.Module):
-    """How flows are run: `draw(index)` is the network of initialisation `index`, `stepper` integrates it, and `later`,
-    if it is given, goes on from where the margin of `stepper` is reached."""
+TICK = 1.0
+"""Seconds after which a caller that waits for flows is asked in between."""
 
-    stepper: Stepper
-    draw: Callable[[Int[Array, ""]], TwoLayer | VectorTwoLayer]
-    later: Stepper | None = None
 
-    @property
-    def legs(self) -> tuple[Leg, ...]:
-        """The first and, if there is one, the second."""
-        first = Leg(self.stepper, Drawn(self.stepper, self.draw))
-        return (first,) if self.later is None else (first, Leg(self.later, Continued(self.later)))
+class Harvest(NamedTuple):
+    """Flows of a task that have ended in a turn of a device: number of the `task`, their `positions` (h,) among its
+    flows, and `ends` with leaves (h, ...) on the host."""
+
+    task: int
+    positions: np.ndarray
+    ends: End
 
 
 def harvests(
-    refill: Refill,
-    indices: np.ndarray,
+    tasks: Sequence[Task],
     *,
     devices: Sequence,
-    chunk: int,
-    chunks: int,
     steps: int,
+    seconds: float = math.inf,
     watch: Callable[[int, int], None] | None = None,
-) -> Iterator[tuple[np.ndarray, End]]:
-    """Run the flows of `indices`; yield those that have ended, a turn of a device at a time, as (positions in `indices`
-    (h,), End with leaves (h, ...) on the host).
+) -> Iterator[Harvest | None]:
+    """Run the flows of `tasks`; yield those that have ended, a turn of a device at a time, and None now and then while
+    there are none.
 
-    For every entry of `devices` there is a thread, and a pool for every leg; none waits for another while there are
-    flows for it. On a CPU a compiled call returns when it has ended and takes one core, and calls of several threads
-    run at once: so name it once for every core to use. Every device compiles every leg once. Devices go on while the
-    caller works on a harvest, up to AHEAD turns. `watch(busy, lanes)` is called once a turn, by the caller's thread:
-    how many of the lanes that it moved were under way when it began.
+    For every entry of `devices` there is a thread, and a pool for every leg of a task; none waits for another while
+    there are flows for it. On a CPU a compiled call returns when it has ended and takes one core, and calls of several
+    threads run at once: so name it once for every core to use. Every device compiles every leg once, and tasks whose
+    programs are the same share them. A turn has at most `steps` attempted steps, and fewer while flows wait that are
+    short (PART). A flow whose turns have taken `seconds` ends as max_seconds_reached. Devices go on while the caller
+    works on a harvest, up to AHEAD turns. `watch(busy, lanes)` is called once a turn, by the caller's thread: how many
+    of the lanes that it moved were under way when it began.
     """
-    work = _Work(refill, devices, chunk, chunks)
+    work = _Work(tasks, devices, steps, seconds)
     threads = ThreadPoolExecutor(len(devices), "gflow device")
     try:
-        one_of = {device: k for k, device in enumerate(devices)}
-        for compiled in [threads.submit(work.compile, k) for k in one_of.values()]:
-            compiled.result()
-        work.queues[0].add(np.arange(len(indices)), indices)
-        running = [threads.submit(work.run, k, steps) for k in range(len(devices))]
-        for (busy, lanes), harvest in work.harvests(len(devices)):
+        running = [threads.submit(work.run, k) for k in range(len(devices))]
+        for turn in work.harvests(len(devices)):
+            if turn is None:
+                yield None
+                continue
+            (busy, lanes), harvest = turn
             if watch is not None:
                 watch(busy, lanes)
             yield harvest
@@ -83,24 +78,23 @@ def harvests(
         threads.shutdown(wait=False, cancel_futures=True)
 
 
+Choice = tuple[Station, int]
+
+
 class _Work:
-    """What the threads of all devices share, under one lock: flows that wait for a leg, and those that have ended."""
+    """What the threads of all devices share, under one lock: tasks under way, and flows that have ended."""
 
-    def __init__(self, refill: Refill, devices: Sequence, chunk: int, chunks: int):
-        brought, self.queues, self.lanes = jax.ShapeDtypeStruct((chunk,), int), [], [[] for _ in devices]
-        for leg in refill.legs:
-            self.queues.append(_Queue(brought))
-            for own, device in zip(self.lanes, devices, strict=True):
-                own.append(_Lanes(leg, brought, device, chunks))
-            brought = leg.shapes(brought)
-        self.chunk, self.changed = chunk, threading.Condition()
-        self.ended: deque[tuple[tuple[int, int], tuple[np.ndarray, End]]] = deque()
+    def __init__(self, tasks: Sequence[Task], devices: Sequence, steps: int, seconds: float):
+        self.tasks, self.devices, self.most, self.seconds = deque(enumerate(tasks)), devices, steps, seconds
+        self.alive = ALIVE.get(devices[0].platform, 2)
+        self.stations: list[Station] = []
+        self.opening = False
+        self.changed = threading.Condition()
+        self.ended: deque[tuple[tuple[int, int], Harvest]] = deque()
         self.finished, self.stopped = 0, False
-
-    def compile(self, k: int) -> None:
-        """Turns of no steps: of devices that are one, each would compile for itself."""
-        for lanes in self.lanes[k]:
-            lanes.turn(np.full_like(lanes.held, IDLE), lanes.nothing(), 0)
+        # of every device: how often it has moved what, and whether last it was one that has no flow for every lane
+        self.moved: list[dict[tuple[int, int], int]] = [{} for _ in devices]
+        self.few = [False] * len(devices)
 
     def stop(self) -> None:
         """Let every thread end with its present turn."""
@@ -108,27 +102,34 @@ class _Work:
             self.stopped = True
             self.changed.notify_all()
 
-    def harvests(self, threads: int) -> Iterator[tuple[tuple[int, int], tuple[np.ndarray, End]]]:
-        """((busy, lanes), (positions, ends)) of turns, until so many threads have finished."""
+    def harvests(self, threads: int) -> Iterator[tuple[tuple[int, int], Harvest] | None]:
+        """((busy, lanes), harvest) of turns until so many threads have finished, None after a TICK without any."""
         while True:
             with self.changed:
-                self.changed.wait_for(lambda: self.ended or self.finished == threads)
-                if not self.ended:
+                self.changed.wait_for(lambda: self.ended or self.finished == threads, TICK)
+                if not self.ended and self.finished == threads:
                     return
-                turn = self.ended.popleft()
+                turn = self.ended.popleft() if self.ended else None
                 self.changed.notify_all()
             yield turn
 
-    def run(self, k: int, steps: int) -> None:
+    def run(self, k: int) -> None:
         """The thread of device `k`: turns of its lanes until no flow is left anywhere."""
-        last = None
         try:
-            while (leg := self._begin(k, last)) is not None:
-                lanes = self.lanes[k][leg]
-                moved = lanes.busy, lanes.held.size
-                lanes.turn(lanes.fresh, lanes.brought, steps)
-                self._end(moved, leg, *lanes.take(with_flows=leg + 1 < len(self.queues)))
-                last = leg
+            while (choice := self._begin(k)) is not None:
+                station, leg = choice
+                lanes = station.lanes[k][leg]
+                with self.changed:
+                    positions, bring = station.taken(k, leg)
+                    steps = station.steps(leg, self.most)
+                    lanes.take_in(positions)
+                if not lanes.busy:  # another device has taken what there was
+                    continue
+                fresh = lanes.fresh(positions, bring(self.devices[k])) if len(positions) else lanes.nothing()
+                moved, begin = (lanes.busy, lanes.held.size), time.monotonic()
+                lanes.turn(fresh, lanes.over(station.spent, self.seconds), steps)
+                station.spent[lanes.held[lanes.held >= 0]] += time.monotonic() - begin
+                self._end(station, leg, moved, lanes.take(leg + 1 < len(station.queues)))
         except BaseException:
             self.stop()
             raise
@@ -137,136 +138,67 @@ class _Work:
                 self.finished += 1
                 self.changed.notify_all()
 
-    def _begin(self, k: int, last: int | None) -> int | None:
-        """Which leg device `k` moves now that it has moved `last`, its lanes filled; None if there is nothing left."""
+    def _begin(self, k: int) -> Choice | None:
+        """What device `k` moves next; None if there is nothing left."""
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self.stopped or self._ready(k) or not self._left())
+                if self.stopped or not self._left():
+                    return None
+                choice = self._next(k)
+                if not self._opens(k, choice):
+                    if choice is None:  # another device was faster
+                        continue
+                    station, leg = choice
+                    self.few[k] = not station.full(k, leg)
+                    self.moved[k][station.number, leg] = max(self.moved[k].values(), default=0) + 1
+                    return choice
+                self.opening = True
+                number, task = self.tasks.popleft()
+            self._open(number, task)
+
+    def _ready(self, k: int) -> bool:
+        choice = self._next(k)
+        return choice is not None or self._opens(k, choice)
+
+    def _opens(self, k: int, choice: Choice | None) -> bool:
+        """Whether the device begins the next task: what it has does not fill its lanes."""
+        few = choice is None or not any(s.full(k, leg) for s in self.stations for leg in range(len(s.queues)))
+        return few and bool(self.tasks) and not self.opening and len(self.stations) < self.alive
+
+    def _open(self, number: int, task: Task) -> None:
+        """Compile a task for all devices, while the others go on."""
+        station = Station(number, task, self.devices)
+        one_of = {device: k for k, device in enumerate(self.devices)}
+        with ThreadPoolExecutor(len(one_of), "gflow device") as threads:
+            list(threads.map(station.compile, one_of.values()))
         with self.changed:
-            self.changed.wait_for(lambda: self.stopped or self._next(k, last) is not None or not self._left())
-            leg = None if self.stopped else self._next(k, last)
-            if leg is not None:
-                lanes, waiting = self.lanes[k][leg], self.queues[leg]
-                share = math.ceil(len(waiting) / (len(self.lanes) * self.chunk)) * self.chunk
-                # of flows that do not fill its lanes a device leaves their share to the others
-                lanes.fill(waiting, len(waiting) if self._flows(k, leg) >= lanes.held.size else share)
-            return leg
+            self.stations.append(station)
+            self.opening = False
+            self.changed.notify_all()
 
     def _left(self) -> bool:
-        return any(map(len, self.queues)) or any(lanes.busy for own in self.lanes for lanes in own)
+        return bool(self.tasks) or self.opening or any(station.left for station in self.stations)
 
-    def _flows(self, k: int, leg: int) -> int:
-        """How many flows its lanes hold, or could."""
-        return self.lanes[k][leg].busy + len(self.queues[leg])
+    def _next(self, k: int) -> Choice | None:
+        """The leg furthest on, of the first task that has one with a flow for every lane: the steps of few lanes take
+        as long as those of many. In turn with it, and with each other where there is none, those of a task whose flows
+        have all begun."""
+        some = [(s, leg) for s in self.stations for leg in range(len(s.queues)) if s.flows(k, leg)]
+        full = [(s, leg) for s, leg in some if s.full(k, leg)]
+        few = [(s, leg) for s, leg in some if not s.full(k, leg) and (s.exhausted or not full)]
+        last = lambda choice: self.moved[k].get((choice[0].number, choice[1]), 0)  # noqa: E731
+        if full and (self.few[k] or not few):
+            return next((s, leg) for s, leg in reversed(full) if s is full[0][0])
+        return min(few, key=last, default=None)
 
-    def _next(self, k: int, last: int | None) -> int | None:
-        """The leg furthest on that has a flow for every lane: the steps of few lanes take as long as those of many. If
-        none has, they take turns."""
-        flows = [self._flows(k, leg) for leg in range(len(self.queues))]
-        legs = [leg for leg, count in enumerate(flows) if count > 0]
-        full = [leg for leg in legs if flows[leg] >= self.lanes[k][leg].held.size]
-        if full or len(legs) < 2:
-            return max(full or legs, default=None)
-        return next(leg for leg in legs if leg != last)
-
-    def _end(self, moved: tuple[int, int], leg: int, positions: np.ndarray, ends: End, flows: Pool | None) -> None:
+    def _end(self, station: Station, leg: int, moved: tuple[int, int], taken) -> None:
         with self.changed:
-            if flows is not None:
-                going = ends.result == CONTINUED
-                self.queues[leg + 1].add(positions[going], _of(flows, going))
-                positions, ends = positions[~going], _of(ends, ~going)
-            self.ended.append((moved, (positions, ends)))
+            self.ended.append((moved, Harvest(station.number, *station.end(leg, *taken))))
+            if not station.left:
+                self.stations.remove(station)
             self.changed.notify_all()
-            self.changed.wait_for(lambda: self.stopped or len(self.ended) <= AHEAD * len(self.lanes))
+            self.changed.wait_for(lambda: self.stopped or len(self.ended) <= AHEAD * len(self.devices))
 
 
-class _Queue:
-    """Flows that wait for a leg: `positions` (k,), and what each of their lanes starts with."""
-
-    def __init__(self, brought):
-        """`brought`: shapes (lanes of a chunk, ...) of the latter."""
-        self.positions = np.zeros(0, int)
-        self.brought = jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape[1:]), leaf.dtype), brought)
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def add(self, positions: np.ndarray, brought) -> None:
-        self.positions, self.brought = _joined((self.positions, self.brought), (positions, brought))
-
-    def take(self, count: int):
-        """The first `count`, which wait no longer."""
-        taken = _of((self.positions, self.brought), slice(count))
-        self.positions, self.brought = _of((self.positions, self.brought), slice(count, None))
-        return taken
-
-
-class _Lanes:
-    """The lanes of one leg on one device: which flow each of them holds, and which start with the next turn."""
-
-    def __init__(self, leg: Leg, brought, device, chunks: int):
-        """`brought`: shapes of what the lanes of a chunk start with."""
-        zeros = jax.tree.map(lambda leaf: np.zeros((chunks, *leaf.shape), leaf.dtype), leg.shapes(brought))
-        self.leg, self.device, self.pool, self.ends = leg, device, jax.device_put(zeros, device), None
-        self.held: np.ndarray = np.full(np.shape(zeros.lanes.steps), IDLE)
-        self.fresh = np.full_like(self.held, UNUSED)
-        self.shapes, self.brought = brought, None
-
-    def nothing(self):
-        """What is brought where no lane starts: made on the device, to which it would be long to send."""
-        shape = self.held.shape[:1]
-        return jax.tree.map(lambda a: jnp.zeros((*shape, *a.shape), a.dtype, device=self.device), self.shapes)
-
-    @property
-    def busy(self) -> int:
-        """How many lanes hold a flow."""
-        return int(np.sum(self.held >= 0))
-
-    def fill(self, waiting: _Queue, most: int) -> None:
-        """Give lanes that are free to at most so many flows that wait."""
-        free = tuple(np.argwhere(self.held == IDLE)[: min(most, len(waiting))].T)
-        count = len(free[0])
-        self.held[free], brought = waiting.take(count)
-        self.fresh[free] = self.held[free]
-        # what a lane starts with that has no flow is never used, or, by one of the first turn, only stepped along
-        which = np.zeros(self.held.shape, int)
-        which[free] = np.arange(count)
-        # on the device in either case: arrays that are not would be another program
-        self.brought = jax.device_put(_of(brought, which), self.device) if count else self.nothing()
-
-    def turn(self, fresh: np.ndarray, brought, steps: int) -> None:
-        """Let `fresh` lanes start with what is `brought`, and all make so many steps."""
-        self.pool, self.ends = jax.block_until_ready(self.leg.turn(self.pool, fresh, brought, steps))
-
-    def take(self, with_flows: bool) -> tuple[np.ndarray, End, Pool | None]:
-        """The flows that ended in this turn, copied to the host: positions, ends, and with their lanes if wanted."""
-        over = ~np.asarray(self.pool.lanes.running) & (self.held >= 0)
-        positions = self.held[over]
-        self.held[over] = IDLE
-        self.fresh = np.full_like(self.fresh, IDLE)
-        return positions, *_ended((self.ends, self.pool if with_flows else None), over)
-
-
-def _of(tree, which):
-    """These rows of its leaves, on the host."""
-    return jax.tree.map(lambda a: np.asarray(a)[which], tree)
-
-
-def _ended(tree, over: np.ndarray):
-    """The same of arrays on a device, from which only what is wanted is sent; as many as a power of two, since every
-    number of them is compiled apart."""
-    if all(device.platform == "cpu" for device in jax.tree.leaves(tree)[0].devices()):
-        return _of(tree, over)
-    at = np.flatnonzero(over)
-    some = _taken(tree, np.resize(at, 2 ** math.ceil(math.log2(len(at)))) if len(at) else np.zeros(1, int))
-    return jax.tree.map(lambda a: np.asarray(a)[: len(at)], some)
-
-
-@jax.jit
-def _taken(tree, at):
-    return jax.tree.map(lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:])[at], tree)
-
-
-def _joined(first, *others):
-    """Trees one after the other."""
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), first, *others)
-
-
-__all__ = ["Refill", "harvests"]
+__all__ = ["Harvest", "Refill", "Task", "harvests"]
