@@ -189,8 +189,8 @@ MODELS = Table(
                 "–", "where flow and optimisers end.*", measures,
                 lambda x, name=name: "{q_min:.3g}, {P_over_optimum:.4g}, {kkt_residual:.1g}".format(
                     **x[0]["measured"][name]))
-          for name, measures in (("flow", LIMIT), ("SGD", DESCENT), ("SGD, batches of 4", DESCENT), ("momentum", DESCENT),
-                                 ("Adam", DESCENT), ("normalised SGD", DESCENT))),
+          for name, measures in (("flow", LIMIT), ("SGD", DESCENT), ("SGD, batches of 4", DESCENT),
+                                 ("momentum", DESCENT), ("Adam", DESCENT), ("normalised SGD", DESCENT))),
         Claim("K = 3 outputs, orthogonally separable classes (12,4), 20 fresh draws: GLOBAL among those with a live "
               "neuron for each class", "all", "orthogonally separable classes, K = 3.*", VECTOR,
               reached=lambda x: len(set(x[0]["measured"].split(" of "))) == 1),
