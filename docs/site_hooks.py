@@ -1,10 +1,11 @@
-"""Hooks of `mkdocs build`: formulas become MathML, and the notebooks of `notebooks/` become pages.
+"""Hooks of `mkdocs build`: formulas become MathML, notebooks become pages, and docs/figures.py becomes a gallery.
 
 MathML is drawn by the browser: the site loads no script or font from elsewhere.
 """
 
 from __future__ import annotations
 
+import ast
 import html
 import json
 import logging
@@ -17,6 +18,8 @@ from mkdocs.structure.files import File
 log = logging.getLogger("mkdocs.gflow")
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+
+FIGURES = Path(__file__).parent / "figures.py"
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*(?:\\\((.*?)\\\)|\\\[(.*?)\\\])\s*</\1>', re.DOTALL)
 
@@ -65,7 +68,28 @@ def on_files(files, config):
     """One page notebooks/NAME.md for every notebook, as it was saved: nothing is run."""
     for path in notebooks():
         files.append(File.generated(config, f"notebooks/{path.stem}.md", content=page_of(path)))
+    files.append(File.generated(config, "gallery.md", content=gallery()))
     return files
+
+
+def gallery() -> str:
+    """Every figure of docs/figures.py above the function that draws it, in the order of the file."""
+    source = FIGURES.read_text(encoding="utf-8")
+    parts = [
+        "# Gallery\n\nEvery figure with the lines that made it, from `docs/figures.py`; `python docs/figures.py NAME` draws "
+        "it again. `flow_of`, `save` and `swept` are short helpers of that file: a flow with its limit, a file, a sweep. "
+        "The functions of `gflow.plots` are in the [reference](reference/figures.md)."
+    ]
+    for node in ast.parse(source).body:
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        text = ast.get_source_segment(source, node) or ""
+        for name in re.findall(r'save\(figure, "(\w+)"\)', text) + re.findall(r'ASSETS / "(\w+\.gif)"', text):
+            image = name if name.endswith(".gif") else f"{name}.png"
+            about = " ".join((ast.get_docstring(node) or "").split())
+            title = node.name.replace("_", " ").capitalize()
+            parts.append(f"## {title}\n\n{about}\n\n![{title}](assets/{image})\n\n```python\n{text}\n```")
+    return "\n\n".join(parts) + "\n"
 
 
 def notebooks() -> list[Path]:
