@@ -17,8 +17,8 @@ HEAD = """# Command line
 Made by `python docs/command_line.py` from the commands: what stands here is what `gflow COMMAND --help` prints.
 
 DATA is a built-in name with parameters (`gaussian:n=10,d=5,seed=0`, `xor`, `iris`, `digits:3,8`; `gflow data` lists
-them), a `.csv` or a `.npz`: see [your own data](../how-to/your-data.md). Samples are numbered from 0 in results, rows of a
-file from 1 in messages about it.
+them), a `.csv` or a `.npz`: see [your own data](../how-to/your-data.md). Samples are numbered from 0 in results, rows
+of a file from 1 in messages about it.
 
 | exit status | |
 |---|---|
@@ -27,8 +27,8 @@ file from 1 in messages about it.
 | 2 | bad input; one line says what to do |
 | 130 | interrupted |
 
-What XLA compiled is kept in `~/.cache/gflow/xla`; `JAX_COMPILATION_CACHE_DIR` puts it elsewhere. What is printed and stored
-is explained under [terms](../terms.md).
+What XLA compiled is kept in `~/.cache/gflow/xla`; `JAX_COMPILATION_CACHE_DIR` puts it elsewhere. What is printed and
+stored is explained under [terms](../terms.md).
 """
 
 
@@ -63,7 +63,7 @@ def _section(command: CommandInfo) -> str:
 def _row(name: str, kind: Any, default: Any, info: OptionInfo) -> str:
     """Flags with what they take, the default, the help; a default in brackets at the end of the help counts as one."""
     takes = "" if kind is bool else " " + {int: "N", float: "X", Path: "FILE"}.get(_plain(kind), "TEXT")
-    flags = "<br>".join(f"`{flag}{takes}`" for flag in info.param_decls or (f"--{name.replace('_', '-')}",))
+    flags = "<br>".join(f"`{flag}{takes}`" for flag in _flags(name, info))
     text = info.help or ""
     said = re.search(r" \[([^:\]][^\]]*)\]$", text) if default is None else None
     if said:
@@ -73,6 +73,12 @@ def _row(name: str, kind: Any, default: Any, info: OptionInfo) -> str:
     elif kind is bool or default is None:
         default = ""
     return f"| {flags} | {_text(f'{default:g}' if isinstance(default, float) else str(default))} | {_text(text)} |"
+
+
+def _flags(name: str, info: OptionInfo) -> list[str]:
+    """As they are typed; in an annotation the first one takes the place of a default."""
+    given = [flag for flag in (info.default, *(info.param_decls or ())) if isinstance(flag, str)]
+    return given or [f"--{name.replace('_', '-')}"]
 
 
 def _plain(kind: Any) -> Any:
