@@ -77,8 +77,8 @@ def gallery() -> str:
     source = FIGURES.read_text(encoding="utf-8")
     parts = [
         "# Gallery\n\nEvery figure with the lines that made it, from `docs/figures.py`; `python docs/figures.py NAME` "
-        "draws it again. `flow_of`, `save` and `swept` are short helpers of that file: a flow with its limit, a file, a "
-        "sweep. The functions of `gflow.plots` are in the [reference](reference/figures.md)."
+        "draws it again. `flow_of`, `save` and `swept` are short helpers of that file: a flow with its limit, a file, "
+        "a sweep. The functions of `gflow.plots` are in the [reference](reference/figures.md)."
     ]
     for node in ast.parse(source).body:
         if not isinstance(node, ast.FunctionDef):
