@@ -151,3 +151,20 @@ def test_stiffness_of_several_outputs_bounds_what_a_neuron_does_alone(rng):
         frobenius = np.sqrt(np.max(np.sum(M**2, axis=(1, 2))))
         assert np.linalg.norm(M, 2, axis=(1, 2)).max() <= frobenius
         np.testing.assert_allclose(field.stiffness(z, rates, D), frobenius, rtol=1e-9)
+
+
+def test_neurons_that_are_zero_do_not_move():
+    """Under a leaky activation something pulls at them too: neither speed nor stiffness is theirs."""
+    data = datasets.gaussian(n=6, d=2)
+    problem = gflow.Problem(data.X, data.y, activation=gflow.LeakyReLU(0.3))
+    network = gflow.Gaussian(1e-2)(gflow.key_of(0, 0), problem, 3)
+
+    def seen(network):
+        chart, z = gflow.BalancedPolar.encode(network)
+        field = Field(problem, chart, ScaledClock())
+        rates = field.rates(z, initial_modes(field, z))
+        return field.stiffness(z, rates, field.slopes(rates.Z > 0)), field.speed(z, rates.G, rates.lam, rates.log_S)
+
+    np.testing.assert_allclose(seen(network.resized(4)), seen(network), rtol=1e-12)
+    small = gflow.TwoLayer(network.W1[:, :1], network.w2[:1])
+    np.testing.assert_allclose(seen(small.resized(4)), seen(small), rtol=1e-12)

@@ -230,7 +230,7 @@ class Field(Module):
         g_i = sign(a_i) G_i: it turns at |(I - u u^T) g_i| and grows at u . g_i. One that shrinks counts by what it
         still has to lose: a neuron that slides into nothing, as happens on a ray of d = 2, does not keep a flow alive.
         """
-        hidden = self.chart.hidden(z)
+        hidden, G = self.chart.hidden(z), jnp.where(self.present(z), G, 0.0)  # a leaky neuron that is zero has some
         size = jnp.sqrt(inner(hidden, hidden))
         radial = jnp.sign(self.chart.orientation(z)) * inner(hidden, G) / jnp.where(size > 0, size, 1.0)
         turning = jnp.sqrt(jnp.maximum(inner(G, G) - radial**2, 0.0))
