@@ -23,7 +23,7 @@ from gflow.flow.solve import Flow, check_arguments
 from gflow.flow.vector_chart import VectorPolar
 from gflow.legs import FAR_RTOL, legs
 from gflow.network import TwoLayer, VectorTwoLayer
-from gflow.onward import explained
+from gflow.onward import explained_at
 from gflow.problem import Problem
 
 CHUNK = 32
@@ -85,7 +85,7 @@ def flow_to(
     far = np.flatnonzero(np.asarray(flow.s) > turn)
     if not len(far):
         return flow
-    lam = jnp.stack([explained(problem, flow.network.at(int(k)), FAR_RTOL) for k in far])  # pyright: ignore
+    lam = jnp.stack([explained_at(problem, flow.network.at(int(k)), FAR_RTOL) for k in far])  # pyright: ignore
     return dataclasses.replace(flow, lam=flow.lam.at[far].set(lam))
 
 

@@ -23,7 +23,7 @@ from gflow.convex.newton import KKTPoint
 from gflow.convex.oracle import gram_bound, require_float64
 from gflow.flow.solve import Flow
 from gflow.network import TwoLayer, VectorTwoLayer, host_network
-from gflow.patterns import canonical, distinct, grouped, joined, merge, pattern_key, positions, undetermined
+from gflow.patterns import canonical, distinct, explained, grouped, joined, merge, pattern_key, positions, undetermined
 from gflow.points import point_limit
 from gflow.problem import Problem
 from gflow.programs.base import ACCEPT, BAND, MOVING, Limit, agrees
@@ -38,6 +38,9 @@ SLACK = 0.3
 
 LARGE = 30.0
 """smallest q_min. `settled` = 2 tries always."""
+
+ROUGH = 1e-2
+"""Relative error of the margins of a flow's end, at most: the tolerance beyond margins of 10."""
 
 ROUNDED = 1e-13
 """|x_n . u_i| <= ROUNDED |x_n| is sliding, where that has to be told from a pair that is only close to it."""
@@ -113,7 +116,18 @@ def limit_of_network(
         if limit is not None:
             return limit
     patterns, V = merge(problem, unit, BAND, 0.0)
-    return limit_with(problem, patterns, V, seen.lam, polished=False)
+    return limit_with(problem, patterns, V, _multipliers(problem, unit, q, seen), polished=False)
+
+
+def _multipliers(problem: Problem, unit: TwoLayer, q: np.ndarray, seen: Look) -> np.ndarray:
+    """lambda (n,) of a network whose limit is not named: of its margins or, where these are too large to tell which
+    samples share the weight, those that explain the weights, whichever leaves the smaller KKT residual."""
+    lam = np.asarray(seen.lam)
+    p = explained(problem, unit, q, ROUGH, MOVING) if q.min() >= LARGE else None
+    if p is None:
+        return lam
+    host, other = kept_on_host(problem), np.asarray(problem.y) * p
+    return other if float(host.kkt_residual(unit, other, MOVING)) < float(seen.residual) else lam
 
 
 @np.errstate(divide="ignore")

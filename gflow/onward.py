@@ -20,15 +20,12 @@ from gflow.flow.implicit import Implicit
 from gflow.flow.solve import Flow, solve_flow
 from gflow.flow.stop import MarginTarget
 from gflow.network import TwoLayer
-from gflow.patterns import explaining, merge
+from gflow.patterns import explained
 from gflow.problem import Problem
 from gflow.programs.base import MOVING
 
 LARGE = 10.0
 """Smallest q_min of a flow that can be continued."""
-
-ERROR, NONE = 3.0, 40.0
-"""Of a margin in parts of the tolerance, and -log of a weight that is none."""
 
 
 def onward(
@@ -74,18 +71,16 @@ def onward(
         problem, flow.final, stop=(MarginTarget(q_min),), solver=Filippov(Implicit()), controller=PIController(rtol),
         saves=saves, max_steps=max_steps,
     )  # fmt: skip
-    lam = jnp.stack([explained(problem, later.network.at(k), rtol) for k in range(len(later.s))])  # pyright: ignore
+    lam = jnp.stack([explained_at(problem, later.network.at(k), rtol) for k in range(len(later.s))])  # pyright: ignore
     clocks = {"s": flow.s[-1] + later.s, "log_t": jnp.logaddexp(flow.log_t[-1], later.log_t)}
     return dataclasses.replace(later, lam=lam, **clocks)
 
 
-def explained(problem: Problem, network: TwoLayer, rtol: float) -> np.ndarray:
-    """lambda = Y p (n,) under which neurons grow along themselves, as nearly as can be (`explaining`); NaN if none was
-    found. p is 0 where a margin is larger than the smallest by more than its error and exp(-NONE) of weight."""
+def explained_at(problem: Problem, network: TwoLayer, rtol: float) -> np.ndarray:
+    """lambda = Y p (n,) of a network whose margins are right to `rtol` of the smallest; NaN if none was found."""
     q = np.asarray(problem.margins(network))
-    support = q <= (1 + ERROR * rtol) * q.min() + NONE
-    p = explaining(problem, *merge(problem, network, MOVING, 0.0), support)
+    p = explained(problem, network, q, rtol, MOVING)
     return np.full(len(q), np.nan) if p is None else np.asarray(problem.y) * p
 
 
-__all__ = ["explained", "onward"]
+__all__ = ["explained_at", "onward"]

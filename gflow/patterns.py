@@ -20,6 +20,9 @@ from gflow.problem import Problem
 NO_MARGIN = 1e-9
 """UNFITTED: no networks with the same signs have margins of this times |x_n| sum_i |a_i||w_i|."""
 
+ERROR, NONE = 3.0, 40.0
+"""Of a margin in parts of the tolerance, and -log of a weight that is none."""
+
 PROGRAM = 2e7
 """Largest number of non-zeros of that proof."""
 
@@ -72,20 +75,33 @@ def explaining(
     """
     from scipy.optimize import nnls
 
-    X, y = np.asarray(problem.X), np.asarray(problem.y) * (1.0 if support is None else support)
+    X, y = np.asarray(problem.X), np.asarray(problem.y)
+    kept = np.arange(len(y)) if support is None else np.flatnonzero(support)
     size = np.linalg.norm(V, axis=0)
-    blocks, targets = [np.zeros((0, len(y)))], [np.zeros(0)]
+    blocks, targets = [np.zeros((0, len(kept)))], [np.zeros(0)]
     for k in np.flatnonzero(size > 0):
         basis, root = complement(X[patterns.sliding[:, k]]), np.sqrt(size[k] / size.max())
         D = slopes_of(patterns.mask[:, k], problem.lower_slope)
-        blocks.append(root * patterns.sign[k] * basis.T @ (X.T * (D * y)))
+        blocks.append(root * patterns.sign[k] * basis.T @ (X.T * (D * y))[:, kept])
         targets.append(root * basis.T @ (V[:, k] / size[k]))
     scale = max(np.max(np.abs(X)), 1e-300)
     try:
-        alpha, _ = nnls(np.concatenate(blocks) / scale, np.concatenate(targets), maxiter=100 * len(y))
+        found, _ = nnls(np.concatenate(blocks) / scale, np.concatenate(targets), maxiter=100 * len(kept))
     except RuntimeError:  # its iterations ran out
         return None
+    alpha = np.zeros(len(y))
+    alpha[kept] = found
     return alpha / alpha.sum() if alpha.sum() > 0 else None
+
+
+def explained(problem: Problem, network: TwoLayer, q: np.ndarray, rtol: float, band: float) -> np.ndarray | None:
+    """p (n,), of sum 1, under which the neurons of a network grow along themselves as nearly as can be (`explaining`).
+
+    `q` (n,): its margins, right to `rtol` of the smallest: p is 0 where one is larger by more than its error and
+    exp(-NONE) of weight. Pairs within `band` slide. None if none was found.
+    """
+    support = q <= (1 + ERROR * rtol) * q.min() + NONE
+    return explaining(problem, *merge(problem, network, band, 0.0), support)
 
 
 def on_hyperplanes(problem: Problem, network: TwoLayer | VectorTwoLayer, band: float):

@@ -20,7 +20,7 @@ from gflow.inclusion import least_norm_slopes
 from gflow.network import TwoLayer, host_network
 from gflow.patterns import cannot_fit, distinct, pattern_key, positions
 from gflow.problem import Problem
-from gflow.programs.base import BAND, Limit
+from gflow.programs.base import BAND, MOVING, Limit
 
 REST = 1e-9
 """A neuron rests on a border if its velocity across it is at most this share of the largest velocity."""
@@ -112,8 +112,8 @@ def limit_with(problem: Problem, patterns: Patterns, V, lam, *, polished: bool, 
         network = network.scaled(1 / np.sqrt(q_min))
     q = host.margins(network)
     p = np.abs(lam) / max(np.abs(lam).sum(), 1e-300)
-    # sliding pairs of a solved point are exact to rounding; the band only has to cover that
-    residual, slackness, objective = judge(host, network, lam, p, BAND)
+    # sliding pairs of a solved point are exact to rounding; those of a flow under way are to its tolerance
+    residual, slackness, objective = judge(host, network, lam, p, BAND if polished else MOVING)
     if not polished and q_min > 0:
         lam = lam * float(objective)  # multipliers of the scaled problem: sum alpha = P
     network, lam, q = jax.device_put((network, lam, q))  # together: one by one takes a millisecond
