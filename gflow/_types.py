@@ -30,6 +30,11 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
     horizon_reached = "The flow was integrated up to the requested time."
     stationary = "The flow came to rest at a point."
     max_seconds_reached = "The seconds that were allowed for the flow were used up."
+    steps_made = "All steps of the descent were made."
+
+
+_messages = RESULTS._index_to_message  # pyright: ignore[reportAttributeAccessIssue]
+_messages[0] = _messages[0] or "Success."
 
 
 class Module(eqx.Module):

@@ -23,7 +23,7 @@ class Descent(eqx.Module):
     """Iterates theta_k at the saved steps, the last one included.
 
     `network`: W1 (k, d, m), w2 (k, m) or W2 (k, m, K). `step` (k,), `margins` (k, n) or (k, n, K), `loss` (k,):
-    L + weight_decay/2 |theta|^2. `result`: horizon_reached, all steps were made, or nonfinite: a weight overflowed, and
+    L + weight_decay/2 |theta|^2. `result`: steps_made, or nonfinite: a weight overflowed, and
     so is what follows it.
     """
 
@@ -120,7 +120,7 @@ def _descend(problem, network, optimizer, key, steps, saves, normalised, batch) 
     _, path = jax.lax.scan(onward, (network, optimizer.init(network)), (begin, at))
     q = jax.vmap(problem.margins)(path)
     finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf[-1])) for leaf in jax.tree.leaves(path)]))
-    result = RESULTS.where(finite, RESULTS.horizon_reached, RESULTS.nonfinite)  # pyright: ignore
+    result = RESULTS.where(finite, RESULTS.steps_made, RESULTS.nonfinite)  # pyright: ignore
     return Descent(path, at, q, jax.vmap(problem.total_loss)(path), result)
 
 

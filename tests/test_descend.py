@@ -83,7 +83,7 @@ def test_overflow_is_said_and_bad_arguments_are_refused():
     network = network_of(problem)
     descent = gflow.descend(problem, network, optax.sgd(1e3), 200)
     assert gflow.result_name(descent.result) == "nonfinite"
-    assert gflow.result_name(gflow.descend(problem, network, optax.sgd(1e-3), 2).result) == "horizon_reached"
+    assert gflow.result_name(gflow.descend(problem, network, optax.sgd(1e-3), 2).result) == "steps_made"
     decays = PROBLEMS["exponential, decay"]
     for bad in (
         lambda: gflow.descend(problem, network, optax.sgd(0.1), 0),
