@@ -29,6 +29,9 @@ from gflow.programs.max_margin import Programs
 from gflow.vector.certificate import certify_vector
 from gflow.vector.program import VectorMaxMargin
 
+RELAXED = 0.5
+"""Share of the time that is left for the semidefinite bound of the limit's own multipliers."""
+
 SHARPNESS = np.logspace(-1, 8, 46)
 """Trained networks come without multipliers: p ~ exp(-tau q_n/q_min) for these tau, the best bound is taken."""
 
@@ -96,9 +99,12 @@ def _of_direction(
     objective, rounding = float(host.objective(network)), float(host.rounding(network))
     p, bound = _best_bound(problem, _candidate_weights(host, network, given), known)
     B = float(bound.upper)
+    deadline.tell(1 / B if B > 0 else 0.0, objective)
     if not known.complete and optimum is None and search and np.isfinite(objective):
         slope = problem.lower_slope
-        B = min(B, bound_of_dual(rows(np.asarray(problem.X), slope), multipliers(p * np.asarray(problem.y), slope)))
+        with deadline.within(share=RELAXED):
+            lam = multipliers(p * np.asarray(problem.y), slope)
+            B = min(B, bound_of_dual(rows(np.asarray(problem.X), slope), lam))
     judged = decide(
         objective, 1 / B if B > 0 else np.inf, rounding=rounding,
         unfitted=not np.isfinite(objective) and (given.stuck if given is not None else _unfitted(host, original)),
@@ -110,7 +116,8 @@ def _of_direction(
     )  # fmt: skip
     if judged.verdict == VERDICT.GLOBAL or not np.isfinite(objective) or not judged.sound:
         return proved
-    if optimum is None and search:
+    deadline.tell(proved.lower_bound, objective)
+    if optimum is None and search and not deadline.passed():
         optimum = solve_max_margin(problem, known, directions=network.directions().T)
     if optimum is not None:
         proved = _with_program(proved, host, given, optimum, rounding)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from gflow import deadline
 from gflow._types import VERDICT, Scope
 from gflow.convex.gated import solve_gated
 from gflow.convex.newton import KKTPoint, Patterns, newton
@@ -142,6 +143,7 @@ def _by_clarabel(X, y, masks) -> KKTPoint | None:
         right.append(np.append(1.0, np.zeros(d)))
     settings = clarabel.DefaultSettings()
     settings.verbose, settings.max_threads = False, 1
+    settings.time_limit = deadline.left()
     settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-10
     cones = [clarabel.NonnegativeConeT(n)] + [clarabel.SecondOrderConeT(d + 1) for _ in range(K)]
     A = sp.csc_matrix(np.concatenate(blocks))

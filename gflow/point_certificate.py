@@ -12,6 +12,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from gflow import deadline
 from gflow._types import VERDICT, Scope
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.faces import Faces, faces
@@ -67,6 +68,7 @@ def _penalised(problem: Problem, network: TwoLayer, known: Faces, optimum, searc
     lower = float(b @ feasible - jnp.sum(problem.loss.conjugate(feasible)))
     rounding, value = _rounding(problem, network, objective), None
     judged, better = decide(objective, lower, rounding=rounding), None
+    search = search and not deadline.passed()
     if optimum is None and search and judged.verdict != VERDICT.GLOBAL:
         optimum = solve_penalized(problem, beta, known)
     if optimum is not None and judged.verdict != VERDICT.GLOBAL:
@@ -87,7 +89,7 @@ def _penalised(problem: Problem, network: TwoLayer, known: Faces, optimum, searc
 
 def _least_norm(problem: Problem, network: TwoLayer, known: Faces, optimum, search: bool, settled: bool) -> Certificate:
     objective, lam = 0.5 * float(network.squared_norm()), -np.asarray(problem.loss.slope(problem.margins(network)))
-    if optimum is None and search:
+    if optimum is None and search and not deadline.passed():
         optimum = solve_min_norm(problem, known)
     facts = {"objective": objective, "exact": known.complete, "p": np.abs(lam), "missing_neuron": None}
     if optimum is None:
@@ -95,8 +97,11 @@ def _least_norm(problem: Problem, network: TwoLayer, known: Faces, optimum, sear
             VERDICT.INCONCLUSIVE, Scope.ALL, lower_bound=0.0, c=np.inf, better=None, optimum=None, **facts
         )
     # with neurons that supply what is missed, it interpolates exactly
-    whole = objective + _repair(problem, network, known)
+    least, needed = _repair(problem, network, known)
+    whole = objective + needed
     interpolates, other = whole <= (1 + TOLERANCE) * objective, optimum.network
+    if not interpolates and objective + least <= (1 + TOLERANCE) * objective:  # it may yet: the time was too short
+        settled = False
     judged = decide(
         whole if interpolates else np.inf, optimum.dual, rounding=_rounding(problem, network, objective),
         better=np.inf if other is None else optimum.primal,
@@ -118,17 +123,17 @@ def _largest(problem: Problem, lam, known: Faces) -> Bound:
     return dual_maximum(rows(problem.X, lower), multipliers(lam, lower), opposite(known, lower))
 
 
-def _repair(problem: Problem, network: TwoLayer, known: Faces) -> float:
-    """The least norm of a network that supplies y - f: infinite if there is none, 0 if f misses by rounding only."""
+def _repair(problem: Problem, network: TwoLayer, known: Faces) -> tuple[float, float]:
+    """Bounds of the least norm of a network that supplies y - f: infinite if there is none, 0 if that is rounding."""
     X, missed = np.asarray(problem.X), -np.asarray(problem.margins(network))
     terms = np.abs(X) @ np.abs(np.asarray(network.W1)) @ np.abs(np.asarray(network.w2))
     eps = (network.width + X.shape[1] + 8) * np.finfo(X.dtype).eps
     missed = np.where(np.abs(missed) <= eps * (terms + np.abs(np.asarray(problem.y))), 0.0, missed)
     if not missed.any():
-        return 0.0
+        return 0.0, 0.0
     size = np.linalg.norm(X, axis=1)
     if missed[size == 0].any():  # f(0) = 0
-        return np.inf
+        return np.inf, np.inf
     # f(c x) = c f(x) up to rounding: rows on one ray miss alike
     units, share = unit_rows(X), missed / np.where(size > 0, size, 1.0)
     for n in range(len(X)):
@@ -136,8 +141,9 @@ def _repair(problem: Problem, network: TwoLayer, known: Faces) -> float:
         first = int(np.argmax(alike))
         if abs(share[n] - share[first]) <= 1e-6 * abs(share[first]) + eps * terms[n] / max(size[n], 1e-300):
             share[n] = share[first]
-    fix = solve_min_norm(eqx.tree_at(lambda p: p.y, problem, jnp.asarray(share * size)), known)
-    return fix.primal
+    with deadline.aside():
+        fix = solve_min_norm(eqx.tree_at(lambda p: p.y, problem, jnp.asarray(share * size)), known)
+    return fix.dual, fix.primal
 
 
 def _rounding(problem: Problem, network: TwoLayer, objective: float) -> float:

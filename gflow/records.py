@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import jax
 import numpy as np
 
+from gflow import deadline
 from gflow._types import RESULTS, VERDICT, kept_on_host, on_host, result_code
 from gflow.certificate import certify
 from gflow.convex.faces import Faces, faces
@@ -101,27 +102,36 @@ def host():
 class Witness:
     """Finds and judges the limits of flows of one problem, on `host()`; what patterns determine is computed once.
 
-    `optimum`: the solved convex program or a function that solves it, called once and only if a limit needs it.
+    `optimum`: the solved convex program or a function that solves it, called once and only if a limit needs it;
+    `budget`: seconds that this may take where it is solved here, by default as long as it takes.
 
     A row is a function of its own flow: what is remembered would be computed to the same bits again.
     """
 
     def __init__(
-        self, problem: Problem, known_faces: Faces | None = None, optimum: Optimum | Callable[[], Optimum] | None = None
+        self,
+        problem: Problem,
+        known_faces: Faces | None = None,
+        optimum: Optimum | Callable[[], Optimum] | None = None,
+        budget: float | None = None,
     ):
         self.host = host()
         self.problem = problem = jax.device_put(problem, self.host)
-        known = faces(problem.X) if known_faces is None else known_faces
+        if known_faces is None:
+            with deadline.within(budget):
+                known_faces = faces(problem.X)
+        known = known_faces
         # where they are used: to move them there for every limit took a seventh of the time
         self.known = jax.device_put(known, self.host)
-        self._solved = (lambda: solve_optimum(problem, known)) if optimum is None else optimum
+        self.budget = budget
+        self._solved = (lambda: solve_optimum(problem, known, budget)) if optimum is None else optimum
         self.programs = Programs(problem)
         self._proved: OrderedDict[bytes, tuple[Certificate, float]] = OrderedDict()
 
     def __reduce__(self):
         """As NumPy arrays, which do not choose a device where they are read; what is remembered stays here."""
         solved = None if callable(self._solved) else self._solved
-        return Witness, on_host((self.problem, self.known, solved))
+        return Witness, (*on_host((self.problem, self.known, solved)), self.budget)
 
     def rows(self, indices: np.ndarray, ends: End) -> Iterator[dict]:
         """One row per flow, in order; leaves of `ends` have a leading axis, as long as `indices`."""

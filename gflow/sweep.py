@@ -6,6 +6,7 @@ nothing of a lane enters another. This stage knows no disk.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import warnings
@@ -130,7 +131,7 @@ def sweep(
     indices = np.arange(inits) if isinstance(inits, int) else np.fromiter(inits, int)
     if len(indices):
         flows = Flows(problem, law, width, indices)
-        judge = lambda problem: Witness(problem, known_faces, optimum)  # noqa: E731
+        judge = functools.partial(Witness, known_faces=known_faces, optimum=optimum)
         yield from (records for _, records in sweep_grid([flows], inits=len(indices), judge=judge, **options))
 
 
@@ -148,7 +149,8 @@ def sweep_grid(
     watch: Callable[[int, int], None] | None = None,
     dtype: str = "float64",
     seconds_per_flow: float = math.inf,
-    judge: Callable[[Problem], Witness] = Witness,
+    budget: float | None = None,
+    judge: Callable[..., Witness] = Witness,
     **flow_options,
 ) -> Iterator[tuple[int, Records]]:
     """Run all flows of several cells and yield (number of the cell, Records), in the order in which they are complete:
@@ -158,7 +160,8 @@ def sweep_grid(
     whole cell has, on which the number of lanes depends. Every one of `devices` (`lane_devices()`) has at most `chunks`
     of `chunk` (see `chunk_for`) lanes for each program, and half as many whenever these do not fit into its memory.
     Limits and certificates are found here, on the CPU, or in so many other `processes` (see `judged`), by
-    `judge(problem)`. `watch(busy, lanes)` is called at every turn. `dtype`: of the flows, float64 or float32; limits
+    `judge(problem, budget=budget)`: `budget` is in seconds, for the faces of X and for the convex program each, by
+    default as long as they take; where it is used up, bounds depend on the machine. `watch(busy, lanes)` is called at every turn. `dtype`: of the flows, float64 or float32; limits
     and certificates are float64. `seconds_per_flow`: a flow whose lane has been stepped for so long ends there, and its
     row says max_seconds_reached and INCONCLUSIVE, as does one that has made `max_steps` (100,000) say
     max_steps_reached; which flows use up seconds depends on the machine, and on what else it does. `flow_options`: as
@@ -180,7 +183,7 @@ def sweep_grid(
     devices = devices[: math.ceil(sum(len(c.indices) for c in cells) / plans[0].chunk)]  # more would have nothing to do
     options = {"devices": devices, "steps": STEPS, "seconds": seconds_per_flow, "watch": watch}
     gathered = Gathering([len(cell.indices) for cell in cells], rows, wait)
-    ended = _ended(cells, judge, _fitting(plans, most, **options))
+    ended = _ended(cells, functools.partial(judge, budget=budget), _fitting(plans, most, **options))
     for turn, found in enumerate(judged(processes, ended)):
         if turn % LOOK == LOOK - 1:
             make_room(0.8)

@@ -166,6 +166,8 @@ def _differs(row, problem: Problem, listed, optimum) -> dict | None:
         return {"what": "NOT_GLOBAL of a limit that is not exact"} if said == VERDICT.NOT_GLOBAL else None
     limit = limit_of_network(problem, network, settled=2.0)
     proof = certify(problem, limit, known_faces=listed, optimum=optimum)
+    if said == VERDICT.INCONCLUSIVE:  # its proof may have had less time than this one
+        return None if c >= (1 - AGREE) * proof.c else {"what": f"c {c:.9g}, recomputed {proof.c:.9g}"}
     if proof.verdict != said:
         return {"what": f"{said.name}, recomputed {proof.verdict.name}"}
     same = proof.c == c or (np.isfinite(c) and abs(proof.c - c) <= AGREE * c)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -389,3 +390,40 @@ def test_rows_that_can_never_be_separated_are_named(gflow, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "row 1 is all zeros" in done.stderr and "rows 2 and 3 are equal" in done.stderr
     assert strict(done.stdout)["verdict"] == "UNFITTED"
+
+
+def test_an_interrupt_during_the_proof_ends_with_the_limit(gflow, monkeypatch):
+    import _thread
+
+    import gflow as library
+    from gflow import deadline
+
+    def hang(*_, **__):
+        deadline.tell(1.5, 10.0)
+        _thread.interrupt_main()
+        time.sleep(30)
+
+    monkeypatch.setattr(library, "certify", hang)
+    common = ("run", "orthogonal-separable:n=8,d=2", "--width", 10)
+    done = gflow(*common, "--json")
+    assert done.returncode == 130
+    summary = strict(done.stdout)
+    assert summary["verdict"] == "INCONCLUSIVE" and summary["polished"] and summary["lower_bound"] == 1.5
+    assert summary["certificate"] == pytest.approx(summary["objective"] / 1.5)
+    assert "limit (margin_reached): exact, P = " in done.stderr and "store" not in done.stderr
+    done = gflow(*common)
+    assert done.returncode == 130 and done.stdout.startswith("limit (margin_reached): exact, P = ")
+    assert gflow(*common, "--proof-seconds", -1).returncode == 2
+
+
+def test_without_time_for_a_proof_the_limit_is_there(gflow):
+    common = ("run", "orthogonal-separable:n=8,d=2", "--width", 10)
+    summary = strict(gflow(*common, "--proof-seconds", 0, "--json").stdout)
+    assert summary["polished"] and summary["lower_bound"] <= summary["objective"] * (1 + 1e-6)
+    assert summary["loss"] is not None and summary["q_min"] >= 1e8
+
+
+def test_neurons_of_a_point_are_those_that_live(gflow, tmp_path):
+    (tmp_path / "one.csv").write_text("a,b,y\n0.6,-0.8,1.5\n")
+    summary = strict(gflow("run", "one.csv", "--loss", "squared", "--width", 4, "--scale", "1e-9", "--json").stdout)
+    assert 0 < len(summary["neurons"]) < 4 and all(sum(x["mask"]) for x in summary["neurons"])

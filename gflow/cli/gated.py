@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gflow.cli.inputs import InputError, checked
-from gflow.cli.progress import say
+from gflow.cli.inputs import InputError
 from gflow.cli.sentences import scopes, verdict_sentence
 
 
@@ -20,15 +19,14 @@ def check_gated(problem, **refused) -> None:
         )
 
 
-def run_gated(problem, network, **options):
-    """(summary, flow): the gates are those of the first weights."""
+def gated_summary(problem, network, flow, seconds: float) -> dict:
+    """The keys of a flow of `problem` with fixed gates, and what is proved about its end in `seconds`."""
     import gflow
+    from gflow import deadline
     from gflow._types import result_name
 
-    problem = gflow.gated(problem, network)
-    say("compiling and integrating (compilation takes a quarter of a minute)")
-    flow = checked(gflow.solve_flow, problem, network, **options)
-    limit = gflow.gated_limit(problem, flow.final)
+    with deadline.within(seconds):
+        limit = gflow.gated_limit(problem, flow.final)
     mass = np.linalg.norm(limit.V, axis=1)
     live = np.flatnonzero(mass > 1e-9 * mass.max(initial=0.0))
     summary = {
@@ -42,7 +40,7 @@ def run_gated(problem, network, **options):
             for k in live[np.argsort(-mass[live], kind="stable")]
         ],
     }  # fmt: skip
-    return summary, flow
+    return summary
 
 
 def print_gated(console, summary: dict) -> None:

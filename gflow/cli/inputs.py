@@ -132,6 +132,12 @@ def check_steps(rtol: float | None, max_steps: int) -> None:
         raise InputError(f"--max-steps must be at least 1, got {max_steps}")
 
 
+def check_budget(seconds: float) -> None:
+    """Seconds of a proof."""
+    if not seconds >= 0:
+        raise InputError(f"--proof-seconds must be 0 or more, got {seconds}")
+
+
 def check_key(seed: int, index: int) -> None:
     """Seeds and numbers of initialisations that fit a key."""
     if not 0 <= seed < 2**63:

@@ -10,13 +10,15 @@ from typing import Annotated
 
 import typer
 
-from gflow.cli import sweeps
+from gflow.cli import sweeps, work
+from gflow.cli.ended import ended
 from gflow.cli.environment import configure, plain_warnings
-from gflow.cli.gated import check_gated, print_gated, run_gated
-from gflow.cli.given import descended, of_network
+from gflow.cli.gated import check_gated
+from gflow.cli.given import certified, descended
 from gflow.cli.inputs import (
     InputError,
     announce,
+    check_budget,
     check_far,
     check_file,
     check_frozen,
@@ -36,6 +38,7 @@ from gflow.cli.options import (
     Init,
     Json,
     LossName,
+    ProofSeconds,
     QMin,
     Scale,
     Seed,
@@ -44,6 +47,8 @@ from gflow.cli.options import (
     Width,
 )
 from gflow.cli.progress import say
+from gflow.cli.solved import solved
+from gflow.cli.work import Interrupted
 
 INTERRUPTED = 130
 
@@ -93,6 +98,7 @@ def run(
         typer.Option(help="tolerance of the integrator [3e-3, 1e-3 where flows end by 1e3, up to a horizon 1e-4]"),
     ] = None,
     max_steps: Annotated[int, typer.Option(help="step budget")] = 100_000,
+    proof_seconds: ProofSeconds = 30.0,
     optimizer: Annotated[
         str | None,
         typer.Option(help="descend instead: sgd, momentum, nesterov, normalised-sgd, adam, rmsprop [:lr=..,batch=..]"),
@@ -108,7 +114,6 @@ def run(
     """One flow to its certified limit."""
 
     import gflow
-    from gflow.cli import output
     from gflow.flow.controller import PIController
     from gflow.flow.solve import check_arguments
     from gflow.legs import RTOL
@@ -122,6 +127,7 @@ def run(
     if fixed:
         check_gated(problem, optimizer=optimizer, freeze_output=freeze_output, plot=plot, q_min=q_min)
     check_steps(rtol, max_steps)
+    check_budget(proof_seconds)
     check_file(out, (".npz",), data, weights)
     check_file(plot, (".png", ".pdf", ".svg"), data, weights)
     check_key(seed, index)
@@ -130,7 +136,7 @@ def run(
     network = read_weights(weights, problem) if weights else checked(law, gflow.key_of(seed, index), problem, width)
     if optimizer is not None:
         _check_no_flow(context)
-        return descended(problem, network, optimizer, steps, gflow.key_of(seed, index), notes, json)
+        return descended(problem, network, optimizer, steps, gflow.key_of(seed, index), notes, json, proof_seconds)
     checked(check_arguments, problem, network, until_s, until_t)
     if freeze_output:
         check_frozen(problem, until_s, until_t)
@@ -143,26 +149,13 @@ def run(
         options["controller"] = PIController((1e-4 if timed else RTOL) if rtol is None else rtol)
     elif rtol is not None:
         options["controller"] = PIController(rtol)
-    if fixed:
-        summary, flow = run_gated(problem, network, **horizons, **options)
-        if out:
-            _write_trajectory(flow, out)
-        return output.emit(summary, json, print_gated)
-    say("compiling and integrating (compilation takes a quarter to half a minute)")
-    if timed or freeze_output:
-        chart = gflow.FrozenOutput if freeze_output else None
-        flow = checked(gflow.solve_flow, problem, network, chart=chart, **horizons, **options)
+    if not (timed or fixed or freeze_output):
+        options["q_min"] = q_min
+    elif not fixed:
+        options |= horizons | {"chart": gflow.FrozenOutput if freeze_output else None}
     else:
-        flow = gflow.flow_to(problem, network, q_min, **options)
-    known = gflow.faces(problem.X)
-    limit, frozen, certificate = _proved(problem, flow, known)
-    summary = output.limit_summary(problem, limit, certificate) | output.flow_summary(problem, network, flow)
-    summary |= output.frozen_summary(flow, frozen)
-    if out:
-        _write_trajectory(flow, out)
-    if plot:
-        _draw(problem, flow, limit, known, plot)
-    output.emit(summary, json, output.print_run)
+        options |= horizons
+    ended(problem, network, options, fixed=fixed, out=out, plot=plot, seconds=proof_seconds, json=json)
 
 
 def _check_no_flow(context: typer.Context) -> None:
@@ -171,36 +164,6 @@ def _check_no_flow(context: typer.Context) -> None:
     given = ", ".join("--" + k.replace("_", "-") for k in names if _is_given(context, k))
     if given:
         raise InputError(f"--optimizer is no flow: leave {given} out")
-
-
-def _proved(problem, flow, known):
-    """(limit, what frozen_limit found or None, certificate) of a flow."""
-    import gflow
-    from gflow.cli import output
-
-    frozen = gflow.frozen_limit(problem, flow.final, known) if flow.frozen and problem.directional else None
-    limit = output.of_frozen(problem, flow.final, frozen) if flow.frozen else gflow.find_limit(problem, flow)
-    if not known.complete:
-        say("too many masks to enumerate: bounding P* by a semidefinite program (up to a minute)")
-    # a frozen flow is not on its way to a KKT point of both layers: where it ends is judged as a given network is
-    judged = limit.network if flow.frozen and not limit.stuck else limit
-    return limit, frozen, gflow.certify(problem, judged, known_faces=known)
-
-
-def _write_trajectory(flow, out: Path) -> None:
-    import numpy as np
-
-    weights = {name: getattr(flow.network, name) for name in ("W1", "w2", "W2") if hasattr(flow.network, name)}
-    np.savez(out, s=flow.s, log_t=flow.log_t, loss=flow.loss, margins=flow.margins, **weights)
-    say(f"wrote {out}")
-
-
-def _draw(problem, flow, limit, known, plot: Path) -> None:
-    import gflow
-    from gflow import plots
-
-    plots.save(plots.flow_figure(problem, flow, limit, gflow.along(problem, flow, known)), plot)
-    say(f"wrote {plot}")
 
 
 @app.command()
@@ -213,16 +176,15 @@ def certify(
     bias: Bias = False,
     standardize: Standardize = False,
     dtype: Dtype = "float64",
+    proof_seconds: ProofSeconds = 30.0,
     json: Json = False,
 ) -> None:
     """What is proved about a trained two-layer network."""
-    from gflow.cli import output
-
     problem, notes = read_problem(data, loss, bias, standardize, dtype, weight_decay, activation, classes=True)
     network = read_weights(weights, problem)
+    check_budget(proof_seconds)
     announce(notes)
-    summary = of_network(problem, network)
-    output.emit(summary, json, output.print_run)
+    certified(problem, network, {}, proof_seconds, json)
 
 
 @app.command()
@@ -237,15 +199,12 @@ def solve(
     ] = "logistic",
     activation: Activation = "relu",
     rtol: Annotated[float, typer.Option(help="relative gap to reach")] = 1e-9,
+    proof_seconds: ProofSeconds = 30.0,
     bias: Bias = False,
     standardize: Standardize = False,
     json: Json = False,
 ) -> None:
     """The convex program itself, max-margin, least norm or with weight decay: its optimum, proved from both sides."""
-    import gflow
-    from gflow.cli import output
-    from gflow.convex.gated import gates_of
-
     if masks != "all" and not (masks.isdecimal() and int(masks) > 0):
         raise InputError(f"--masks must be all or a positive number, got {masks!r}")
     if not 0 < rtol < 1:
@@ -262,23 +221,10 @@ def solve(
     plain = beta is None and not gated
     act = "relu" if gated else activation
     problem, notes = read_problem(data, loss, bias, standardize, "float64", activation=act, classes=plain)
+    check_budget(proof_seconds)
     announce(notes)
-    known = gflow.faces(problem.X) if masks == "all" else gflow.faces(problem.X, samples=int(masks), sampled=True)
-    if gated:
-        gates, scope = gates_of(problem.X, known)
-        say(f"gated ReLU with {len(gates)} gates, {'all' if known.complete else 'sampled'}")
-        solved = checked(gflow.solve_gated, problem, beta, gates, rtol=rtol, scope=scope)
-        return output.emit(output.gated_summary(known, gates, solved), json, output.print_program)
-    if not known.complete:
-        say("not all masks are enumerated: the lower bound comes from a semidefinite program, and a gap may be left")
-    if beta is None and loss == "squared":
-        solved = gflow.solve_min_norm(problem, known, rtol=rtol)
-    elif beta is None:
-        program = gflow.solve_max_margin if problem.outputs is None else gflow.solve_vector_max_margin
-        solved = program(problem, known, rtol=rtol)
-    else:
-        solved = gflow.solve_penalized(problem, beta, known, rtol=rtol)
-    output.emit(output.program_summary(known, solved), json, output.print_program)
+    solved(problem, masks=masks, beta=beta, gated=gated, squared=loss == "squared", rtol=rtol, seconds=proof_seconds,
+           json=json)  # fmt: skip
 
 
 @app.command(name="data")
@@ -323,8 +269,11 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         say("gflow: error: " + " ".join(str(error).split()))
         return 2
+    except Interrupted:
+        return INTERRUPTED
     except (typer.Abort, KeyboardInterrupt):
-        say("gflow: interrupted; the same command continues an unfinished store")
+        sweeping = (sys.argv[1:] if arguments is None else arguments)[:1] == ["sweep"]
+        say("gflow: interrupted" + ("; the same command continues an unfinished store" if sweeping else ""))
         return INTERRUPTED
     except Exception as error:
         # usage errors of the command line itself, whether typer depends on click or carries its own copy
@@ -348,7 +297,7 @@ def _is_given(context: typer.Context, name: str) -> bool:
 def program() -> None:
     """`gflow` as a process of its own: main, and its status as that of the process."""
     status = main()
-    if status == INTERRUPTED:
+    if status == INTERRUPTED or any(thread.is_alive() for thread in work.left_alone):
         # XLA may be in the midst of a compilation, and tearing the interpreter down around it ends in a crash
         sys.stdout.flush()
         sys.stderr.flush()

@@ -24,6 +24,10 @@ Bias = Annotated[bool, typer.Option("--bias", help="append a constant column")]
 Standardize = Annotated[bool, typer.Option("--standardize", help="scale columns to mean 0, variance 1")]
 Json = Annotated[bool, typer.Option("--json", help="print exactly one JSON object")]
 Dtype = Annotated[str, typer.Option(help="float64; certificates exist in float64 only")]
+ProofSeconds = Annotated[
+    float,
+    typer.Option("--proof-seconds", help="seconds for the proof, whose interval by then is the answer; inf: no limit"),
+]
 QMin = Annotated[
     float | None,
     typer.Option(

@@ -9,9 +9,10 @@ import sys
 
 import numpy as np
 
-from gflow._types import Scope, on_host, result_name
+from gflow._types import VERDICT, Scope, on_host, result_name
 from gflow.cli.sentences import bracket_sentence, none_below, optimal_sentence, scopes, unseparated, verdict_sentence
 from gflow.fates import FATE, fates
+from gflow.programs.base import Certificate, decide
 
 
 def to_json(value) -> str:
@@ -75,8 +76,28 @@ def limit_summary(problem, limit, certificate) -> dict:
         "p": certificate.p,
         "missing_neuron": missing,
         "missing_sign": sign,
-        "neurons": neurons(limit),
+        "neurons": neurons(problem, limit),
     }
+
+
+def limit_line(problem, limit, flow) -> str:
+    """Where a flow has ended, in one line: what is known before anything is proved."""
+    parts = ["exact" if limit.polished else f"not named, the network at s = {float(flow.s[-1]):.6g}"]
+    parts.append(f"P = {limit.objective:.9g}" if math.isfinite(limit.objective) else "not fitted")
+    parts += [] if limit.loss is None else [f"loss {limit.loss:.9g}"]
+    parts += [f"KKT residual {float(limit.kkt_residual):.3g}", f"{len(neurons(problem, limit))} neurons"]
+    return f"limit ({result_name(flow.result)}): " + ", ".join(parts)
+
+
+def unfinished(problem, limit, lower: float) -> Certificate:
+    """What is proved when a proof is interrupted that has found no network of an objective below `lower`."""
+    lam, objective = np.abs(np.asarray(limit.lam)), float(limit.objective)
+    judged = decide(objective, lower, rounding=0.0, settled=False)
+    return Certificate(
+        VERDICT.INCONCLUSIVE, Scope.ALL, objective=objective, lower_bound=judged.lower_bound, c=judged.c,
+        p=lam / max(lam.sum(), 1e-300) if problem.directional else lam, exact=False, missing_neuron=None, better=None,
+        optimum=None,
+    )  # fmt: skip
 
 
 def flow_summary(problem, network, flow) -> dict:
@@ -86,6 +107,7 @@ def flow_summary(problem, network, flow) -> dict:
     fate = np.asarray(fates(problem, final))
     return {
         "result": result_name(flow.result),
+        "q_min": np.min(flow.margins[-1]) if problem.directional else None,
         "s": flow.s[-1],
         "log_t": flow.log_t[-1],
         "steps": flow.steps,
@@ -213,13 +235,14 @@ def print_program(console, summary: dict) -> None:
         console.print(f"and {len(summary['neurons']) - 20} more; --json prints all")
 
 
-def neurons(limit) -> list[dict]:
-    """Live neurons, merged when equal: {sign, mass, direction, mask, sliding}, heaviest first.
+def neurons(problem, limit) -> list[dict]:
+    """Neurons that are not dead, merged when equal: {sign, mass, direction, mask, sliding}, heaviest first.
 
     With vector output {output, ...} in place of the sign: the direction of a.
     """
     directions, mass = np.asarray(limit.network.directions()).T, np.asarray(limit.network.masses())
     second = _second(limit.network)
+    alive = (mass > 0) & (limit.masks.any(axis=0) | (problem.lower_slope > 0))
     return [
         {
             **second[k],
@@ -228,7 +251,7 @@ def neurons(limit) -> list[dict]:
             "mask": limit.masks[:, k].astype(int),
             "sliding": np.flatnonzero(limit.sliding[:, k]),
         }
-        for k in range(len(mass))
+        for k in np.flatnonzero(alive)[np.argsort(-mass[alive], kind="stable")]
     ]
 
 
@@ -249,6 +272,10 @@ def print_run(console, summary: dict) -> None:
             f"This is the network at s = {float(np.asarray(summary['s'])):.6g}, where the integration ended "
             f"({summary['result']}); the figures below are about it."
         )
+        if summary["result"] == "max_steps_reached":
+            console.print("With more steps (--max-steps) the flow goes on.")
+        elif summary["q_min"] is not None and 0 < float(summary["q_min"]) < 1e8:
+            console.print("Without --q-min flows go on to margins of 1e8 where they can.")
     if summary["polished"] and summary["changes"]:
         console.print(
             f"The limit is a prediction: patterns had not settled when the flow was stopped, and {summary['changes']} "

@@ -45,7 +45,7 @@ def check_page(folder: Path, path: str) -> None:
         check_folder(folder)
 
 
-def write_page(dataset, summary: dict, path: str, folder: Path, count: int) -> Path:
+def write_page(dataset, summary: dict, path: str, folder: Path, count: int, seconds: float) -> Path:
     """Write the page of this store, with at most `count` flows; the file that was written."""
     from gflow.report.overview import overview
     from gflow.report.page import render
@@ -63,7 +63,7 @@ def write_page(dataset, summary: dict, path: str, folder: Path, count: int) -> P
         summary,
         values,
         overview=overview(dataset, summary),
-        flows=_flows(dataset, chosen, values),
+        flows=_flows(dataset, chosen, values, seconds),
         commands={"sweep": command, "toml": toml, "verify": shlex.join(["gflow", "verify", path])},
     )
     folder.mkdir(exist_ok=True)
@@ -87,9 +87,10 @@ def values_of(dataset) -> dict:
     return {**DEFAULTS, **own, **spec, **axes, "inits": dataset.sizes["init"]}
 
 
-def _flows(dataset, chosen: list[dict], values: dict) -> list[dict]:
+def _flows(dataset, chosen: list[dict], values: dict, seconds: float) -> list[dict]:
     """The figures of one flow for each of these limits."""
     import gflow
+    from gflow import deadline
     from gflow.optimum import solve_optimum
     from gflow.report import flows
     from gflow.verification import problem_of
@@ -102,10 +103,10 @@ def _flows(dataset, chosen: list[dict], values: dict) -> list[dict]:
         which = where.get("data_seed", 0), where.get("loss", 0)
         if which not in known:
             problem = checked(problem_of, dataset.isel(where), values, which[1])
-            listed = gflow.faces(problem.X)
-            if not listed.complete:
-                say("too many masks to enumerate: bounding P* takes up to a minute")
-            known[which] = problem, listed, solve_optimum(problem, listed)
+            say(f"solving the program of the data, at most {seconds:g} s")
+            with deadline.within(seconds):
+                listed = gflow.faces(problem.X)
+                known[which] = problem, listed, solve_optimum(problem, listed)
         problem, *solved = known[which]
         compiles = "" if k else " (compilation takes half a minute)"
         say(f"integrating flow {k + 1} of {len(chosen)}: {there}{compiles}")

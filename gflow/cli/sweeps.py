@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from gflow.cli.inputs import InputError, announce, check_folder, checked
-from gflow.cli.options import Bias, Json, QMin, Standardize
+from gflow.cli.inputs import InputError, announce, check_budget, check_folder, checked
+from gflow.cli.options import Bias, Json, ProofSeconds, QMin, Standardize
 from gflow.cli.progress import Progress, say
 from gflow.cli.provenance import differences, machine, provenance
 
@@ -60,6 +60,8 @@ def sweep(
     retry: Annotated[
         bool, typer.Option("--retry", help="try those again that used up --seconds-per-flow, now as it is given")
     ] = False,
+    # no limit unless one is asked for: rows must not depend on how fast a machine is
+    proof_seconds: ProofSeconds = float("inf"),
     resume: Annotated[
         bool, typer.Option("--resume", help="refuse to begin a store (one that exists is continued anyway)")
     ] = False,
@@ -88,6 +90,7 @@ def sweep(
         raise InputError(f"--seconds-per-flow must be positive, got {seconds_per_flow:g}")
     if scheduler and not (devices is None and limit_processes is None):
         raise InputError("--devices and --limit-processes are about this machine: leave them out with --scheduler")
+    check_budget(proof_seconds)
     use = _devices(devices)
     chosen = checked(spec.read_spec, data, flags)
     cells = list(chosen.cells())
@@ -119,7 +122,7 @@ def sweep(
         left = [np.flatnonzero(done[tuple(cell.where.values())] == store.PENDING) for cell in cells]
         flows = [Flows(c.problem, c.law, c.width, own) for c, own in zip(cells, left, strict=True)]
         options = {name: chosen.values[name] for name in ("seed", "dtype", *spec.OPTIONAL) if name in chosen.values}
-        options |= {"rows": rows, "inits": count}
+        options |= {"rows": rows, "inits": count, "budget": proof_seconds}
         if seconds_per_flow is not None:
             options["seconds_per_flow"] = seconds_per_flow
         if client:
@@ -145,6 +148,7 @@ def report(
         Path | None, typer.Option(help="write a page, index.html, into this folder in place of the figure")
     ] = None,
     flows: Annotated[int | None, typer.Option(help="with --out: how many flows to integrate and draw [4]")] = None,
+    proof_seconds: ProofSeconds = 30.0,
     json: Json = False,
 ) -> None:
     """Table and figure of a finished or running sweep, of a grid its phase diagram; or a page with all of it."""
@@ -162,7 +166,9 @@ def report(
     if out is None:
         wrote = _picture(dataset, summary, store_path)
     else:
-        wrote = reports.write_page(dataset, summary, store_path, out, reports.FLOWS if flows is None else flows)
+        wrote = reports.write_page(
+            dataset, summary, store_path, out, reports.FLOWS if flows is None else flows, proof_seconds
+        )
     say(f"wrote {wrote}")
     output.emit(summary, json, tables.print_sweep)
 

@@ -71,6 +71,8 @@ def bound_of_dual(X: np.ndarray, lam: np.ndarray) -> float:
     X, lam = X[live], lam[live]
     if not live.any():
         return 0.0
+    if deadline.passed():
+        return np.inf
     # first to size 1: of multipliers like 1e-320 a product with X would be 0
     top = np.max(np.abs(lam))
     lam = lam / top

@@ -12,6 +12,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
+from gflow import deadline
 from gflow._types import VERDICT, Scope
 from gflow.convex.faces import Faces, faces
 from gflow.convex.oracle import require_float64
@@ -52,7 +53,7 @@ def certify_vector(
     judged, better = decide(objective, 1 / bound.upper if bound.upper > 0 else np.inf, rounding=rounding), None
     c = judged.c
     if judged.verdict != VERDICT.GLOBAL and np.isfinite(objective) and judged.sound:
-        if optimum is None and search:
+        if optimum is None and search and not deadline.passed():
             optimum = solve_vector_max_margin(problem, known, network=network)
         if optimum is not None:
             other = optimum.network

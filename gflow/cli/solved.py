@@ -1,0 +1,66 @@
+"""`gflow solve`: the convex program itself, its optimum between two bounds."""
+
+from __future__ import annotations
+
+import math
+
+from gflow.cli.inputs import checked
+from gflow.cli.progress import say
+from gflow.cli.work import Interrupted, Late, Work
+
+
+def solved(
+    problem, *, masks: str, beta: float | None, gated: bool, squared: bool, rtol: float, seconds: float, json: bool
+) -> None:
+    """Solve in `seconds`, faces included, and print; after Ctrl-C the bracket by then. Raises Interrupted after it."""
+    from gflow import deadline
+    from gflow.cli import output
+
+    work = Work()
+
+    def solve() -> dict:
+        with deadline.within(seconds, watch=work.bracket):
+            return _summary(problem, masks, beta, gated, squared, rtol)
+
+    try:
+        summary = work.do("solving", solve, most=seconds)
+    except Late:
+        summary = _unfinished(work)
+    except KeyboardInterrupt:
+        say("interrupted while solving: what is known by now")
+        output.emit(_unfinished(work), json, output.print_program)
+        raise Interrupted from None
+    output.emit(summary, json, output.print_program)
+
+
+def _summary(problem, masks: str, beta: float | None, gated: bool, squared: bool, rtol: float) -> dict:
+    import gflow
+    from gflow.cli import output
+    from gflow.convex.gated import gates_of
+
+    known = gflow.faces(problem.X) if masks == "all" else gflow.faces(problem.X, samples=int(masks), sampled=True)
+    if gated:
+        gates, scope = gates_of(problem.X, known)
+        say(f"gated ReLU with {len(gates)} gates, {'all' if known.complete else 'sampled'}")
+        found = checked(gflow.solve_gated, problem, beta, gates, rtol=rtol, scope=scope)
+        return output.gated_summary(known, gates, found)
+    if not known.complete:
+        say("not all masks are enumerated: the lower bound comes from a semidefinite program, and a gap may be left")
+    if beta is not None:
+        found = gflow.solve_penalized(problem, beta, known, rtol=rtol)
+    elif squared:
+        found = gflow.solve_min_norm(problem, known, rtol=rtol)
+    elif problem.outputs is None:
+        found = gflow.solve_max_margin(problem, known, rtol=rtol)
+    else:
+        found = gflow.solve_vector_max_margin(problem, known, rtol=rtol)
+    return output.program_summary(known, found)
+
+
+def _unfinished(work: Work) -> dict:
+    """The keys of `solve` when it is interrupted."""
+    gap = 1 - work.lower / work.upper if 0 < work.upper < math.inf else 1.0
+    return {
+        "primal": work.upper, "dual": work.lower, "gap": gap, "masks": 0, "complete": False,
+        "result": "max_steps_reached", "alpha": [], "neurons": [],
+    }  # fmt: skip
