@@ -26,7 +26,11 @@ Json = Annotated[bool, typer.Option("--json", help="print exactly one JSON objec
 Dtype = Annotated[str, typer.Option(help="float64; certificates exist in float64 only")]
 ProofSeconds = Annotated[
     float,
-    typer.Option("--proof-seconds", help="seconds for the proof, whose interval by then is the answer; inf: no limit"),
+    typer.Option(
+        "--proof-seconds",
+        envvar="GFLOW_PROOF_SECONDS",
+        help="seconds for the proof, whose interval by then is the answer; inf: no limit",
+    ),
 ]
 QMin = Annotated[
     float | None,

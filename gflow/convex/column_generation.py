@@ -115,6 +115,8 @@ def _solved(problem: Problem, known_faces: Faces | None, directions, rtol: float
         return MaxMargin(*bounds, solved.result, solved.complete, solved.rounds)
     method = ColumnGeneration(rtol)
     state = method.init(problem, known, directions)
+    if not known.complete:
+        method.begin(state)
     with deadline.within(share=1.0 if known.complete else COLUMNS):
         while state.rounds < rounds and not method.terminate(state) and not deadline.passed():
             method.step(state)
@@ -211,6 +213,14 @@ class ColumnGeneration:
             master.reprice(state.price)
         elif not added:
             state.stalled = True
+
+    def begin(self, state: State) -> None:
+        """A bound at once, of equal weights, where the first round takes long: the Gram bound."""
+        n, y = state.problem.shape[0], np.asarray(state.problem.y)
+        B = float(gram_bound(rows(np.asarray(state.problem.X), state.lower), multipliers(y / n, state.lower)))
+        if B > 0:
+            state.dual, state.alpha = 1 / B, np.full(n, 1 / (n * B))
+            deadline.tell(state.dual, state.primal)
 
     def terminate(self, state: State, bounded: bool = False) -> bool:
         """The gap is reached, the program is infeasible, or (unless only what is `bounded` counts) nothing is left."""
