@@ -60,7 +60,8 @@ def flow_to(
         controller: up to q_min = 10, by default PIController(3e-3), and 1e-3 where flows end as in `solve_flow`.
         saves: at most so many ends of steps are saved, the last one always, evenly among all of them.
         max_steps: attempted steps of both parts.
-        watch: called every 32 steps with an `Underway`; what it raises ends the integration.
+        watch: called with an `Underway` every 32 steps, or every step where several are saved; what it raises ends the
+            integration.
 
     Returns:
         A Flow; where margins are too large to tell multipliers, `lam` are those that explain the weights (`onward`).
@@ -92,13 +93,10 @@ def flow_to(
 def _travelled(stepper: Stepper, lane: Lane, events: int, ends: list | None, watch) -> tuple[Lane, int]:
     """The lane where it has ended, and `events` by then; where its steps begin is appended to `ends`."""
     while bool(lane.running):
-        for _ in range(1 if ends is None else CHUNK):
-            if ends is not None:
-                ends.append((lane.time, lane.state))
-            lane, seen = _advanced(stepper, lane, np.asarray(CHUNK if ends is None else 1))
-            events += int(seen.events)
-            if not bool(lane.running):
-                break
+        if ends is not None:
+            ends.append((lane.time, lane.state))
+        lane, seen = _advanced(stepper, lane, jnp.asarray(CHUNK if ends is None else 1))
+        events += int(seen.events)
         if watch is not None:
             watch(Underway(float(lane.time), float(seen.q_min), float(seen.loss), int(lane.steps), events))
     return lane, events
