@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+from gflow._types import Scope
 from gflow.cli.inputs import checked
 from gflow.cli.progress import say
+from gflow.cli.sentences import scopes
 from gflow.cli.work import Interrupted, Late, Work
 
 
@@ -16,7 +18,7 @@ def solved(
     from gflow import deadline
     from gflow.cli import output
 
-    work = Work()
+    work, program = Work(), _program(beta, gated, squared)
 
     def solve() -> dict:
         with deadline.within(seconds, watch=work.bracket):
@@ -25,10 +27,10 @@ def solved(
     try:
         summary = work.do("solving", solve, most=seconds)
     except Late:
-        summary = _unfinished(work)
+        summary = _unfinished(work, program)
     except KeyboardInterrupt:
         say("interrupted while solving: what is known by now")
-        output.emit(_unfinished(work), json, output.print_program)
+        output.emit(_unfinished(work, program), json, output.print_program)
         raise Interrupted from None
     output.emit(summary, json, output.print_program)
 
@@ -57,10 +59,19 @@ def _summary(problem, masks: str, beta: float | None, gated: bool, squared: bool
     return output.program_summary(known, found)
 
 
-def _unfinished(work: Work) -> dict:
-    """The keys of `solve` when it is interrupted."""
+def _program(beta: float | None, gated: bool, squared: bool) -> str:
+    """Its name, as in the summary of a program that was solved."""
+    if gated:
+        return "gated-weight-decay"
+    return "weight-decay" if beta is not None else "least-norm" if squared else "max-margin"
+
+
+def _unfinished(work: Work, program: str) -> dict:
+    """The keys of `solve` when it is interrupted: the bracket that was told last."""
     gap = 1 - work.lower / work.upper if 0 < work.upper < math.inf else 1.0
+    scope = Scope.GATES if program == "gated-weight-decay" else Scope.ALL
     return {
-        "primal": work.upper, "dual": work.lower, "gap": gap, "masks": 0, "complete": False,
+        "program": program, "primal": work.upper, "dual": work.lower, "gap": gap, "lower_bound": work.lower,
+        "scope": scopes(dual=scope, lower_bound=scope), "masks": 0, "complete": False,
         "result": "max_steps_reached", "alpha": [], "neurons": [],
     }  # fmt: skip
