@@ -161,16 +161,17 @@ def sweep_grid(
     of `chunk` (see `chunk_for`) lanes for each program, and half as many whenever these do not fit into its memory.
     Limits and certificates are found here, on the CPU, or in so many other `processes` (see `judged`), by
     `judge(problem, budget=budget)`: `budget` is in seconds, for the faces of X and for the convex program each, by
-    default as long as they take; where it is used up, bounds depend on the machine. `watch(busy, lanes)` is called at every turn. `dtype`: of the flows, float64 or float32; limits
-    and certificates are float64. `seconds_per_flow`: a flow whose lane has been stepped for so long ends there, and its
-    row says max_seconds_reached and INCONCLUSIVE, as does one that has made `max_steps` (100,000) say
-    max_steps_reached; which flows use up seconds depends on the machine, and on what else it does. `flow_options`: as
-    in `refill_of`: `controller` (PIController(3e-3), 1e-3 where flows end as in `solve_flow`); `max_steps`, `stop`,
-    `solver`, ... for `Stepper`; `q_min`, 1e3 to 1e8: flows that reach 10 go on to this smallest margin by steps that
-    are implicit in the multipliers (docs/mathematics.md, "Large margins"), or, after 500 of them, end beyond 1e3. It is
-    1e8 by default; with K outputs, in float32, for limits that are points, and with `flow_options` other than
-    max_steps, flows end as in `solve_flow`. Raises ValueError for a problem in float32, a q_min that is not possible,
-    seconds or steps that are not positive and, with labels (n, K), a law that is not balanced, before anything runs.
+    default as long as they take; where it is used up, bounds depend on the machine. `watch(busy, lanes)` is called at
+    every turn. `dtype`: of the flows, float64 or float32; limits and certificates are float64. `seconds_per_flow`: a
+    flow whose lane has been stepped for so long ends there, and its row says max_seconds_reached and INCONCLUSIVE, as
+    does one that has made `max_steps` (100,000) say max_steps_reached; which flows use up seconds depends on the
+    machine, and on what else it does. `flow_options`: as in `refill_of`: `controller` (PIController(3e-3), 1e-3 where
+    flows end as in `solve_flow`); `max_steps`, `stop`, `solver`, ... for `Stepper`; `q_min`, 1e3 to 1e8: flows that
+    reach 10 go on to this smallest margin by steps that are implicit in the multipliers (docs/mathematics.md, "Large
+    margins"), or, after 500 of them, end beyond 1e3. It is 1e8 by default; with K outputs, in float32, for limits that
+    are points, and with `flow_options` other than max_steps, flows end as in `solve_flow`. Raises ValueError for a
+    problem in float32, a q_min that is not possible, seconds or steps that are not positive and, with labels (n, K), a
+    law that is not balanced, before anything runs.
     """
     if not seconds_per_flow > 0 or flow_options.get("max_steps", 1) < 1:
         raise ValueError("max_steps and seconds_per_flow must be positive: without them flows end by themselves")
