@@ -37,7 +37,7 @@ from gflow.gated_limit import GatedLimit, gated, gated_limit
 from gflow.initializers import Dominated, Gaussian, Independent, Sphere, Symmetric, Unbalanced, key_of
 from gflow.limit import Limit, find_limit, limit_of_network
 from gflow.losses import Exponential, Linear, Logistic, Squared
-from gflow.network import TwoLayer, VectorTwoLayer
+from gflow.network import TwoLayer, VectorTwoLayer, network_of_torch
 from gflow.onward import onward
 from gflow.problem import Problem
 from gflow.programs.base import Certificate
@@ -114,6 +114,7 @@ __all__ = [
     "gated_limit",
     "key_of",
     "limit_of_network",
+    "network_of_torch",
     "onward",
     "result_name",
     "solve_flow",

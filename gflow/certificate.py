@@ -19,8 +19,10 @@ from gflow.convex.faces import Faces, faces
 from gflow.convex.leaky import multipliers, opposite, rows
 from gflow.convex.oracle import Bound, dual_maxima, require_float64
 from gflow.convex.semidefinite import bound_of_dual
-from gflow.network import TwoLayer, VectorTwoLayer
+from gflow.flow.solve import Flow
+from gflow.network import TwoLayer, VectorTwoLayer, cast_like, require_network
 from gflow.optimum import Optimum
+from gflow.parts import require_part
 from gflow.patterns import cannot_fit, distinct, explaining, merge, undetermined
 from gflow.point_certificate import certify_point
 from gflow.problem import Problem
@@ -65,8 +67,12 @@ def certify(
 
 
 def _certified(problem: Problem, limit, known_faces: Faces | None, optimum, search: bool) -> Certificate:
-    if not isinstance(limit, Limit | TwoLayer | VectorTwoLayer):
-        raise ValueError(f"certify takes a Limit or a network, got {type(limit).__name__}: pass its .final")
+    require_part("problem", problem, Problem)
+    if isinstance(limit, Flow):
+        raise ValueError("certify takes the limit of a flow: certify(problem, gflow.find_limit(problem, flow))")
+    if not isinstance(limit, Limit):
+        require_network(limit)
+        limit = cast_like(limit, problem.X)
     network = limit.network if isinstance(limit, Limit) else limit
     problem.require_sides()
     if not isinstance(limit, Limit):

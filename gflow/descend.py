@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from gflow._types import RESULTS
 from gflow.network import TwoLayer, VectorTwoLayer
+from gflow.parts import require_part
 from gflow.problem import Problem
 
 
@@ -87,7 +88,13 @@ def descend(
     go through jax.vmap. Raises ValueError for shapes that do not fit, steps < 1, saves not in 1..steps, a batch not in
     1..n or without a key, and for normalised steps with weight decay.
     """
+    require_part("problem", problem, Problem)
     problem.check(network)
+    if not isinstance(optimizer, optax.GradientTransformation):
+        shown = (
+            repr(optimizer) if isinstance(optimizer, str) else getattr(optimizer, "__name__", type(optimizer).__name__)
+        )
+        raise ValueError(f"optimizer takes what optax makes: write optimizer=optax.sgd(0.1), got {shown}")
     n = problem.shape[0]
     if steps < 1 or not 1 <= saves <= steps:
         raise ValueError(f"steps must be at least 1 and saves between 1 and steps, got {steps} and {saves}")

@@ -28,7 +28,7 @@ from gflow.convex.gated import solve_gated
 from gflow.convex.newton import KKTPoint, Patterns, newton
 from gflow.convex.oracle import require_float64
 from gflow.gates import Gates
-from gflow.network import TwoLayer, VectorTwoLayer
+from gflow.network import TwoLayer, VectorTwoLayer, cast_like
 from gflow.points import RESTING
 from gflow.problem import Problem
 from gflow.programs.base import ACCEPT, BAND, Judgement, agrees, decide
@@ -65,7 +65,7 @@ def gated(problem: Problem, network: TwoLayer) -> Problem:
     problem.require_scalar()
     problem.check(network)
     decay = 0.0 if problem.weight_decay is None else float(problem.weight_decay)
-    return Problem(problem.X, problem.y, problem.loss, Gates(network.masks(problem.X)), decay)
+    return Problem(problem.X, problem.y, problem.loss, Gates(network.masks(problem.X)), decay, classes=problem.classes)
 
 
 def gated_limit(problem: Problem, network: TwoLayer | VectorTwoLayer) -> GatedLimit:
@@ -77,6 +77,7 @@ def gated_limit(problem: Problem, network: TwoLayer | VectorTwoLayer) -> GatedLi
     if not isinstance(problem.activation, Gates):
         raise ValueError("gated_limit is about fixed gates: make the problem with gflow.gated(problem, network)")
     problem.check(network)
+    network = cast_like(network, problem.X)
     assert isinstance(network, TwoLayer), "gated() takes labels (n,)"
     require_float64(problem.X, network.W1)
     if not (problem.of_margins or problem.weight_decay is not None):

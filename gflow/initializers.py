@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from gflow.network import TwoLayer, VectorTwoLayer, column_norms
+from gflow.parts import require_part
 from gflow.problem import Problem
 
 
@@ -47,6 +48,9 @@ class AbstractInitializer(eqx.Module):
 
         Raises ValueError for a width that the law has no network of, and for K outputs if it is not balanced.
         """
+        require_part("problem", problem, Problem)
+        if isinstance(key, int):
+            raise ValueError(f"key takes a key of JAX: write gflow.key_of(seed, index), for instance ({key}, 0)")
         if width < 1:
             raise ValueError(f"the width must be at least 1, got {width}")
         key_w, key_a = jax.random.split(key)

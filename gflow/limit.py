@@ -22,7 +22,8 @@ from gflow.convex.leaky import multipliers, rows
 from gflow.convex.newton import KKTPoint
 from gflow.convex.oracle import gram_bound, require_float64
 from gflow.flow.solve import Flow
-from gflow.network import TwoLayer, VectorTwoLayer, host_network
+from gflow.network import TwoLayer, VectorTwoLayer, cast_like, host_network, require_network
+from gflow.parts import require_part
 from gflow.patterns import canonical, distinct, explained, grouped, joined, merge, pattern_key, positions, undetermined
 from gflow.points import point_limit
 from gflow.problem import Problem
@@ -61,6 +62,7 @@ def find_limit(problem: Problem, flow: Flow) -> Limit:
 
     A flow that failed or stopped early gives the merged network of its last saved time, `polished` False.
     """
+    require_part("problem", problem, Problem)
     if not isinstance(flow, Flow):
         raise ValueError(f"find_limit takes a Flow, got {type(flow).__name__}: of a network use limit_of_network")
     if flow.frozen:
@@ -85,7 +87,10 @@ def limit_of_network(
     networks; the limit is the same. Vector output: see `vector_limit`. Raises ValueError for wrong shapes, weights that
     are not finite, and in float32.
     """
+    require_part("problem", problem, Problem)
+    require_network(network)
     problem.require_sides()
+    network = cast_like(network, problem.X)
     if problem.outputs is not None:
         options = {"polish": polish, "always": settled >= 2.0}
         return vector_limit(problem, network, **options)  # pyright: ignore[reportArgumentType]

@@ -30,7 +30,8 @@ class TwoLayer(Module):
     """A two-layer network without bias (append a constant column to X for one).
 
     `W1` (d, m): first-layer weights, column i is w_i. `w2` (m,): second-layer weights a_i.
-    A leading axis on both holds a batch of networks.
+    A leading axis on both holds a batch of networks. PyTorch's `Linear(d, m).weight` is W1 transposed, (m, d): where
+    m = d its shape cannot tell, and it would be another network, so take `network_of_torch`.
     """
 
     W1: Float[Array, "... d m"]
@@ -104,6 +105,64 @@ class TwoLayer(Module):
     def scaled(self, factor: Float[Array, ""]) -> TwoLayer:
         """The network factor * theta; its outputs are multiplied by factor^2."""
         return TwoLayer(factor * self.W1, factor * self.w2)
+
+
+def network_of_torch(hidden, output, bias=None) -> TwoLayer | VectorTwoLayer:
+    """The network of weights in PyTorch's layout, tensors or arrays, in float64 where that is switched on.
+
+    Args:
+        hidden: `Linear(d, m).weight`, shape (m, d): row i is w_i.
+        output: `Linear(m, K, bias=False).weight`, shape (K, m), or (m,).
+        bias: `Linear(d, m).bias`, shape (m,); None for a layer without. It becomes the last row of W1, and the data
+            need a constant column 1 at their end.
+
+    Returns:
+        TwoLayer with W1 (d, m), or (d + 1, m) with a bias, and w2 (m,); for K > 1 VectorTwoLayer with W2 (m, K).
+
+    Raises:
+        ValueError: for shapes that do not fit together and weights that are not finite numbers.
+    """
+    weights = {"hidden": hidden, "output": output} | ({} if bias is None else {"bias": bias})
+    H, A, *b = (_of_tensor(name, weight) for name, weight in weights.items())
+    A = A[None] if A.ndim == 1 else A
+    if H.ndim != 2 or A.ndim != 2 or 0 in H.shape or 0 in A.shape or A.shape[1] != len(H):
+        raise ValueError(
+            f"hidden is (m, d) and output (K, m) or (m,), as PyTorch has them; got {H.shape} and {A.shape}: "
+            "the W1 (d, m) of a TwoLayer is hidden.T"
+        )
+    if b and b[0].shape != (len(H),):
+        raise ValueError(f"bias is that of the hidden layer, shape ({len(H)},); got {b[0].shape}")
+    W1 = jnp.asarray(np.vstack([H.T, *b]), float)
+    return TwoLayer(W1, jnp.asarray(A[0], float)) if len(A) == 1 else VectorTwoLayer(W1, jnp.asarray(A.T, float))
+
+
+def _of_tensor(name: str, weight) -> np.ndarray:
+    """A tensor or array as NumPy's, in float64."""
+    if hasattr(weight, "weight"):
+        raise ValueError(f"{name} is a layer: pass its .weight, and the bias of the hidden layer as bias=")
+    array = np.asarray(weight.detach().cpu().double() if hasattr(weight, "detach") else weight)
+    if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array) or not np.all(np.isfinite(array)):
+        raise ValueError(f"{name} must hold finite real numbers")
+    return array.astype(float)
+
+
+def require_network(network) -> None:
+    """Raise ValueError unless this is a network of arrays; the error says what to write."""
+    if not isinstance(network, TwoLayer | VectorTwoLayer):
+        hint = "its .final or .network" if hasattr(network, "final") or hasattr(network, "network") else "its weights"
+        raise ValueError(
+            f"a network is gflow.TwoLayer(W1, w2), with K outputs gflow.VectorTwoLayer(W1, W2); got a "
+            f"{type(network).__name__}: pass {hint}"
+        )
+    if not all(hasattr(layer, "ndim") for layer in (network.W1, network.second)):
+        raise ValueError("the weights of a network are arrays: wrap lists in numpy.asarray")
+
+
+def cast_like(network, X):
+    """The network in the dtype of X, itself where it has that already."""
+    if network.W1.dtype == network.second.dtype == X.dtype:
+        return network
+    return type(network)(network.W1.astype(X.dtype), network.second.astype(X.dtype))
 
 
 def host_network(W1, w2) -> TwoLayer:

@@ -6,6 +6,10 @@ Source: arXiv 2110.06488, sections 2 and 3; Lyu & Li, arXiv 1906.05890.
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
+import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -16,9 +20,11 @@ from jaxtyping import Array, Bool, Float
 from gflow._types import Module, namespace
 from gflow.activations import AbstractActivation, ReLU
 from gflow.inclusion import least_norm_slopes
+from gflow.labels import labelled, one_hot
 from gflow.lines import Lines, columns, shared_lines
 from gflow.losses import AbstractLoss, AbstractMarginLoss, Logistic
-from gflow.network import TwoLayer, VectorTwoLayer, inner
+from gflow.network import TwoLayer, VectorTwoLayer, inner, require_network
+from gflow.parts import require_part
 
 LENGTHS = (1e-100, 1e100)
 """Lengths |x_n| of rows that are accepted, besides 0: squares and products of them stay in the range of float64."""
@@ -35,9 +41,11 @@ class Problem(Module):
 
     `X` (n, d) samples in rows, `y` (n,) labels -1 or +1, or real for the squared loss. Vector output: `y` (n, K), one
     column per output (classes one-vs-rest), L sums over entries, and all that is (n,) below is (n, K); a label 0 leaves
-    its entry out. Raises ValueError for anything else: wrong shapes, no rows, entries that are not finite, rows
-    shorter than 1e-100 or longer than 1e100, labels that are not -1 or +1, a weight decay that is negative or not
-    finite, vector output with another loss or weight decay.
+    its entry out. Of a loss of margins any two label values (n,), numbers, truth values or text, become -1 and +1 in
+    sorted order, and three to twenty of them the columns of vector output: `classes` says which; it may be given where
+    y holds -1 and +1 only. Raises ValueError for anything else: wrong shapes, no rows, entries that are not finite,
+    rows shorter than 1e-100 or longer than 1e100, labels (n, K) that are not -1 or +1, one-hot columns, a weight decay
+    that is negative or not finite, vector output with another loss or weight decay.
     """
 
     X: Float[Array, "n d"]
@@ -48,12 +56,26 @@ class Problem(Module):
     """Which samples share a hyperplane; None if none do."""
     weight_decay: Float[Array, ""] | None
     """beta of L + beta/2 |theta|^2; None for 0."""
+    classes: tuple[Any, ...] = eqx.field(static=True)
+    """What -1 and +1, or the K columns of y stand for; () of real labels, and of columns without names."""
 
     def __init__(
-        self, X, y, loss: AbstractLoss = Logistic(), activation: AbstractActivation = ReLU(), weight_decay=0.0
+        self,
+        X,
+        y,
+        loss: AbstractLoss = Logistic(),
+        activation: AbstractActivation = ReLU(),
+        weight_decay=0.0,
+        *,
+        classes: tuple[Any, ...] | None = None,
     ):
+        require_part("loss", loss, AbstractLoss)
+        require_part("activation", activation, AbstractActivation)
+        found: tuple[Any, ...] = ()
         if not isinstance(X, jax.core.Tracer) and not isinstance(y, jax.core.Tracer):
-            _check_data(np.asarray(X), np.asarray(y), real=not isinstance(loss, AbstractMarginLoss))
+            _check_rows(np.asarray(X), np.shape(y))
+            y, found = _labels(np.asarray(y), loss)
+        self.classes = found if classes is None else tuple(classes)
         self.X = jnp.asarray(X, jnp.result_type(float))
         self.y = jnp.asarray(y, self.X.dtype)
         self.loss = loss
@@ -84,6 +106,7 @@ class Problem(Module):
     def check(self, network: TwoLayer | VectorTwoLayer) -> None:
         """Raise ValueError unless W1 is (d, m) and w2 is (m,), or W2 (m, K), with the d and K of the data."""
         d = self.shape[1]
+        require_network(network)
         if isinstance(network, VectorTwoLayer) or self.outputs is not None:
             shapes = tuple(a.shape for a in jax.tree.leaves(network))
             wanted = (d, network.width), (network.width, self.outputs)
@@ -309,26 +332,54 @@ class Problem(Module):
         return xp.where(q_min > 0, xp.max(p * (q / xp.where(q_min > 0, q_min, 1.0) - 1)), xp.inf)
 
 
-def _check_data(X: np.ndarray, y: np.ndarray, real: bool) -> None:
-    if X.ndim != 2 or y.ndim not in (1, 2) or X.shape[0] != y.shape[0]:
-        raise ValueError(f"X must be (n, d) and y (n,), or (n, K) for K outputs; got X {X.shape} and y {y.shape}")
-    if X.shape[0] == 0 or X.shape[1] == 0 or y.size == 0:
+def _check_rows(X: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless X (n, d) holds numbers in range and `shape`, that of y, is (n,) or (n, K)."""
+    if X.ndim != 2 or len(shape) not in (1, 2) or X.shape[0] != shape[0]:
+        raise ValueError(f"X must be (n, d) and y (n,), or (n, K) for K outputs; got X {X.shape} and y {shape}")
+    if 0 in X.shape or 0 in shape:
         raise ValueError(f"the data are empty: X has shape {X.shape}")
-    for name, array in (("X", X), ("y", y)):
-        if not np.issubdtype(array.dtype, np.number) or not np.all(np.isfinite(array)):
-            raise ValueError(f"{name} must hold finite numbers; remove or impute NaN, inf and text")
-        if np.iscomplexobj(array):
-            raise ValueError(f"{name} must hold real numbers")
+    _check_numbers("X", X)
     largest = np.max(np.abs(X.astype(float)), axis=1)
     outside = np.flatnonzero((largest > 0) & ((largest < LENGTHS[0]) | (largest > LENGTHS[1])))
     if len(outside):
         raise ValueError(f"row {outside[0] + 1} of X has size {largest[outside[0]]:.3g}; rescale the data towards 1")
-    if not real and not np.all(np.isin(y, (-1, 1) if y.ndim == 1 else (-1, 0, 1))):
+
+
+def _check_numbers(name: str, array: np.ndarray) -> None:
+    if np.iscomplexobj(array):
+        raise ValueError(f"{name} must hold real numbers")
+    if not np.issubdtype(array.dtype, np.number):
+        raise ValueError(f"{name} must hold finite numbers, and its dtype is {array.dtype}: {name}.astype(float)")
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"{name} must hold finite numbers; remove or impute NaN and inf")
+
+
+def _labels(y: np.ndarray, loss: AbstractLoss) -> tuple[np.ndarray, tuple[Any, ...]]:
+    """(y, classes) as `Problem` holds them."""
+    real = not isinstance(loss, AbstractMarginLoss)
+    if y.ndim == 1:
+        read = labelled(y, real)
+        if real and read.y.ndim == 2:
+            raise ValueError(f"{type(loss).__name__} takes numbers as labels, these are {len(read.classes)} classes")
+        if read.doubtful:
+            warnings.warn(
+                f"labels that are not whole numbers make {len(read.classes)} classes: for real-valued labels take "
+                "loss=gflow.Squared()",
+                stacklevel=5,
+            )
+        return read.y, read.classes
+    _check_numbers("y", y)
+    if one_hot(y):
+        raise ValueError("y is one-hot, and a label 0 leaves its entry out: pass the classes (n,), or 2 y - 1")
+    if not real and not np.all(np.isin(y, (-1, 0, 1))):
         raise ValueError(
-            f"labels must be -1 or +1, got {np.unique(y)[:5]}; classes 0..K-1 go in as gflow.datasets.one_vs_rest(y)"
+            f"labels (n, K) must be -1 or +1, or 0 to leave an entry out, got {np.unique(y)[:5]}; pass classes as (n,)"
         )
-    if y.ndim == 2 and not y.any():
+    if y.shape[1] == 1 and not np.any(y == -1) and np.any(y == 0):
+        raise ValueError("a label 0 leaves its entry out of one column (n, 1): pass 0 and 1 as (n,), y.ravel()")
+    if not y.any():
         raise ValueError("all labels are 0: nothing is asked of the network")
+    return y, ()
 
 
 def _decay(weight_decay, dtype) -> Float[Array, ""] | None:

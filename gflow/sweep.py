@@ -34,6 +34,7 @@ from gflow.legs import cast, legs
 from gflow.maps import make_room
 from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.optimum import Optimum
+from gflow.parts import require_part
 from gflow.problem import Problem
 from gflow.records import Records, Witness
 
@@ -173,6 +174,9 @@ def sweep_grid(
     problem in float32, a q_min that is not possible, seconds or steps that are not positive and, with labels (n, K), a
     law that is not balanced, before anything runs.
     """
+    for cell in cells:
+        require_part("problem", cell.problem, Problem)
+        require_part("law", cell.law, AbstractInitializer)
     if not seconds_per_flow > 0 or flow_options.get("max_steps", 1) < 1:
         raise ValueError("max_steps and seconds_per_flow must be positive: without them flows end by themselves")
     if not any(len(cell.indices) for cell in cells):

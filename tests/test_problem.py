@@ -196,7 +196,7 @@ def test_never_separable_agrees_with_the_network_output(n, d, seed):
         (np.ones(3), np.ones(3), "X must be"),
         (np.array([[np.nan, 1.0]]), np.ones(1), "finite"),
         (np.array([[np.inf, 1.0]]), np.ones(1), "finite"),
-        (np.ones((2, 1)), np.array([0.0, 1.0]), "labels"),
+        (np.ones((2, 1)), np.array([0.0, 0.0]), "labels"),
         (np.array([["a", "b"]]), np.ones(1), "finite numbers"),
     ],
 )

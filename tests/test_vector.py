@@ -223,7 +223,7 @@ def test_what_is_refused():
         gflow.Problem(X, Y, weight_decay=0.1)
     with pytest.raises(ValueError, match="no law for vector output"):
         gflow.Independent(0.1)(gflow.key_of(0, 0), problem, 4)
-    with pytest.raises(ValueError, match="labels must be"):
+    with pytest.raises(ValueError, match=r"labels \(n, K\) must be"):
         gflow.Problem(X, 2 * Y)
 
 

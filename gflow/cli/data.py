@@ -11,9 +11,7 @@ import numpy as np
 
 from gflow import datasets
 from gflow.datasets import Dataset
-
-MOST_CLASSES = 20
-"""More label values than this are no classes."""
+from gflow.labels import labelled
 
 
 def load(argument: str, real: bool = False) -> tuple[Dataset, list[str]]:
@@ -152,34 +150,21 @@ def _dataset(X, y, features, where: str, real: bool) -> tuple[Dataset, list[str]
     if len(bad):
         row, column = bad[0]
         raise ValueError(f"{where}: sample {row + 1}, column {column + 1} is {X[row, column]}; remove or impute it")
-    numeric = np.issubdtype(y.dtype, np.number) or y.dtype == bool
-    if numeric and not np.all(np.isfinite(y.astype(float))):
-        raise ValueError(f"{where}: a label is not finite; remove those samples")
-    if real and numeric:
-        return Dataset(X, y.astype(float), features=features), []
-    values = np.unique(y)
-    if numeric and y.dtype != bool and np.all(np.isin(values, (-1, 1))):
-        return Dataset(X, y.astype(float), features=features), []
-    if len(values) == 1:
-        raise ValueError(f"{where}: all labels are {values[0]!s}; two classes are needed (or labels given as -1/+1)")
-    names = tuple(format(v, "g") if numeric and y.dtype != bool else str(v) for v in values)
-    if len(values) > MOST_CLASSES:
-        raise ValueError(
-            f"{where}: {len(values)} label values ({', '.join(names[:5])}, ...), more than {MOST_CLASSES}; keep fewer "
-            "classes, move the label to the last column, or --loss squared for real-valued labels"
-        )
-    if len(values) > 2:
-        labels = np.where(y[:, None] == values, 1.0, -1.0)
-        counts = ", ".join(f"{name} ({np.sum(y == value)})" for name, value in zip(names, values, strict=True))
-        notes = [f"{len(values)} classes, one output each, with their numbers of samples: {counts}"]
-        if numeric and np.any(np.mod(y.astype(float), 1) != 0):
-            notes.append("the labels are not whole numbers: if they are real values and no classes, use --loss squared")
-        return Dataset(X, labels, names, features), notes
-    low, high = names
-    return (
-        Dataset(X, np.where(y == values[1], 1.0, -1.0), (low, high), features),
-        [f"labels: {low} -> -1, {high} -> +1"],
-    )
+    try:
+        read = labelled(y, real)
+    except ValueError as error:
+        more = ", and move the label to the last column" if "label values" in str(error) else ""
+        raise ValueError(f"{where}: {error}{more} (--loss squared)" if more else f"{where}: {error}") from None
+    names = tuple(format(v, "g") if isinstance(v, float) else str(v) for v in read.classes)
+    if names in ((), ("-1", "1")):
+        return Dataset(X, read.y, features=features), []
+    if read.y.ndim == 1:
+        return Dataset(X, read.y, names, features), [f"labels: {names[0]} -> -1, {names[1]} -> +1"]
+    samples = ", ".join(f"{name} ({int(n)})" for name, n in zip(names, np.sum(read.y == 1, axis=0), strict=True))
+    notes = [f"{len(names)} classes, one output each, with their numbers of samples: {samples}"]
+    if read.doubtful:
+        notes.append("the labels are not whole numbers: if they are real values and no classes, use --loss squared")
+    return Dataset(X, read.y, names, features), notes
 
 
 def prepare(data: Dataset, standardize: bool, bias: bool) -> tuple[Dataset, list[str]]:

@@ -36,6 +36,7 @@ from gflow.flow.start import initial_modes
 from gflow.flow.tip import through_tips
 from gflow.flow.traced import traced_once
 from gflow.network import inner
+from gflow.parts import made, require_part
 
 
 class Start(NamedTuple):
@@ -66,6 +67,25 @@ class KinkError(NamedTuple):
     longest: Float[Array, ""]
 
 
+EXPLICIT = "Heun, Midpoint, Ralston, Bosh3, Tsit5, Dopri5 and Dopri8"
+
+
+def usable(solver: diffrax.AbstractSolver) -> bool:
+    """Whether a flow can be integrated with it: it estimates its error, and wants neither noise nor a split field."""
+    adaptive = isinstance(solver, diffrax.AbstractAdaptiveSolver) and not isinstance(solver, diffrax.AbstractSRK)
+    return adaptive and solver.term_structure is diffrax.AbstractTerm
+
+
+def require_solver(solver: diffrax.AbstractSolver) -> None:
+    """Raise ValueError unless a flow can be integrated with it; the error says what to write."""
+    require_part("solver", solver, diffrax.AbstractSolver)
+    if not usable(solver):
+        raise ValueError(
+            f"a flow needs a method for ordinary differential equations with an error estimate, which "
+            f"{type(solver).__name__} is not: write solver=gflow.Filippov(diffrax.Tsit5()), or another of {EXPLICIT}"
+        )
+
+
 class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
     """Wraps `solver`, an explicit adaptive Runge-Kutta method, for the inclusion dtheta/dt in -d°L(theta).
 
@@ -79,13 +99,18 @@ class Filippov(diffrax.AbstractAdaptiveSolver, diffrax.AbstractWrappedSolver):
     """How many events the log of kinks can hold."""
 
     def __check_init__(self):
+        require_part("solver", self.solver, diffrax.AbstractSolver, Implicit)
         explicit = isinstance(self.solver, diffrax.AbstractERK)
         if not (explicit or isinstance(self.solver, Implicit)) or not isinstance(
             self.solver, diffrax.AbstractAdaptiveSolver
         ):
             raise ValueError(
-                f"Filippov wraps explicit adaptive Runge-Kutta methods (Heun, Bosh3, Tsit5, Dopri5, Dopri8); "
-                f"{type(self.solver).__name__} is none. Pass it to solve_flow as it is, kinks and all"
+                f"{type(self.solver).__name__} is no explicit method with an error estimate, as {EXPLICIT} are: "
+                + (
+                    f"pass solver={made(type(self.solver))} to solve_flow as it is"
+                    if usable(self.solver)
+                    else "write Filippov(diffrax.Heun()), the lowest order of them"
+                )
             )
 
     @property

@@ -32,6 +32,7 @@ from gflow.flow.row_space import Complement, RowSpace, placed, row_space
 from gflow.flow.solve import Flow, default_solver, default_stop, flow_of, numeric, start_of, tolerances
 from gflow.flow.stop import AbstractStop
 from gflow.network import TwoLayer
+from gflow.parts import require_class, require_part
 from gflow.problem import Problem
 
 TERM = diffrax.ODETerm(lambda t, y, args: args.velocity(t, y))
@@ -103,6 +104,14 @@ class Stepper(eqx.Module):
         patience: int = 0,
         enough: float = float("inf"),
     ):
+        require_part("problem", problem, Problem)
+        require_class("chart", chart, AbstractChart)
+        require_part("clock", clock, AbstractClock)
+        require_part("controller", controller, diffrax.PIDController, example="gflow.PIController(1e-4)")
+        if solver is not None:
+            require_part("solver", solver, Filippov)
+        for criterion in stop or ():
+            require_part("stop", criterion, AbstractStop)
         dtype = problem.X.dtype
         stop = default_stop(problem) if stop is None else stop
         if solver is None:

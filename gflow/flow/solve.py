@@ -6,6 +6,7 @@ Source: arXiv 2110.06488, section 2 (the flow); docs/mathematics.md, "Clocks" (s
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from gflow.flow.chebyshev import Chebyshev
 from gflow.flow.clocks import AbstractClock, ScaledClock
 from gflow.flow.controller import KinkController, PIController
 from gflow.flow.field import Field
-from gflow.flow.filippov import Clocked, Filippov
+from gflow.flow.filippov import Clocked, Filippov, require_solver
 from gflow.flow.kinks import Kinks, in_order
 from gflow.flow.modes import Modes
 from gflow.flow.row_space import placed, row_space
@@ -30,6 +31,7 @@ from gflow.flow.start import initial_modes, repelling_start, resting_modes
 from gflow.flow.stop import AbstractStop, KKTTarget, MarginTarget, Stationary, Unfitted
 from gflow.flow.vector_chart import VectorPolar
 from gflow.network import TwoLayer, VectorTwoLayer
+from gflow.parts import require_class, require_part
 from gflow.problem import Problem
 
 DEFAULT_STOP = (MarginTarget(), KKTTarget(), Unfitted())
@@ -100,9 +102,12 @@ def solve_flow(
     `saves = 1` keeps the end only; more than one costs a second integration, equally spaced on the time variable.
     `kinks`: size of the log of crossings and slides (0: none; Filippov only).
 
-    Works under jit and vmap. Raises ValueError for shapes that do not fit or both horizons at once.
+    Works under jit and vmap. A flow has no gradients: `jax.grad` through it fails, for its steps and events are loops
+    of no known length; `jax.jvp` gives derivatives along a direction. Raises ValueError for shapes that do not fit,
+    both horizons at once, and names or classes in place of objects.
     """
     check_arguments(problem, network, until_s, until_t, saves)
+    _check_parts(stop, chart, clock, solver, controller)
     network = jax.tree.map(lambda a: jnp.asarray(a, problem.X.dtype), network)
     if stop is None:
         stop = () if until_s is not None or until_t is not None else default_stop(problem)
@@ -137,7 +142,15 @@ def solve_flow(
     t1, goal = _horizon(clock, until_s, until_t, log_S0)
 
     def run(t1, grid, armed) -> Integrated:
-        return _integrate(field, state0, t1, goal, grid, armed, stop, solver, controller, max_steps)
+        try:
+            return _integrate(field, state0, t1, goal, grid, armed, stop, solver, controller, max_steps)
+        except ValueError as error:
+            if "Linearization failed" not in str(error):
+                raise
+            raise ValueError(
+                "a flow has no gradients: its steps and events are loops of no known length, through which jax.grad "
+                "cannot go backwards; jax.jvp gives the derivative along a direction"
+            ) from None
 
     # one compiled function (so `armed` is an array), called twice: to find the end, then to draw the curve up to there
     first = run(t1, jnp.full(saves - 1, t1), jnp.asarray(True))
@@ -159,6 +172,19 @@ def default_stop(problem: Problem) -> tuple[AbstractStop, ...]:
 def default_solver(*, horizon: bool) -> Filippov:
     """Tsit5 up to a horizon; Chebyshev for flows that run until a criterion is met, where margins grow large."""
     return Filippov(diffrax.Tsit5() if horizon else Chebyshev())
+
+
+def _check_parts(stop, chart, clock, solver, controller) -> None:
+    if isinstance(stop, AbstractStop | str) or inspect.isclass(stop):
+        raise ValueError(f"stop takes criteria in a tuple: write stop=(gflow.MarginTarget(1e3),), got {stop!r}")
+    for criterion in stop or ():
+        require_part("stop", criterion, AbstractStop)
+    if chart is not None:
+        require_class("chart", chart, AbstractChart)
+    require_part("clock", clock, AbstractClock)
+    if solver is not None:
+        require_solver(solver)
+    require_part("controller", controller, diffrax.AbstractStepSizeController, example="gflow.PIController(1e-4)")
 
 
 @eqx.filter_jit
@@ -281,6 +307,7 @@ def _result(sol, stop) -> RESULTS:
 
 def check_arguments(problem, network, until_s=None, until_t=None, saves=1) -> None:
     """Raise ValueError as `solve_flow` does for these arguments, before anything is compiled."""
+    require_part("problem", problem, Problem)
     problem.check(network)
     if until_s is not None and until_t is not None:
         raise ValueError("give until_s or until_t, not both")
