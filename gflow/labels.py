@@ -1,4 +1,4 @@
-"""labelled(y, real): what label values stand for, -1 and +1, one column for each of several classes, or real numbers.
+"""What X may hold, and what label values stand for: -1 and +1, one column for each of several classes, or real numbers.
 
 The one rule of `Problem` and of the command line.
 """
@@ -8,6 +8,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+
+LENGTHS = (1e-100, 1e100)
+"""Lengths |x_n| of rows that are accepted, besides 0: squares and products of them stay in the range of float64."""
+
+EPS, UNDERFLOW = 2.0**-52, 1e-290
+"""Of float64: rounding, relative; numbers below the other one lose digits, and a square below it may be 0."""
 
 MOST_CLASSES = 20
 """More label values than this are no classes."""
@@ -76,4 +82,27 @@ def one_hot(y: np.ndarray) -> bool:
     return y.shape[1] > 1 and bool(np.all((y == 0) | (y == 1)) and np.all(np.sum(y == 1, axis=1) == 1))
 
 
-__all__ = ["MOST_CLASSES", "Labels", "labelled", "one_hot"]
+def check_rows(X: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless X (n, d) holds numbers in range and `shape`, that of y, is (n,) or (n, K)."""
+    if X.ndim != 2 or len(shape) not in (1, 2) or X.shape[0] != shape[0]:
+        raise ValueError(f"X must be (n, d) and y (n,), or (n, K) for K outputs; got X {X.shape} and y {shape}")
+    if 0 in X.shape or 0 in shape:
+        raise ValueError(f"the data are empty: X has shape {X.shape}")
+    check_numbers("X", X)
+    largest = np.max(np.abs(X.astype(float)), axis=1)
+    outside = np.flatnonzero((largest > 0) & ((largest < LENGTHS[0]) | (largest > LENGTHS[1])))
+    if len(outside):
+        raise ValueError(f"row {outside[0] + 1} of X has size {largest[outside[0]]:.3g}; rescale the data towards 1")
+
+
+def check_numbers(name: str, array: np.ndarray) -> None:
+    """Raise ValueError unless the array holds finite real numbers."""
+    if np.iscomplexobj(array):
+        raise ValueError(f"{name} must hold real numbers")
+    if not np.issubdtype(array.dtype, np.number):
+        raise ValueError(f"{name} must hold finite numbers, and its dtype is {array.dtype}: {name}.astype(float)")
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"{name} must hold finite numbers; remove or impute NaN and inf")
+
+
+__all__ = ["LENGTHS", "MOST_CLASSES", "Labels", "check_numbers", "check_rows", "labelled", "one_hot"]

@@ -20,17 +20,11 @@ from jaxtyping import Array, Bool, Float
 from gflow._types import Module, namespace
 from gflow.activations import AbstractActivation, ReLU
 from gflow.inclusion import least_norm_slopes
-from gflow.labels import labelled, one_hot
+from gflow.labels import check_numbers, check_rows, labelled, one_hot
 from gflow.lines import Lines, columns, shared_lines
 from gflow.losses import AbstractLoss, AbstractMarginLoss, Logistic
 from gflow.network import TwoLayer, VectorTwoLayer, inner, require_network
 from gflow.parts import require_part
-
-LENGTHS = (1e-100, 1e100)
-"""Lengths |x_n| of rows that are accepted, besides 0: squares and products of them stay in the range of float64."""
-
-EPS, UNDERFLOW = 2.0**-52, 1e-290
-"""Of float64: rounding, relative; numbers below the other one lose digits, and a square below it may be 0."""
 
 UNASKED = 1e30
 """The margin of an entry without a label: its loss and weight are 0, and q_min does not see it."""
@@ -73,7 +67,7 @@ class Problem(Module):
         require_part("activation", activation, AbstractActivation)
         found: tuple[Any, ...] = ()
         if not isinstance(X, jax.core.Tracer) and not isinstance(y, jax.core.Tracer):
-            _check_rows(np.asarray(X), np.shape(y))
+            check_rows(np.asarray(X), np.shape(y))
             y, found = _labels(np.asarray(y), loss)
         self.classes = found if classes is None else tuple(classes)
         self.X = jnp.asarray(X, jnp.result_type(float))
@@ -332,28 +326,6 @@ class Problem(Module):
         return xp.where(q_min > 0, xp.max(p * (q / xp.where(q_min > 0, q_min, 1.0) - 1)), xp.inf)
 
 
-def _check_rows(X: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless X (n, d) holds numbers in range and `shape`, that of y, is (n,) or (n, K)."""
-    if X.ndim != 2 or len(shape) not in (1, 2) or X.shape[0] != shape[0]:
-        raise ValueError(f"X must be (n, d) and y (n,), or (n, K) for K outputs; got X {X.shape} and y {shape}")
-    if 0 in X.shape or 0 in shape:
-        raise ValueError(f"the data are empty: X has shape {X.shape}")
-    _check_numbers("X", X)
-    largest = np.max(np.abs(X.astype(float)), axis=1)
-    outside = np.flatnonzero((largest > 0) & ((largest < LENGTHS[0]) | (largest > LENGTHS[1])))
-    if len(outside):
-        raise ValueError(f"row {outside[0] + 1} of X has size {largest[outside[0]]:.3g}; rescale the data towards 1")
-
-
-def _check_numbers(name: str, array: np.ndarray) -> None:
-    if np.iscomplexobj(array):
-        raise ValueError(f"{name} must hold real numbers")
-    if not np.issubdtype(array.dtype, np.number):
-        raise ValueError(f"{name} must hold finite numbers, and its dtype is {array.dtype}: {name}.astype(float)")
-    if not np.all(np.isfinite(array)):
-        raise ValueError(f"{name} must hold finite numbers; remove or impute NaN and inf")
-
-
 def _labels(y: np.ndarray, loss: AbstractLoss) -> tuple[np.ndarray, tuple[Any, ...]]:
     """(y, classes) as `Problem` holds them."""
     real = not isinstance(loss, AbstractMarginLoss)
@@ -368,7 +340,7 @@ def _labels(y: np.ndarray, loss: AbstractLoss) -> tuple[np.ndarray, tuple[Any, .
                 stacklevel=5,
             )
         return read.y, read.classes
-    _check_numbers("y", y)
+    check_numbers("y", y)
     if one_hot(y):
         raise ValueError("y is one-hot, and a label 0 leaves its entry out: pass the classes (n,), or 2 y - 1")
     if not real and not np.all(np.isin(y, (-1, 0, 1))):
