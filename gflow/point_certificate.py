@@ -14,13 +14,14 @@ import numpy as np
 
 from gflow import deadline
 from gflow._types import VERDICT, Scope
-from gflow.convex.arrangements import unit_rows
+from gflow.convex.accurate import accurate_residuals
 from gflow.convex.faces import Faces, faces
 from gflow.convex.leaky import multipliers, opposite, rows
-from gflow.convex.min_norm import MinNorm, solve_min_norm
+from gflow.convex.min_norm import MinNorm, rays_of, solve_min_norm
 from gflow.convex.oracle import Bound, dual_maximum, require_float64
 from gflow.convex.penalized import Penalized, solve_penalized
 from gflow.convex.semidefinite import bound_of_dual
+from gflow.convex.supply import Supply
 from gflow.network import TwoLayer
 from gflow.problem import Problem
 from gflow.programs.base import TOLERANCE, Certificate, Limit, decide, proved_optimum
@@ -38,7 +39,8 @@ def certify_point(
     c is the objective over the proved lower bound. With weight decay `better` has a lower penalised objective. Squared
     loss without it: GLOBAL if the network, with the neurons of least norm that supply what it misses of the labels, is
     no longer than 1 + 1e-6 times any that interpolates; NOT_GLOBAL if one is shorter, or if this one would need more
-    than 1e-6 of its own norm to interpolate and another one does; c is infinite where the network does not interpolate.
+    than 1e-6 of its own norm to interpolate or misses a label by more than 1e-6 of it, and another one does not; c is
+    infinite where the network does not interpolate.
     Raises ValueError as `certify` does.
     """
     network = limit.network if isinstance(limit, Limit) else limit
@@ -98,10 +100,10 @@ def _least_norm(problem: Problem, network: TwoLayer, known: Faces, optimum, sear
         )
     # with neurons that supply what is missed, it interpolates exactly
     least, needed = _repair(problem, network, known)
-    whole = objective + needed
-    interpolates, other = whole <= (1 + TOLERANCE) * objective, optimum.network
-    if not interpolates and objective + least <= (1 + TOLERANCE) * objective:  # it may yet: the time was too short
-        settled = False
+    whole, meets = objective + needed, _meets(problem, network)
+    interpolates, other = whole <= (1 + TOLERANCE) * objective and meets, optimum.network
+    if meets and not interpolates and objective + least <= (1 + TOLERANCE) * objective:
+        settled = False  # it may yet: the time was too short
     judged = decide(
         whole if interpolates else np.inf, optimum.dual, rounding=_rounding(problem, network, objective),
         better=np.inf if other is None else optimum.primal,
@@ -123,27 +125,35 @@ def _largest(problem: Problem, lam, known: Faces) -> Bound:
     return dual_maximum(rows(problem.X, lower), multipliers(lam, lower), opposite(known, lower))
 
 
+def _meets(problem: Problem, network: TwoLayer) -> bool:
+    """Whether no label is missed by more than a relative 1e-6; what a label 0 is missed by only has its price."""
+    missed, y = _missed(problem, network), np.abs(np.asarray(problem.y))
+    return bool(np.all((np.abs(missed) <= TOLERANCE * y) | (y == 0)))
+
+
+def _missed(problem: Problem, network: TwoLayer) -> np.ndarray:
+    """y - f (n,) of these weights, rounded once."""
+    arrays = (np.asarray(a) for a in (problem.X, problem.y, network.W1, network.w2))
+    return -accurate_residuals(*arrays, problem.lower_slope)
+
+
 def _repair(problem: Problem, network: TwoLayer, known: Faces) -> tuple[float, float]:
-    """Bounds of the least norm of a network that supplies y - f: infinite if there is none, 0 if that is rounding."""
-    X, missed = np.asarray(problem.X), -np.asarray(problem.margins(network))
-    terms = np.abs(X) @ np.abs(np.asarray(network.W1)) @ np.abs(np.asarray(network.w2))
-    eps = (network.width + X.shape[1] + 8) * np.finfo(X.dtype).eps
-    missed = np.where(np.abs(missed) <= eps * (terms + np.abs(np.asarray(problem.y))), 0.0, missed)
+    """Bounds of the least norm of a network that supplies y - f: infinite if there is none."""
+    X, y, missed = np.asarray(problem.X), np.asarray(problem.y), _missed(problem, network)
+    rays = rays_of(X, y)
+    if rays is None:
+        return np.inf, np.inf
     if not missed.any():
         return 0.0, 0.0
-    size = np.linalg.norm(X, axis=1)
-    if missed[size == 0].any():  # f(0) = 0
-        return np.inf, np.inf
-    # f(c x) = c f(x) up to rounding: rows on one ray miss alike
-    units, share = unit_rows(X), missed / np.where(size > 0, size, 1.0)
-    for n in range(len(X)):
-        alike = np.max(np.abs(units[: n + 1] - units[n]), axis=1) <= 1e-14
-        first = int(np.argmax(alike))
-        if abs(share[n] - share[first]) <= 1e-6 * abs(share[first]) + eps * terms[n] / max(size[n], 1e-300):
-            share[n] = share[first]
+    kept, size = rays.kept, rays.size
+    objective = 0.5 * float(network.squared_norm())
+    cost = Supply(X[kept] / size[:, None], problem.lower_slope).cost(missed[kept] / size, y[kept] / size, objective)
+    if cost <= TOLERANCE * objective:
+        return 0.0, cost
+    # rows on one ray miss alike, f(c x) = c f(x)
     with deadline.aside():
-        fix = solve_min_norm(eqx.tree_at(lambda p: p.y, problem, jnp.asarray(share * size)), known)
-    return fix.dual, fix.primal
+        fix = solve_min_norm(eqx.tree_at(lambda p: p.y, problem, jnp.asarray(rays.factor * missed[rays.first])), known)
+    return fix.dual, min(cost, fix.primal)
 
 
 def _rounding(problem: Problem, network: TwoLayer, objective: float) -> float:

@@ -4,6 +4,7 @@ Rows that are (anti)parallel up to 1e-9 .. 1e-15, of very different lengths, in 
 """
 
 import itertools
+from fractions import Fraction
 
 import jax.numpy as jnp
 import numpy as np
@@ -67,3 +68,80 @@ def test_a_frozen_layer_on_rows_that_are_nearly_opposite():
     assert limit.objective == pytest.approx(2 / 3, rel=1e-9)
     assert limit.lower_bound == pytest.approx(1 / (2 * (2 * 2 / 9 + 1 / 2)), rel=1e-9)
     assert not limit.optimal
+
+
+def interpolating_length(X, y, network):
+    """The length of an exactly interpolating network beside `network`, by rational elimination; None if none is found.
+
+    f - y is supplied by the network's own directions and a few others, the weights of all others as they are.
+    """
+    W1, w2 = np.asarray(network.W1), np.asarray(network.w2)
+    live = (w2 != 0) & W1.any(axis=0)
+    root = np.linalg.norm(W1[:, live], axis=0)
+    others = np.random.default_rng(0).standard_normal((X.shape[1], 4 * len(X)))
+    U, mass = np.hstack([W1[:, live] / root, others]), np.append(w2[live] * root, np.zeros(4 * len(X)))
+    rows = [[Fraction(a) for a in row] for row in X]
+    H = [
+        [max(sum((Fraction(b) * a for a, b in zip(x, u, strict=True)), Fraction(0)), Fraction(0)) for u in U.T]
+        for x in rows
+    ]
+    left = [
+        [*h, Fraction(label) - sum((Fraction(m) * entry for m, entry in zip(mass, h, strict=True)), Fraction(0))]
+        for h, label in zip(H, y, strict=True)
+    ]
+    change = {}
+    for k in range(len(left)):
+        row = left[k]
+        column = max(range(len(mass)), key=lambda j, row=row: abs(row[j]))
+        if row[column] == 0:
+            if row[-1] != 0:
+                return None
+            continue
+        left[k] = [a / row[column] for a in row]
+        change[column] = k
+        for i in range(len(left)):
+            if i != k:
+                left[i] = [a - left[i][column] * b for a, b in zip(left[i], left[k], strict=True)]
+    exact = [Fraction(m) + (left[change[j]][-1] if j in change else 0) for j, m in enumerate(mass)]
+    return float(sum(abs(m) * Fraction(float(np.linalg.norm(u))) for m, u in zip(exact, U.T, strict=True)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_the_least_norm_is_bracketed_for_networks_that_interpolate_exactly(seed):
+    rng = np.random.default_rng(seed)
+    d, near = int(rng.integers(1, 4)), 2.0 ** -rng.integers(2, 44)
+    X = rng.integers(-2, 3, (4, d)).astype(float)
+    X[2] = rng.choice([-1, 1]) * X[0] + near * rng.integers(-1, 2, d)
+    W, a = rng.integers(-3, 4, (d, 3)).astype(float), rng.choice([-2.0, -1.0, 1.0, 2.0**-30], 3)
+    y = np.maximum(X @ W, 0.0) @ a  # without rounding
+    solved = gflow.solve_min_norm(gflow.Problem(X, y, loss=gflow.Squared()))
+    assert gflow.result_name(solved.result) != "infeasible"
+    assert solved.dual <= solved.primal
+    assert solved.dual <= np.abs(a) @ np.linalg.norm(W, axis=0) * (1 + 1e-14)
+    if y.any() and solved.network is not None:
+        assert 0.5 * float(solved.network.squared_norm()) <= solved.primal
+        length = interpolating_length(X, y, solved.network)
+        assert length is None or length <= solved.primal * (1 + 1e-4)
+        missed = np.abs(np.asarray(solved.network(X)) - y)
+        assert np.all(missed <= 1e-8 * np.abs(y) + 1e-14 * (np.abs(X) @ np.abs(W)) @ np.abs(a))
+
+
+def test_rows_that_nearly_agree_and_labels_that_do_not():
+    X, y = np.array([[1.0, 0.0], [1.0, 1e-10]]), np.array([1.0, 1.0 + 1e-10])
+    problem = gflow.Problem(X, y, loss=gflow.Squared())
+    solved = gflow.solve_min_norm(problem)
+    v = np.array([1.0, (y[1] - 1.0) / 1e-10])  # X v = y, and no network is shorter
+    assert solved.dual <= np.linalg.norm(v) <= solved.primal
+    assert solved.primal == pytest.approx(solved.dual, rel=1e-4)
+    root = np.sqrt(np.linalg.norm(v))
+    proof = gflow.certify(problem, gflow.TwoLayer(jnp.asarray(v / root)[:, None], jnp.asarray([root])))
+    assert proof.verdict != gflow.VERDICT.NOT_GLOBAL and proof.lower_bound <= np.linalg.norm(v)
+
+
+@pytest.mark.parametrize("share, verdict", [(0.0, "NOT_GLOBAL"), (0.5, "NOT_GLOBAL"), (1.0, "GLOBAL")])
+def test_a_label_that_is_small_beside_another_one_counts(share, verdict):
+    problem = gflow.Problem(np.eye(2), [1e-8, 1e8], loss=gflow.Squared())
+    small = np.sqrt(share * 1e-8)
+    network = gflow.TwoLayer(jnp.asarray([[small, 0.0], [0.0, 1e4]]), jnp.asarray([small, 1e4]))
+    assert gflow.certify(problem, network).verdict.name == verdict

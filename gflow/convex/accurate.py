@@ -15,14 +15,30 @@ SPLITTER = 2.0**27 + 1
 
 def accurate_margins(X: np.ndarray, y: np.ndarray, W1: np.ndarray, w2: np.ndarray, lower: float = 0.0) -> np.ndarray:
     """y_n sum_i a_i sigma(w_i . x_n), (n,), for W1 (d, m), w2 (m,); `lower`: the slope of sigma for z < 0."""
+    return y * np.array([math.fsum(row) for row in _terms(X, W1, w2, lower)])
+
+
+def accurate_residuals(X: np.ndarray, y: np.ndarray, W1: np.ndarray, w2: np.ndarray, lower: float = 0.0) -> np.ndarray:
+    """sum_i a_i sigma(w_i . x_n) - y_n, (n,): rounded once, however closely labels y (n,) are met."""
+    terms = _terms(X, W1, w2, lower)
+    return np.array([math.fsum([*row, -label]) for row, label in zip(terms, y, strict=True)])
+
+
+def dot(a: np.ndarray, b: np.ndarray) -> float:
+    """sum_n a_n b_n, rounded once."""
+    return math.fsum([*np.concatenate(_product(a, b))])
+
+
+def _terms(X: np.ndarray, W1: np.ndarray, w2: np.ndarray, lower: float) -> np.ndarray:
+    """Numbers (n, .) whose sum over a row is f(x_n)."""
     high, low = np.zeros((len(X), W1.shape[1])), np.zeros((len(X), W1.shape[1]))
     for column, row in zip(X.T, W1, strict=True):
         product, error = _product(column[:, None], row[None])
         high, lost = _sum(high, product)
         low = low + (lost + error)
     slope = np.where(high + low > 0, 1.0, lower)
-    terms = [part for z in (high, low) for part in _product(slope * z, w2[None])]
-    return y * np.array([math.fsum(row) for row in np.concatenate(terms, axis=1)])
+    sloped = [part for z in (high, low) for part in _product(slope, z)]
+    return np.concatenate([part for z in sloped for part in _product(z, w2[None])], axis=1)
 
 
 def _product(a, b):

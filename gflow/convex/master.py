@@ -158,15 +158,25 @@ class Master:
 
 
 class Interpolation(Master):
-    """The same with f(x_n) = y_n in place of margins; `alpha` is lambda, of either sign."""
+    """The same with f(x_n) = y_n in place of margins; `alpha` is lambda, of either sign.
+
+    `mix` (n, n) invertible: the constraints are mix f = mix y. Where rows nearly follow from others f - y says little
+    about what it costs to supply; mix (f - y) does.
+    """
 
     slacks = (1.0, -1.0)
 
+    def __init__(self, X: np.ndarray, y: np.ndarray, price: float, lower: float, mix: np.ndarray | None):
+        self.mix = mix
+        super().__init__(X, y, price, lower)
+
     def _rows(self) -> None:
-        self._constrain(self.y, self.y)
+        target = self.y if self.mix is None else self.mix @ self.y
+        self._constrain(target, target)
 
     def _entries(self, U: np.ndarray, sign: np.ndarray) -> np.ndarray:
-        return activated(self.X @ U.T, self.lower) * sign
+        outputs = activated(self.X @ U.T, self.lower) * sign
+        return outputs if self.mix is None else self.mix @ outputs
 
     def _multipliers(self, dual: np.ndarray) -> np.ndarray:
-        return dual
+        return dual if self.mix is None else dual @ self.mix

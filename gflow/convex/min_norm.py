@@ -4,10 +4,14 @@
 
 lambda of either sign, sigma ReLU or leaky (see `leaky`). Columns are unit vectors and the master is a linear program,
 as for max-margin; every sample is a support vector. Near the optimum Newton's method on the tight faces makes it exact.
+P* is that of networks that interpolate exactly: what a network in float64 misses is counted (see `supply`).
 Source: arXiv 2002.10553, section 2; docs/mathematics.md, "Limits that are points".
 """
 
 from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -15,21 +19,33 @@ import numpy as np
 
 from gflow import deadline
 from gflow._types import REDUCED, RESULTS, Scope, result_of_gap
+from gflow.convex.accurate import accurate_residuals, dot
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.candidates import best_ascended, best_directions, equal, slid
+from gflow.convex.exact import multiples, octaves
 from gflow.convex.faces import Faces, faces
-from gflow.convex.leaky import activated, multipliers, opposite, rows
+from gflow.convex.leaky import multipliers, opposite, rows
 from gflow.convex.master import Interpolation
 from gflow.convex.newton import Patterns, complement, slopes_of
 from gflow.convex.oracle import arrays_of, ascended, gram_bound, price, require_float64, upper_bound
 from gflow.convex.polish import LADDER, Tight, faces_at, gathered, peaks
 from gflow.convex.semidefinite import bound_of_dual
+from gflow.convex.supply import Supply
 from gflow.convex.threads import one_thread
 from gflow.network import TwoLayer
 from gflow.problem import Problem
 
 SLACK = 1e-9
-"""A network interpolates if it misses no label by more than this share of the largest."""
+"""A network that misses a label by more than this share of it (of the largest, for a label 0) gets neurons that supply
+it; the master pays for slack as long as there is more of it."""
+
+NEARLY = 1e4
+"""Rows nearly follow from others where a unit of a label may cost more than this."""
+
+CORRECTIONS = 3
+
+SAME_LABEL = 8 * np.finfo(float).eps
+"""Labels of rows x and c x are c times each other if they are so up to this, relatively."""
 
 POLISH = 1e-3
 """Newton's method is tried from this gap on, and again whenever it has shrunk by SHRINK."""
@@ -51,11 +67,13 @@ PATIENCE = 4
 class MinNorm(eqx.Module):
     """The least norm of an interpolating network, bracketed: dual <= P* <= primal.
 
-    `network`: interpolates up to `miss`, the largest |f(x_n) - y_n|, with 1/2 |theta|^2 = `primal`. `lam` (n,): dual
+    `network`: interpolates up to `miss`, the largest |f(x_n) - y_n|. `primal`: its 1/2 |theta|^2 and no less than the
+    length of neurons with which it would interpolate exactly (rows of which some follow from others, as of antipodal
+    pairs: on independent rows, and up to rounding on the others). `lam` (n,): dual
     feasible with value `dual`, over all faces if `complete`, else by a bound for all directions, and then a gap is
     left. `result`: successful if primal - dual <= rtol primal; reduced_accuracy if it is <= 1e-6 primal; else
-    max_steps_reached; infeasible if no network interpolates (a row of zeros or two rows c x, x, c > 0, whose labels
-    differ by another factor): primal = inf, `network` None.
+    max_steps_reached; infeasible if no network interpolates (a row of zeros with a label, or two rows exactly c x,
+    x, c > 0, whose labels differ by another factor). primal = inf, `network` None where none is known.
     """
 
     primal: float
@@ -98,51 +116,70 @@ def solve_min_norm(
 def _solved(problem: Problem, known_faces: Faces | None, rtol: float, rounds: int | None) -> MinNorm:
     known = faces(problem.X) if known_faces is None else known_faces
     X, y = np.asarray(problem.X), np.asarray(problem.y)
-    size = np.linalg.norm(X, axis=1)
-    if not y.any() or _contradicts(X, y):
-        return _trivial(X, y, known)
-    # f(x_n) = y_n is f(x_n/|x_n|) = y_n/|x_n|: rows of different lengths count alike
-    target = y / np.where(size > 0, size, 1.0)
-    label = float(np.max(np.abs(target)))
-    state = _Interpolating(unit_rows(X), target / label, known, problem.lower_slope)
+    n, d = X.shape
+    if not y.any():
+        nothing = TwoLayer(jnp.zeros((d, 1)), jnp.zeros(1))
+        return MinNorm(0.0, 0.0, np.zeros(n), nothing, 0.0, RESULTS.successful, known.complete, 0)  # pyright: ignore
+    rays = rays_of(X, y)
+    if rays is None:
+        return MinNorm(np.inf, np.inf, np.zeros(n), None, 0.0, RESULTS.infeasible, known.complete, 0)  # pyright: ignore
+    # f(c x) = c f(x): rows of different lengths count alike
+    kept, size = rays.kept, rays.size
+    label = float(octaves(np.max(np.abs(y[kept] / size))))
+    own = eqx.tree_at(lambda f: f.masks, known, np.asarray(known.masks)[:, kept])
+    state = _Interpolating(X[kept] / size[:, None], y[kept] / size / label, own, problem.lower_slope)
     with deadline.within(share=1.0 if known.complete else COLUMNS):
         for _ in range((100 if known.complete else 25) if rounds is None else rounds):
             if state.gap <= rtol or state.stalled or deadline.passed():
                 break
             state.step(rtol)
             deadline.tell(label * state.dual, label * state.primal)
-    return state.result(rtol, size, label)
+    found = state.result(rtol, size, label)
+    lam = np.zeros(n)
+    lam[kept] = found.lam
+    return dataclasses.replace(found, lam=lam)
 
 
-def _trivial(X: np.ndarray, y: np.ndarray, known: Faces) -> MinNorm:
-    n, d = X.shape
-    if not y.any():
-        nothing = TwoLayer(jnp.zeros((d, 1)), jnp.zeros(1))
-        return MinNorm(0.0, 0.0, np.zeros(n), nothing, 0.0, RESULTS.successful, known.complete, 0)  # pyright: ignore
-    return MinNorm(np.inf, np.inf, np.zeros(n), None, 0.0, RESULTS.infeasible, known.complete, 0)  # pyright: ignore
+class Rays(NamedTuple):
+    """Rows by the rays on which they lie: row n is `factor[n]` times row `first[n]` <= n, 0 times it if it is zero.
+
+    `kept` (n',): the first rows of all rays, of lengths `size` to 4 `size`, powers of two, which round nothing.
+    """
+
+    kept: np.ndarray
+    size: np.ndarray
+    first: np.ndarray
+    factor: np.ndarray
 
 
-def _contradicts(X: np.ndarray, y: np.ndarray) -> bool:
-    """Whether a row of zeros has a label, or f(c x) = c f(x) is violated by two rows on one ray."""
-    lengths = np.linalg.norm(X, axis=1)
-    if np.any(y[lengths == 0] != 0):
-        return True
-    U, values = unit_rows(X)[lengths > 0], (y[lengths > 0]) / lengths[lengths > 0]
-    same = np.max(np.abs(U[:, None] - U[None]), axis=2) <= 1e-14
-    return bool(np.any(same & (np.abs(values[:, None] - values[None]) > 1e-12 * np.max(np.abs(values)))))
+def rays_of(X: np.ndarray, y: np.ndarray) -> Rays | None:
+    """The rays of X (n, d); None if a row of zeros has a label, or two rows of one ray contradict each other."""
+    lead, sign = multiples(X)
+    if np.any(y[sign == 0] != 0):
+        return None
+    _, first, ray = np.unique(np.where(sign == 0, -1, 2 * lead + (sign > 0)), return_index=True, return_inverse=True)
+    kept, first = np.sort(first[sign[first] != 0]), first[ray]
+    widest = np.argmax(np.abs(X), axis=1)[:, None]
+    entry, other = np.take_along_axis(X, widest, 1)[:, 0], np.take_along_axis(X[first], widest, 1)[:, 0]
+    factor = np.where(sign == 0, 0.0, entry / np.where(other == 0, 1.0, other))
+    if np.any(np.abs(y - factor * y[first]) > SAME_LABEL * np.abs(y)):
+        return None
+    return Rays(kept, octaves(np.linalg.norm(X[kept], axis=1)), first, factor)
 
 
 class _Interpolating:
-    """Where column generation stands. Rows are 1 long (or 0) and labels at most 1."""
+    """Where column generation stands. Rows are 1 to 4 long, all on rays of their own, and labels less than 4."""
 
     def __init__(self, X: np.ndarray, y: np.ndarray, known: Faces, lower: float):
         self.X, self.y, self.known, self.lower = X, y, opposite(known, lower), lower
-        self.faces, self.rows = arrays_of(self.known), rows(X, lower)
+        self.faces, self.rows, self.supply = arrays_of(self.known), rows(X, lower), Supply(X, lower)
         self.price = 1e3
-        self.master = Interpolation(X, y, self.price, lower)
-        units = unit_rows(X)
-        self.master.add(np.vstack([units, units]), np.repeat([1.0, -1.0], len(X)))
-        self.primal, self.dual, self.lam, self.miss = np.inf, 0.0, np.zeros(len(y)), 0.0
+        independent = self.supply.proved and len(self.supply.rows) == len(X)
+        nearly = independent and np.abs(self.supply.inverse).max() > NEARLY
+        self.master = Interpolation(X, y, self.price, lower, self.supply.inverse if nearly else None)
+        units = np.vstack([unit_rows(X), self.supply.U]) if nearly else unit_rows(X)
+        self.master.add(np.vstack([units, units]), np.repeat([1.0, -1.0], len(units)))
+        self.primal, self.dual, self.lam = np.inf, 0.0, np.zeros(len(y))
         self.V, self.sign = np.zeros((X.shape[1], 0)), np.zeros(0)
         self.rounds, self.polish_at, self.halved, self.stalled = 0, POLISH, (0, np.inf), False
 
@@ -170,7 +207,7 @@ class _Interpolating:
             self.halved = (self.rounds, self.gap)
         self.stalled = self.gap <= REDUCED and self.rounds - self.halved[0] >= PATIENCE
         added += self._add(tight)
-        if not np.isfinite(self.primal) and self.price < DEAREST and (not added or upper <= 2.0):
+        if solved.slack > SLACK and self.price < DEAREST and (not added or upper <= 2.0):
             self.price *= 1e3
             self.master.reprice(self.price)
         elif not added:
@@ -178,31 +215,47 @@ class _Interpolating:
 
     def result(self, rtol: float, size: np.ndarray, label: float) -> MinNorm:
         """What is known at the end, of the data before they were scaled: f and 1/2 |theta|^2 scale like `label`."""
-        network, scale = None, label
+        network, miss = None, 0.0
         if np.isfinite(self.primal):
-            root = np.sqrt(np.linalg.norm(self.V, axis=0) * scale)
-            units = self.V / np.maximum(np.linalg.norm(self.V, axis=0), 1e-300)
-            network = TwoLayer(jnp.asarray(units * root), jnp.asarray(self.sign * root))
+            W1, w2, missed, self.primal = self._supplied()
+            network = TwoLayer(jnp.asarray(W1 * np.sqrt(label)), jnp.asarray(w2 * np.sqrt(label)))
+            miss = label * float(np.max(np.abs(missed) * size))
         if not self.known.complete:
             lam = multipliers(self.lam, self.lower)
             B = min(float(gram_bound(jnp.asarray(self.rows), jnp.asarray(lam))), bound_of_dual(self.rows, lam))
-            self.dual = max(self.dual, float(self.lam @ self.y) / B if B > 0 else 0.0)
+            self.dual = max(self.dual, self._value(self.lam, B))
         found = result_of_gap(self.gap, rtol) if np.isfinite(self.primal) else RESULTS.max_steps_reached
         return MinNorm(
-            self.primal * scale, self.dual * scale, self.lam / np.where(size > 0, size, 1.0), network,
-            self.miss * label * float(np.max(size)), found,  # pyright: ignore
+            float(self.primal * label), float(self.dual * label), self.lam / size, network, miss, found,  # pyright: ignore
             self.known.complete, self.rounds,
         )  # fmt: skip
 
+    def _supplied(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        """(W1, w2, f - y, primal) of the best network, with the neurons that supply what its rounded weights miss."""
+        mass = np.linalg.norm(self.V, axis=0)
+        root = np.sqrt(mass)
+        W1, w2 = self.V / root, self.sign * root
+        allowed = SLACK * np.where(self.y == 0, np.max(np.abs(self.y)), np.abs(self.y))
+        for correction in range(CORRECTIONS + 1):
+            missed = accurate_residuals(self.X, self.y, W1, w2, self.lower)
+            if np.all(np.abs(missed) <= allowed) or correction == CORRECTIONS or not self.supply.proved:
+                break
+            mass = self.supply.masses(-missed)
+            root, live = np.sqrt(np.abs(mass)), mass != 0
+            W1 = np.hstack([W1, (self.supply.U.T * root)[:, live]])
+            w2 = np.append(w2, (np.sign(mass) * root)[live])
+        length = 0.5 * float(np.sum(W1**2) + np.sum(w2**2))
+        return W1, w2, missed, length + self.supply.cost(missed, self.y, length)
+
     def _network(self, V: np.ndarray, sign: np.ndarray) -> None:
-        """The network of blocks V (d, K): kept if it interpolates and is the shortest so far."""
+        """The network of blocks V (d, K): kept if it is, with what supplies the labels that it misses, the shortest."""
         V, sign = V[:, V.any(axis=0)], sign[V.any(axis=0)]
-        missed = np.abs(activated(self.X @ V, self.lower) @ sign - self.y)
-        miss = float(np.max(missed, initial=0.0))
-        # what the missed labels are worth to the multipliers is added: it is no shorter than its own dual
-        length = float(np.linalg.norm(V, axis=0).sum() + missed @ np.abs(self.lam))
-        if miss <= SLACK and V.shape[1] and length < self.primal:
-            self.primal, self.V, self.sign, self.miss = length, V, sign, miss
+        length = float(np.linalg.norm(V, axis=0).sum())
+        if V.shape[1] == 0 or length >= self.primal:
+            return
+        length += self.supply.cost(accurate_residuals(self.X, self.y, V, sign, self.lower), self.y, length)
+        if length < self.primal:
+            self.primal, self.V, self.sign = length, V, sign
 
     def _priced(self, lam: np.ndarray) -> tuple[float, Tight]:
         """max_u |lambda^T sigma(X u)|; lambda over it is feasible, and kept if it is the best."""
@@ -217,10 +270,14 @@ class _Interpolating:
             tight = best_ascended(X, at, np.asarray(values), np.asarray(U), 1.0)
             if not np.any(tight.value > 1 + 1e-2):
                 tight = slid(self.X, lam, np.vstack([self.master.U, tight.U]), 1.0, self.lower)
-        dual = float(lam @ self.y) / proved if proved > 0 else 0.0
+        dual = self._value(lam, proved)
         if dual > self.dual:
             self.dual, self.lam = dual, lam / proved
         return upper, tight
+
+    def _value(self, lam: np.ndarray, B: float) -> float:
+        """lambda . y / B, never more than it is: large multipliers cancel."""
+        return dot(lam, self.y) / B * (1 - 4 * np.finfo(float).eps) if B > 0 else 0.0
 
     def _add(self, tight: Tight) -> int:
         """Add the violated directions that are not columns already; how many they were."""
