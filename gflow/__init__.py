@@ -13,7 +13,7 @@ from gflow._types import RESULTS, VERDICT, Scope, result_name
 from gflow.activations import LeakyReLU, ReLU
 from gflow.along import Along, along
 from gflow.certificate import certify
-from gflow.convex.arrangements import Arrangement, arrangement
+from gflow.convex.arrangements import Arrangement, arrangement, gate_masks
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.exposed import distance_from_exposed_face, exposed_points
 from gflow.convex.faces import Faces, faces
@@ -110,6 +110,7 @@ __all__ = [
     "find_limit",
     "flow_to",
     "frozen_limit",
+    "gate_masks",
     "gated",
     "gated_limit",
     "key_of",

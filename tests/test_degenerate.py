@@ -120,11 +120,12 @@ def test_the_least_norm_is_bracketed_for_networks_that_interpolate_exactly(seed)
     assert solved.dual <= solved.primal
     assert solved.dual <= np.abs(a) @ np.linalg.norm(W, axis=0) * (1 + 1e-14)
     if y.any() and solved.network is not None:
-        assert 0.5 * float(solved.network.squared_norm()) <= solved.primal
+        assert 0.5 * float(solved.network.squared_norm()) <= solved.primal * (1 + 1e-14)
         length = interpolating_length(X, y, solved.network)
         assert length is None or length <= solved.primal * (1 + 1e-4)
         missed = np.abs(np.asarray(solved.network(X)) - y)
-        assert np.all(missed <= 1e-8 * np.abs(y) + 1e-14 * (np.abs(X) @ np.abs(W)) @ np.abs(a))
+        label = np.where(y == 0, np.max(np.abs(y)), np.abs(y))
+        assert np.all(missed <= 1e-8 * label + 1e-14 * (np.abs(X) @ np.abs(W)) @ np.abs(a))
 
 
 def test_rows_that_nearly_agree_and_labels_that_do_not():
@@ -145,3 +146,66 @@ def test_a_label_that_is_small_beside_another_one_counts(share, verdict):
     small = np.sqrt(share * 1e-8)
     network = gflow.TwoLayer(jnp.asarray([[small, 0.0], [0.0, 1e4]]), jnp.asarray([small, 1e4]))
     assert gflow.certify(problem, network).verdict.name == verdict
+
+
+def gates_in_the_plane(X):
+    """All masks 1[X u > 0] of u != 0 in R^2, by fractions: of the rays, and of sums of two, which reach every cell."""
+    rows = [tuple(map(Fraction, x)) for x in X]
+    rays = [(s * b, -s * a) for a, b in rows if a or b for s in (1, -1)]
+    size = [abs(a) + abs(b) for a, b in rays]
+    rays = [(a / r, b / r) for (a, b), r in zip(rays, size, strict=True)]
+    sums = [(a + c, b + e) for (a, b), (c, e) in itertools.combinations(rays, 2)]
+    across = [(s * b, -s * a) for a, b in rays for s in (1, -1)]  # beside a ray that is alone
+    return {tuple(a * u + b * v > 0 for a, b in rows) for u, v in [*rays, *sums, *across]}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_all_gates_are_all(seed):
+    X = nasty_rows(np.random.default_rng(seed), 5, 2)
+    listed = gflow.gate_masks(X)
+    nothing = (False,) * 5  # the gate of u = 0, whose neuron is 0
+    assert listed.complete
+    assert {tuple(mask) for mask in listed.masks} - {nothing} == gates_in_the_plane(X) - {nothing}
+
+
+def test_gates_on_hyperplanes_and_between_rows_that_nearly_agree():
+    X, y = np.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 1.0]]), np.array([0.0, 0.0, 1.0])
+    problem = gflow.Problem(X, y, loss=gflow.Squared())
+    solved = gflow.solve_gated(problem, 0.1, gflow.gate_masks(X).masks)
+    # the gate (0, 1) opens row 3 alone: 1/2 (1 - sqrt(2) r)^2 + beta r
+    r = (1 - 0.1 / np.sqrt(2)) / np.sqrt(2)
+    assert solved.primal == pytest.approx(0.5 * (1 - np.sqrt(2) * r) ** 2 + 0.1 * r, rel=1e-9)
+    # two rows that differ by 1e-12 in one entry, alike in what a ReLU network can do, have gates of their own
+    near = np.array([[1.0, 0.0], [1.0, 1e-12]])
+    assert {tuple(mask) for mask in gflow.gate_masks(near).masks} >= {(True, False), (False, True), (True, True)}
+    apart = gflow.solve_gated(gflow.Problem(near, [1.0, -1.0], loss=gflow.Squared()), 0.1, gflow.gate_masks(near).masks)
+    assert apart.primal == pytest.approx(2 * (0.9 * 0.1 + 0.1**2 / 2), rel=1e-9)
+    # exact rank 3, up to rounding 2: what a list in the plane would leave out
+    space = np.array([[1.0, 0.0, 0.1], [0.0, 1.0, 0.2], [1.0, 1.0, 0.1 + 0.2], [1.0, 2.0, 0.5]])
+    assert gflow.gate_masks(space).complete
+    assert len(gflow.gate_masks(space)) > len(gflow.gate_masks(space[:, :2]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3]))
+def test_primal_and_dual_are_those_of_what_is_returned(seed, slope):
+    rng = np.random.default_rng(seed)
+    X = nasty_rows(rng, 4, 2)
+    y, beta = rng.standard_normal(4) * 10.0 ** rng.integers(-3, 4), 10.0 ** rng.uniform(-4, 0)
+    problem = gflow.Problem(X, y, loss=gflow.Squared(), activation=gflow.LeakyReLU(slope) if slope else gflow.ReLU())
+    solved = gflow.solve_penalized(problem, beta)
+    alpha = [Fraction(a) for a in np.asarray(solved.alpha)]
+    dual = sum(Fraction(b) * a - a * a / 2 for a, b in zip(alpha, y, strict=True))
+    assert solved.dual <= dual * (1 + Fraction(1, 10**15)) + Fraction(1, 10**300)
+    W, a = ([[Fraction(v) for v in row] for row in np.atleast_2d(w)] for w in (solved.network.W1, solved.network.w2))
+    total = Fraction(beta) / 2 * sum(v * v for row in (*W, *a) for v in row)
+    for x, label in zip(X, y, strict=True):
+        z = [sum(Fraction(x[j]) * W[j][k] for j in range(2)) for k in range(len(a[0]))]
+        f = sum((b * (v if v > 0 else Fraction(slope) * v) for v, b in zip(z, a[0], strict=True)), Fraction(0))
+        total += (f - Fraction(label)) ** 2 / 2
+    assert total <= solved.primal
+    assert total >= solved.primal * (1 - Fraction(1, 10**13))
+    # feasible: no direction pulls by more than beta
+    tops = one_sided_in_the_plane(X, solved.alpha) if not slope else (0.0, 0.0)
+    assert max(tops) <= beta * (1 + 1e-14) and solved.dual <= solved.primal

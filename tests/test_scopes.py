@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import gflow
-from gflow.convex.gated import gates_of
+from gflow.convex.gated import scope_of
 
 SCOPE = gflow.Scope
 LOSSES = {"logistic": gflow.Logistic(), "exponential": gflow.Exponential(), "squared": gflow.Squared()}
@@ -72,8 +72,8 @@ def test_a_bound_over_sampled_gates_is_about_them(loss):
     y = labels(loss)
     problem, before = gflow.Problem(FIELD, y, loss=LOSSES[loss]), None
     for samples in (1, 20, None):
-        known = gflow.faces(FIELD) if samples is None else gflow.faces(FIELD, samples=samples, sampled=True)
-        gates, scope = gates_of(FIELD, known)
+        listed = gflow.gate_masks(FIELD, **({} if samples is None else {"samples": samples, "sampled": True}))
+        gates, scope = listed.masks, scope_of(listed)
         solved = gflow.solve_gated(problem, BETA, gates, scope=scope)
         best = least(FIELD, y, loss, BETA, gates, 0.0, cones=False)
         assert solved.dual <= best * (1 + 1e-6) and solved.primal >= best * (1 - 1e-6)
@@ -89,15 +89,17 @@ def test_a_bound_over_sampled_gates_is_about_them(loss):
 def test_gates_on_hyperplanes_are_gates():
     # the gate (0, 1) lies on the hyperplane of the rows (1, 0) and (-1, 0): it sees the third row alone
     X = np.array([[1.0, 0], [-1, 0], [1, 1]])
-    gates, scope = gates_of(X, gflow.faces(X))
+    listed = gflow.gate_masks(X)
+    gates, scope = listed.masks, scope_of(listed)
     assert [False, False, True] in gates.tolist() and scope == SCOPE.ALL_GATES
     problem = gflow.Problem(X, [0.0, 0, 1], loss=gflow.Squared())
     # v (1, 1)/sqrt 2 on that gate: min (sqrt 2 r - 1)^2/2 + r/10
     expected = 0.1 / np.sqrt(2) - 0.05**2
     assert gflow.solve_gated(problem, 0.1, gates, scope=scope).primal == pytest.approx(expected, rel=1e-8)
-    # between rows 1e-13 apart there are gates that are not listed
-    X = np.array([[1.0, 0], [1, 1e-13], [0, 1]])
-    assert gates_of(X, gflow.faces(X))[1] == SCOPE.GATES
+    # rows are taken as they are: between two that are 1e-13 apart there are gates that see one of them alone
+    listed = gflow.gate_masks(np.array([[1.0, 0], [1, 1e-13], [0, 1]]))
+    assert scope_of(listed) == SCOPE.ALL_GATES
+    assert {(True, False), (False, True)} <= {tuple(row[:2]) for row in listed.masks.tolist()}
 
 
 def test_more_samples_hold_those_of_fewer():

@@ -178,9 +178,9 @@ def _second(network) -> list[dict]:
     return [{"sign": int(s)} for s in np.sign(np.asarray(network.w2))]
 
 
-def gated_summary(known, gates, solved) -> dict:
+def gated_summary(gates, solved) -> dict:
     """The keys of `solve` for gated ReLU; a neuron's `mask` is its gate."""
-    mass = np.linalg.norm(solved.V, axis=1)
+    mass, masks = np.linalg.norm(solved.V, axis=1), gates.masks
     live = np.flatnonzero(mass > 1e-9 * mass.max(initial=0.0))
     return {
         "program": PROGRAMS[type(solved).__name__],
@@ -190,11 +190,11 @@ def gated_summary(known, gates, solved) -> dict:
         "lower_bound": solved.dual,
         "scope": scopes(dual=solved.scope, lower_bound=solved.scope),
         "masks": len(gates),
-        "complete": known.complete,
+        "complete": gates.complete,
         "result": result_name(solved.result),
         "alpha": solved.alpha,
         "neurons": [
-            {"sign": 1, "mass": mass[j], "direction": solved.V[j] / mass[j], "mask": gates[j].astype(int)}
+            {"sign": 1, "mass": mass[j], "direction": solved.V[j] / mass[j], "mask": masks[j].astype(int)}
             for j in live[np.argsort(-mass[live], kind="stable")]
         ],
     }

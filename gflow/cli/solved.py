@@ -38,14 +38,15 @@ def solved(
 def _summary(problem, masks: str, beta: float | None, gated: bool, squared: bool, rtol: float) -> dict:
     import gflow
     from gflow.cli import output
-    from gflow.convex.gated import gates_of
+    from gflow.convex.gated import scope_of
 
-    known = gflow.faces(problem.X) if masks == "all" else gflow.faces(problem.X, samples=int(masks), sampled=True)
+    few = {} if masks == "all" else {"samples": int(masks), "sampled": True}
     if gated:
-        gates, scope = gates_of(problem.X, known)
-        say(f"gated ReLU with {len(gates)} gates, {'all' if known.complete else 'sampled'}")
-        found = checked(gflow.solve_gated, problem, beta, gates, rtol=rtol, scope=scope)
-        return output.gated_summary(known, gates, found)
+        gates = gflow.gate_masks(problem.X, **few)
+        say(f"gated ReLU with {len(gates)} gates, {'all' if gates.complete else 'sampled'}")
+        found = checked(gflow.solve_gated, problem, beta, gates.masks, rtol=rtol, scope=scope_of(gates))
+        return output.gated_summary(gates, found)
+    known = gflow.faces(problem.X, **few)
     if not known.complete:
         say("not all masks are enumerated: the lower bound comes from a semidefinite program, and a gap may be left")
     if beta is not None:

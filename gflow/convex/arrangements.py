@@ -1,9 +1,7 @@
 """All activation masks of X: the cells of the central hyperplane arrangement {u : x_n . u = 0}.
 
-In general position there are P = 2 sum_{k<r} C(n-1, k), each found once (`general_position`). Otherwise: every cell of
-an arrangement of full rank r is a pointed cone, so it is found at each of its rays: a ray is the null space of r - 1
-independent rows, and around it the cells are those of the rows that vanish on it, an arrangement of rank r - 1.
-Source: arXiv 2002.10553, section 2.
+In general position there are P = 2 sum_{k<r} C(n-1, k), each found once (`general_position`); otherwise they follow
+from the signs of minors (`chirotope`). Source: arXiv 2002.10553, section 2.
 """
 
 from __future__ import annotations
@@ -14,11 +12,13 @@ import math
 import equinox as eqx
 import numpy as np
 
-from gflow import deadline
+from gflow.convex.chirotope import Chirotope
+from gflow.convex.exact import independent_columns, multiples
 from gflow.convex.general_position import Vertices, lowest_vertices
 
 ZERO = 1e-12
-"""|x_n . v| <= ZERO |x_n||v| counts as v lying on the hyperplane of x_n; more where v is known less well."""
+"""Singular values of unit rows below this share of the largest count as zero: by what rows leave their span then enters
+`error`."""
 
 ROUNDING = 16 * np.finfo(float).eps
 """Accuracy of a unit row; a direction found from rows of smallest singular value sigma is known to about 4/sigma times
@@ -36,8 +36,8 @@ class Arrangement(eqx.Module):
     """The distinct masks 1[X u > 0] of the cells.
 
     `packed` (P, ceil(n/8)) uint8, bits in `np.packbits` order. `complete`: True only if every mask is there; a sampled
-    arrangement proves nothing about all directions. `error`: cells narrower than this angle may be missing, as where
-    rows are parallel or concurrent up to rounding.
+    arrangement proves nothing about all directions. `error`: the cells are those of rows that differ from X by at most
+    this angle, 0 or a little more than rounding, where rows lie in a smaller space or are equal up to rounding.
     """
 
     packed: np.ndarray
@@ -74,13 +74,20 @@ class Lines(eqx.Module):
     line: np.ndarray
     sign: np.ndarray
 
+    apart: float
+    """By how much rows of one line differ."""
+
     def expand(self, masks: np.ndarray) -> np.ndarray:
         """Masks (P, n) of the rows from masks of the lines."""
         return (masks[:, self.line] == (self.sign > 0)) & (self.sign != 0)
 
+    def active(self, signs: np.ndarray) -> np.ndarray:
+        """Masks (P, n) of the rows from the sides (P, lines) of the lines: on its hyperplane a row is off."""
+        return signs[:, self.line] * self.sign > 0
+
 
 def lines(rows: np.ndarray) -> Lines:
-    """The distinct lines of unit rows (n, d)."""
+    """The distinct lines of unit rows (n, d), equal up to PARALLEL."""
     live = np.any(rows != 0, axis=1)
     lead = np.argmax(np.abs(rows) > 1e-3 / np.sqrt(rows.shape[1]), axis=1)
     sign = np.where(live, np.sign(rows[np.arange(len(rows)), lead]), 0.0)
@@ -89,7 +96,11 @@ def lines(rows: np.ndarray) -> Lines:
     where = np.flatnonzero(live)
     full = np.zeros(len(rows), int)
     full[where] = line
-    return Lines(where[first], full, sign * np.where(live, sign[where[first]][full] if len(first) else 1.0, 0.0))
+    sign = sign * np.where(live, sign[where[first]][full] if len(first) else 1.0, 0.0)
+    lead = rows[where[first]][full] if len(first) else rows
+    return Lines(
+        where[first], full, sign, float(np.max(np.linalg.norm(sign[:, None] * rows - lead, axis=1)[live], initial=0.0))
+    )
 
 
 def unit_rows(X: np.ndarray) -> np.ndarray:
@@ -125,11 +136,78 @@ def arrangement(X, *, samples: int = 4096, seed: int = 0) -> Arrangement:
     if found is not None:
         half = np.concatenate([level.masks for level in found])
         masks = distinct.expand(np.concatenate([half, ~half]))
-        return Arrangement(np.packbits(masks, axis=1), X.shape[0], True, outside)
-    if enumerable(X.shape[0], basis.shape[1]):
-        signs, error = cells(*restricted(rows, basis, np.full(len(rows), ROUNDING + outside)))
-        return Arrangement(np.packbits(signs > 0, axis=1), X.shape[0], True, max(error, outside))
+        return Arrangement(np.packbits(masks, axis=1), X.shape[0], True, outside + distinct.apart)
+    if basis.shape[1] == 0:
+        return Arrangement(np.packbits(np.zeros((1, len(X)), bool), axis=1), X.shape[0], True, 0.0)
+    if enumerable(len(distinct.first), basis.shape[1]):
+        spanning, _, outside = coordinates(X, rows, basis.shape[1])
+        signs = Chirotope(spanning[distinct.first]).faces(cells_only=True)
+        packed = np.packbits(distinct.expand(signs > 0), axis=1)
+        return Arrangement(packed, X.shape[0], True, outside + distinct.apart)
     return Arrangement(np.packbits(sampled_masks(X, samples, seed), axis=1), X.shape[0], False, np.inf)
+
+
+def coordinates(X: np.ndarray, rows: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray | None, float]:
+    """Columns of X (n, d), as they are, whose arrangement is that of X up to an angle: (A (n, r), M (r, d), the angle).
+
+    All of them where rank X = d, and M None. Otherwise r independent ones; X is A M but for the angle. `rows` (n, d):
+    the unit rows.
+    """
+    if r == X.shape[1]:
+        return X, None, 0.0
+    from scipy.linalg import qr
+
+    *_, order = qr(rows, mode="r", pivoting=True)
+    chosen = np.sort(order[:r])
+    linear, *_ = np.linalg.lstsq(rows[:, chosen], rows, rcond=None)
+    off = np.linalg.norm(rows[:, chosen] @ linear - rows, axis=1)
+    return X[:, chosen], linear, float(np.max(off)) + ROUNDING
+
+
+def gate_masks(X, *, samples: int = 4096, seed: int = 0, sampled: bool = False) -> Arrangement:
+    """The masks 1[x_n . u > 0] of all vectors u of R^d, those on hyperplanes too: every gate that can be on X (n, d).
+
+    A gate counts for itself however few u have it, so that nothing is decided up to rounding: rows are taken as they
+    are, to the last bit (`error` 0). Where the list would not fit the budget, or if asked, the masks of `samples`
+    gaussian directions, and `complete` is False.
+    """
+    X = np.asarray(X, float)
+    listed = None if sampled else _listed_gates(X)
+    if listed is None:
+        return Arrangement(np.packbits(sampled_masks(X, samples, seed), axis=1), len(X), False, np.inf)
+    return Arrangement(np.unique(np.packbits(listed, axis=1), axis=0), len(X), True, 0.0)
+
+
+def _listed_gates(X: np.ndarray) -> np.ndarray | None:
+    rows = unit_rows(X)
+    basis, _, outside = row_space(rows)
+    lead, sign = multiples(X)
+    first = np.unique(lead[sign != 0])
+    if len(first) == 0:
+        return np.zeros((1, len(X)), bool)
+    own = Lines(first, np.searchsorted(first, lead) * (sign != 0), sign, 0.0)
+    columns = independent_columns(X[first]) if basis.shape[1] < X.shape[1] else np.arange(X.shape[1])
+    r = len(columns)
+    found = generic(rows, basis, outside, own) if r == basis.shape[1] else None
+    if found is not None:
+        return np.concatenate([_open(level, own) for level in found])
+    if math.comb(len(first), r - 1) * 3**r * len(X) > BUDGET:
+        return None
+    return own.active(Chirotope(X[first][:, columns]).faces())
+
+
+def _open(level: Vertices, own: Lines) -> np.ndarray:
+    """Masks of the faces at these vertices and of their opposites: rows on whose hyperplane a face lies are closed.
+
+    With all rows of one sign per line such a mask is that of a cell beside the face.
+    """
+    k, masks = level.rows.shape[1], []
+    alone = np.all(own.sign >= 0)
+    for kept in itertools.product((False,) if alone else (False, True), repeat=k):
+        on = np.zeros(level.masks.shape, bool)
+        np.put_along_axis(on, level.rows[:, np.array(kept, bool)], True, axis=1)
+        masks += [own.expand(half) & ~on[:, own.line] for half in (level.masks, ~level.masks)]
+    return np.concatenate(masks)
 
 
 def sampled_masks(X: np.ndarray, samples: int, seed: int) -> np.ndarray:
@@ -148,93 +226,3 @@ def generic(rows: np.ndarray, basis: np.ndarray, outside: float, distinct: Lines
     A = rows[distinct.first] @ basis
     length = np.linalg.norm(A, axis=1)
     return lowest_vertices(A / length[:, None], ROUNDING + PARALLEL + outside) if length.min() > 0.5 else None
-
-
-def restricted(rows: np.ndarray, basis: np.ndarray, accuracy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows as unit functionals on span(basis), zero where they vanish there, and how accurately they are known."""
-    A = rows @ basis
-    norms = np.linalg.norm(A, axis=1)
-    live = norms > np.maximum(ZERO, 4 * accuracy)
-    safe = np.where(live, norms, 1.0)
-    return np.where(live[:, None], A / safe[:, None], 0.0), np.where(live, accuracy / safe, 0.0)
-
-
-def cells(A: np.ndarray, accuracy: np.ndarray) -> tuple[np.ndarray, float]:
-    """Sign vectors (P, n) in {-1, 0, +1} of all cells of the rows of A (n, r), rank A = r; 0 only for zero rows.
-
-    Rows are units or zero and known to within `accuracy` (n,). The second result bounds the angle of missing cells.
-    """
-    n, r = A.shape
-    if r == 0:
-        return np.zeros((1, n), np.int8), 0.0
-    if r == 1:
-        sign = np.sign(A[:, 0]).astype(np.int8)
-        return np.stack([sign, -sign]), 0.0
-    found = []
-    corners = np.array(list(itertools.product((-1, 1), repeat=r - 1)), np.int8)
-    live = np.any(A != 0, axis=1)
-    rays, known, error = null_rays(A, accuracy)
-    if len(rays) == 0:  # all rows are parallel up to rounding, or none is left: nothing is proved
-        signs = np.sign(A @ A.sum(axis=0)).astype(np.int8)
-        return np.stack([signs, -signs]), np.inf
-    Z = A @ rays.T  # (n, R)
-    on = np.abs(Z) <= np.maximum(ZERO, known + accuracy[:, None])
-    signs = np.where(on, 0, np.sign(Z)).astype(np.int8).T  # (R, n)
-    simple = (on.T & live).sum(axis=1) == r - 1
-    if simple.any():
-        which = np.nonzero((signs[simple] == 0) & live)[1].reshape(-1, r - 1)
-        block = np.repeat(signs[simple][:, None, :], len(corners), axis=1)  # (R, 2^{r-1}, n)
-        np.put_along_axis(
-            block, np.broadcast_to(which[:, None, :], (*block.shape[:2], r - 1)),
-            np.broadcast_to(corners, (*block.shape[:2], r - 1)), axis=2,
-        )  # fmt: skip
-        block = block.reshape(-1, n)
-        found += [block, -block]
-    for index in _first_by_zero_set(signs, ~simple):
-        deadline.require_time()
-        through = (signs[index] == 0) & live
-        offset = np.max(np.abs(Z[through, index]))
-        # orthogonal to the ray: rows that only nearly pass it would else span one dimension more, for ever
-        around = A[through] - np.outer(Z[through, index], rays[index])
-        basis, sigma, outside = row_space(around)
-        local, inside = cells(*restricted(around, basis, accuracy[through] + offset + outside))
-        # rows that pass the ray at this offset bound cells of this size
-        error = max(error, inside, (offset + outside) / sigma)
-        block = np.repeat(signs[index][None], len(local), axis=0)
-        block[:, through] = local
-        found += [block, -block]
-    return _distinct(np.concatenate(found)), float(error)
-
-
-def null_rays(A: np.ndarray, accuracy: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Unit vectors (R, r) spanning the null spaces of r - 1 independent rows of A, one per choice of rows.
-
-    Also how accurately each is known (R,), and the largest singular value that counted as zero.
-    """
-    r = A.shape[1]
-    live = np.flatnonzero(np.any(A != 0, axis=1))
-    choices = np.array(list(itertools.combinations(live, r - 1)), int).reshape(-1, r - 1)
-    rays, known, error = [], [], 0.0
-    for block in np.array_split(choices, max(1, len(choices) // 50_000)):
-        deadline.require_time()
-        _, sigma, Vt = np.linalg.svd(A[block], full_matrices=True)
-        least, rough = sigma[:, -1], 4 * accuracy[block].max(axis=1)
-        independent = least > np.maximum(ZERO, rough)
-        rays.append(Vt[independent, -1])
-        known.append(rough[independent] / least[independent])
-        error = max(error, least[~independent].max(initial=0.0))
-    return np.concatenate(rays), np.concatenate(known), error
-
-
-def _first_by_zero_set(signs: np.ndarray, candidates: np.ndarray) -> list[int]:
-    """One index per distinct zero set among the candidate rays (a crowded ray is met once per choice of rows)."""
-    seen: dict[bytes, int] = {}
-    for index in np.flatnonzero(candidates):
-        seen.setdefault(np.packbits(signs[index] == 0).tobytes(), int(index))
-    return list(seen.values())
-
-
-def _distinct(signs: np.ndarray) -> np.ndarray:
-    """Distinct rows. Two cells of one arrangement differ in the sign of a row that is not zero."""
-    _, index = np.unique(np.packbits(signs > 0, axis=1), axis=0, return_index=True)
-    return signs[np.sort(index)]

@@ -6,6 +6,7 @@ No tolerance enters: two rows that differ in their last bit are two rows.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 
@@ -32,6 +33,22 @@ def multiples(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             side[n] = 1 if next(a for a in row if a) > 0 else -1
             lead[n] = first.setdefault(tuple(int(side[n]) * a // common for a in row), n)
     return lead, side * side[lead]
+
+
+def independent_columns(X: np.ndarray) -> np.ndarray:
+    """As many columns of X (n, d) as its rank is, independent, by elimination without rounding."""
+    held: dict[int, list[Fraction]] = {}
+    for row in integers(X):
+        rest = [Fraction(a) for a in row]
+        for pivot, other in held.items():
+            if rest[pivot]:
+                rest = [a - rest[pivot] * b for a, b in zip(rest, other, strict=True)]
+        pivot = next((j for j, a in enumerate(rest) if a), None)
+        if pivot is not None:
+            held[pivot] = [a / rest[pivot] for a in rest]
+        if len(held) == X.shape[1]:
+            break
+    return np.array(sorted(held), int)
 
 
 def octaves(size: np.ndarray) -> np.ndarray:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
+from fractions import Fraction
 
 import equinox as eqx
 import numpy as np
@@ -15,19 +17,16 @@ import numpy as np
 from gflow import deadline
 from gflow.convex.arrangements import (
     BUDGET,
-    PARALLEL,
     ROUNDING,
-    ZERO,
     Lines,
-    cells,
-    enumerable,
+    coordinates,
     generic,
     lines,
-    restricted,
     row_space,
     sampled_masks,
     unit_rows,
 )
+from gflow.convex.chirotope import Chirotope
 from gflow.convex.general_position import Vertices, choices, position
 
 SHARE = 0.5
@@ -36,6 +35,10 @@ SHARE = 0.5
 MOST = 6e6
 """Largest number of faces that is listed."""
 
+PLAIN, NOTHING = 1e-3, 1e-13
+"""Singular values of rows above the first count, below the second they are rounding; where one is between the two the
+complement is computed exactly: of rows at an angle phi float64 knows it to 1e-16/phi only."""
+
 
 class Faces(eqx.Module):
     """Face f has the span `projectors[span[f]]` (L, d, d) and the active samples `masks[cell[f]]` (C, n).
@@ -43,7 +46,7 @@ class Faces(eqx.Module):
     The mask is that of a cell beside the face, or of the face itself: samples on whose hyperplane the face lies may be
     in it or not, P_L X^T D lambda is the same. `span`, `cell` (F,).
     `complete`: True only if all faces are there; else cells of a sampled arrangement. `accuracy` (L,): how accurately
-    each span is known. `error`: faces within this angle of the ones found may be missing.
+    each span is known. `error`: the faces are those of rows that differ from X by at most this angle.
     """
 
     masks: np.ndarray
@@ -88,26 +91,19 @@ def _all(X: np.ndarray, rows: np.ndarray, basis: np.ndarray, outside: float) -> 
         vertices = generic(rows, basis, outside, distinct)
         if vertices is not None:
             return _faces_of_vertices(rows, basis, outside, distinct, vertices)
-    if not (enumerable(n, r) and math.comb(n, max(r - 1, 0)) * 3**r * n <= BUDGET):
+    if math.comb(len(distinct.first), max(r - 1, 0)) * 3**r * n > BUDGET:
         return None
     if r == 0:
         nothing, one = np.zeros((1, X.shape[1], X.shape[1])), np.zeros(1, int)
         return Faces(np.zeros((1, n), bool), one, one, nothing, np.zeros(1), 0.0, True)
-    masks, span, projectors, accuracy = [], [], [], []
-    found, error = flats(rows @ basis, ROUNDING + outside)
-    error = max(error, outside)
-    for flat, known in found:
-        deadline.require_time()
-        L = basis @ flat  # (d, k)
-        signs, missing = cells(*restricted(rows, L, np.full(n, known)))
-        error = max(error, missing)
-        masks.append(signs > 0)
-        span.append(np.full(len(signs), len(projectors), np.int32))
-        projectors.append(L @ L.T)
-        accuracy.append(known)
-    masks = np.concatenate(masks)
-    one = np.arange(len(masks))
-    return Faces(masks, one, np.concatenate(span), np.stack(projectors), np.array(accuracy), error, True)
+    A, linear, missed = coordinates(X, rows, r)
+    signs = Chirotope(A[distinct.first]).faces()
+    zero, span = np.unique(signs == 0, axis=0, return_inverse=True)  # cells first: nothing is on
+    projectors, accuracy = flats(A[distinct.first], linear, rows[distinct.first], basis, zero, outside + missed)
+    error = outside + missed + distinct.apart
+    return Faces(
+        distinct.active(signs), np.arange(len(signs)), span.ravel(), projectors, accuracy, error, True
+    )  # fmt: skip
 
 
 def _sampled(X: np.ndarray, basis: np.ndarray, samples: int, seed: int) -> Faces:
@@ -124,7 +120,7 @@ def count_faces(n: int, r: int) -> int:
 def _faces_of_vertices(rows, basis, outside: float, distinct: Lines, found: list[Vertices]) -> Faces:
     """At the vertex of rows T: the faces with sliding rows S, for every S in T, all beside one cell."""
     A = rows[distinct.first] @ basis
-    known = ROUNDING + PARALLEL + outside
+    known = ROUNDING + outside
     offset, projectors, accuracy = [0], [], []
     for size in range(A.shape[1]):
         P, least = _complements(A[choices(len(A), size)])
@@ -143,7 +139,8 @@ def _faces_of_vertices(rows, basis, outside: float, distinct: Lines, found: list
     masks = distinct.expand(np.concatenate([half, ~half]))
     return Faces(
         masks, np.concatenate([cell, cell + len(half)]), np.concatenate([span, span]), np.concatenate(projectors),
-        np.concatenate([np.broadcast_to(a, len(P)) for a, P in zip(accuracy, projectors, strict=True)]), outside, True,
+        np.concatenate([np.broadcast_to(a, len(P)) for a, P in zip(accuracy, projectors, strict=True)]),
+        outside + distinct.apart, True,
     )  # fmt: skip
 
 
@@ -155,31 +152,52 @@ def _complements(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.eye(rows.shape[2]) - np.swapaxes(Vt, 1, 2) @ Vt, least
 
 
-def flats(A: np.ndarray, rounding: float) -> tuple[list[tuple[np.ndarray, float]], float]:
-    """(basis (r, k), accuracy) of all intersections of hyperplanes a_n . u = 0 with k >= 1, the whole space first.
+def flats(
+    A: np.ndarray, linear: np.ndarray | None, rows: np.ndarray, basis: np.ndarray, on: np.ndarray, outside: float
+):
+    """Projectors (L, d, d) onto the flats on which the rows `on` (L, n) vanish, and how accurately each is known (L,).
 
-    Rows of A (n, r) are units or zero. The second result bounds the angle between flats that counted as one.
+    A (n, r), linear: see `coordinates`; `rows` (n, d) are the unit rows, off by `outside` from A linear and from the
+    span of `basis`. By singular values where rank and complement are plain, exactly where rows are nearly dependent.
     """
-    r = A.shape[1]
-    unit = A[np.any(A != 0, axis=1)]
-    found, error = ([(np.eye(r), rounding)] if r else []), 0.0
-    for size in range(1, r):
-        seen: set[bytes] = set()
-        choices = np.array(list(itertools.combinations(range(len(unit)), size)), int).reshape(-1, size)
-        _, sigma, Vt = np.linalg.svd(unit[choices], full_matrices=True)
-        # best conditioned first: of choices that span the same flat the first is kept
-        for index in np.argsort(-sigma[:, -1], kind="stable"):
+    local, r = rows @ basis, basis.shape[1]
+    projectors, accuracy = np.empty((len(on), rows.shape[1], rows.shape[1])), np.empty(len(on))
+    count = on.sum(axis=1)
+    for size in np.unique(count):
+        which = np.flatnonzero(count == size)
+        through = np.nonzero(on[which])[1].reshape(len(which), size)
+        _, sigma, Vt = np.linalg.svd(local[through], full_matrices=False)
+        plain = np.all((sigma > PLAIN) | (sigma < NOTHING * np.sqrt(max(size, 1))), axis=1)
+        held = np.where((sigma > PLAIN)[:, :, None], Vt, 0.0)
+        P = np.eye(r) - np.swapaxes(held, 1, 2) @ held
+        projectors[which] = basis @ P @ basis.T
+        least = np.min(np.where(sigma > PLAIN, sigma, 1.0), axis=1, initial=1.0)
+        accuracy[which] = 4 * (ROUNDING + outside) / least
+        for index, chosen in zip(which[~plain], through[~plain], strict=True):
             deadline.require_time()
-            least = sigma[index, -1]
-            if least <= max(ZERO, 4 * rounding):
-                error = max(error, least)
-                continue
-            L, known = Vt[index, size:].T, 4 * rounding / least
-            distance = np.linalg.norm(unit @ L, axis=1)  # the sine of the row's angle to the complement of L
-            through = distance <= max(ZERO, 4 * known)
-            key = np.packbits(through).tobytes()
-            if key not in seen:
-                seen.add(key)
-                found.append((L, known))
-                error = max(error, distance[through].max() / least if through.sum() > size else 0.0)
-    return found, float(error)
+            projectors[index] = _exact_complement(A, linear, basis, chosen)
+            accuracy[index] = 4 * (ROUNDING + outside)
+    return projectors, accuracy
+
+
+def _exact_complement(A: np.ndarray, linear: np.ndarray | None, basis: np.ndarray, on: np.ndarray) -> np.ndarray:
+    """The projector (d, d) onto what is orthogonal to the rows `on`, within the span of `basis`: by fractions."""
+    rows = [[Fraction(a) for a in row] for row in A[on].tolist()]
+    if linear is not None:
+        M = [[Fraction(a) for a in column] for column in linear.T.tolist()]
+        rows = [[sum(map(operator.mul, row, column)) for column in M] for row in rows]
+    held: list[tuple[list, Fraction]] = []
+    for row in rows:
+        for q, square in held:
+            along = sum(map(operator.mul, row, q)) / square
+            row = [a - along * b for a, b in zip(row, q, strict=True)]
+        square = sum(a * a for a in row)
+        if square:
+            held.append((row, Fraction(square)))
+        if len(held) == basis.shape[1] - 1:
+            break
+    along = [
+        [sum((q[i] * q[j] / square for q, square in held), Fraction(0)) for j in range(len(basis))]
+        for i in range(len(basis))
+    ]
+    return basis @ basis.T - np.array([[float(a) for a in row] for row in along])

@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float
 
 from gflow import deadline
 from gflow._types import RESULTS, Scope, result_of_gap
-from gflow.convex.arrangements import ZERO, unit_rows
-from gflow.convex.faces import Faces
+from gflow.convex.accurate import dual_value, gated_outputs, primal_value
+from gflow.convex.arrangements import Arrangement
 from gflow.convex.oracle import require_float64
 from gflow.convex.threads import one_thread
 from gflow.losses import Linear
@@ -56,16 +56,9 @@ class Gated(eqx.Module):
         return (self.primal - self.dual) / self.primal if self.primal > 0 else 0.0
 
 
-def gates_of(X, known: Faces) -> tuple[Bool[np.ndarray, "G n"], Scope]:
-    """The masks 1[g . x_n > 0] of these faces of X (n, d), those of g on hyperplanes too, and what a bound over them
-    holds for: ALL_GATES if none is missing, else GATES."""
-    X = np.asarray(X, float)
-    if not known.complete:
-        return np.unique(known.masks[known.cell], axis=0), Scope.GATES
-    through = np.linalg.norm(np.einsum("lij,nj->lni", known.projectors, unit_rows(X)), axis=2)
-    off = through <= np.maximum(ZERO, 4 * known.accuracy)[:, None]
-    gates = np.unique(known.masks[known.cell] & ~off[known.span], axis=0)
-    return gates, Scope.ALL_GATES if known.error <= DISTINCT else Scope.GATES
+def scope_of(gates: Arrangement) -> Scope:
+    """What a bound over these gates, of `gate_masks`, holds for: ALL_GATES if none is missing, else GATES."""
+    return Scope.ALL_GATES if gates.complete else Scope.GATES
 
 
 @one_thread
@@ -80,7 +73,7 @@ def solve_gated(
 ) -> Gated:
     """The program over the gates with these activation masks, row j being 1[g_j . x_n > 0].
 
-    `scope`: that of the masks, from `gates_of`: ALL_GATES only if they are all there are.
+    `scope`: that of the masks, from `scope_of`: ALL_GATES only if they are all there are.
 
     Gates that violate the dual constraint are added until none does; on those in use Newton's method, with |v| smoothed
     less and less. `budget`: seconds after which the bracket so far is returned. Raises ValueError in float32, for
@@ -120,30 +113,23 @@ def _solved(problem: Problem, beta: float, masks: np.ndarray, rtol: float, scope
         best, best_V = new, V.copy()
         deadline.tell(best[1], best[0])
     primal, dual, alpha, _ = best
-    q = jnp.asarray(problem.signs() * _outputs(X, masks, best_V) - problem.targets())
-    rounding = problem.total_rounding(q, _outputs(np.abs(X), masks, np.abs(best_V)), primal, len(masks) + 8)
-    primal *= 1 + rounding if np.isfinite(rounding) else 1
     gap = (primal - dual) / primal if primal > 0 else 0.0
     return Gated(primal, dual, alpha, best_V, result_of_gap(gap, rtol), rounds, scope)
-
-
-def _outputs(X, masks, V):
-    return np.einsum("gn,nd,gd->n", masks, X, V, optimize=True)
 
 
 def _bracket(problem: Problem, beta: float, masks, V):
     """(primal, dual, alpha, |X^T D_j lambda| of every gate) at V."""
     X, c, b = (np.asarray(a) for a in (problem.X, problem.signs(), problem.targets()))
-    q = jnp.asarray(c * _outputs(X, masks, V) - b)
-    primal = float(problem.loss_value(q)) + beta * float(np.linalg.norm(V, axis=1).sum())
-    alpha = -np.asarray(problem.loss.slope(q))
-    G = (masks * (c * alpha)) @ X
+    q = c * gated_outputs(X, masks, V) - b
+    primal = primal_value(problem.loss, q, beta * float(np.linalg.norm(V, axis=1).sum()))
+    alpha = -np.asarray(problem.loss.slope(jnp.asarray(q)))
+    terms = (c * alpha)[:, None] * X
+    G, eps = masks @ terms, np.finfo(float).eps
     largest = np.abs(G).max(initial=0.0)  # squares of 1e-200 are 0
     pull = largest * np.linalg.norm(G / (largest if largest > 0 else 1.0), axis=1)
-    scale = min(1.0, beta / pull.max(initial=1e-300))
-    feasible = jnp.asarray(scale * alpha)
-    dual = float(b @ feasible - jnp.sum(problem.loss.conjugate(feasible)))
-    return primal, dual, np.asarray(feasible), pull
+    most = pull.max(initial=0.0) + (len(X) + X.shape[1] + 8) * eps * np.linalg.norm(np.abs(terms).sum(axis=0))
+    feasible = alpha * min(1.0, beta / most if most > 0 else 1.0)
+    return primal, dual_value(b, problem.loss, feasible), feasible, pull
 
 
 def _newton(problem: Problem, beta: float, masks, V):

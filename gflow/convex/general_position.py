@@ -10,7 +10,7 @@ over masks".
 
 from __future__ import annotations
 
-import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -100,8 +100,10 @@ def choices(n: int, k: int) -> np.ndarray:
     """All k-subsets of range(n), shape (C(n, k), k), subset S at the position that `position` gives it."""
     if k == 0:
         return np.zeros((1, 0), int)
-    subsets = np.array(list(itertools.combinations(range(n - 1, -1, -1), k)), int).reshape(-1, k)
-    return subsets[::-1, ::-1]
+    smaller = choices(n, k - 1)
+    counts = np.array([math.comb(m, k - 1) for m in range(n)], int)  # subsets whose largest member is m
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.column_stack([smaller[within], np.repeat(np.arange(n), counts)])
 
 
 def position(S: np.ndarray) -> np.ndarray:

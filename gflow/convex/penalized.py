@@ -16,6 +16,7 @@ import numpy as np
 
 from gflow import deadline
 from gflow._types import RESULTS, Scope, result_of_gap
+from gflow.convex.accurate import accurate_margins, accurate_residuals, dual_value, primal_value
 from gflow.convex.arrangements import row_space, unit_rows
 from gflow.convex.candidates import best_directions
 from gflow.convex.faces import Faces, faces
@@ -213,13 +214,17 @@ class _Best:
         if not self.known.complete:
             lower = self._value(self.alpha * self._shrink(self._bound(self.c * self.alpha)))
         network = self._balanced(self.V, self.sign)
-        terms = np.abs(np.asarray(self.problem.X)) @ np.abs(network.W1) @ np.abs(network.w2)
-        rounding = self.problem.total_rounding(self.problem.margins(network), terms, self.primal, network.width + 8)
-        self.primal *= 1 + rounding if np.isfinite(rounding) else 1
+        self.primal = self._objective(np.asarray(network.W1), np.asarray(network.w2))
         return Penalized(
             self.primal, self.dual, lower, self.shrink * self.alpha, network,
             result_of_gap(self.gap, rtol), self.known.complete, rounds,
         )  # fmt: skip
+
+    def _objective(self, W1: np.ndarray, w2: np.ndarray) -> float:
+        """Of these weights as they are."""
+        X, exact = np.asarray(self.problem.X), accurate_margins if self.problem.of_margins else accurate_residuals
+        q = exact(X, self.c if self.problem.of_margins else self.b, W1, w2, self.lower)
+        return primal_value(self.problem.loss, q, 0.5 * self.beta * float(np.sum(W1**2) + np.sum(w2**2)))
 
     def _balanced(self, V, sign) -> TwoLayer:
         root = np.sqrt(np.linalg.norm(V, axis=0))
@@ -267,4 +272,4 @@ class _Best:
         return min(float(gram_bound(jnp.asarray(X), jnp.asarray(lam))), bound_of_dual(X, lam))
 
     def _value(self, alpha: np.ndarray) -> float:
-        return float(self.b @ alpha - jnp.sum(self.problem.loss.conjugate(jnp.asarray(alpha))))
+        return dual_value(self.b, self.problem.loss, np.asarray(alpha))
