@@ -133,8 +133,8 @@ def _meets(problem: Problem, network: TwoLayer) -> bool:
 
 def _missed(problem: Problem, network: TwoLayer) -> np.ndarray:
     """y - f (n,) of these weights, rounded once."""
-    arrays = (np.asarray(a) for a in (problem.X, problem.y, network.W1, network.w2))
-    return -accurate_residuals(*arrays, problem.lower_slope)
+    X, y, W1, w2 = (np.asarray(a) for a in (problem.X, problem.y, network.W1, network.w2))
+    return -accurate_residuals(X, y, W1, w2, problem.lower_slope)
 
 
 def _repair(problem: Problem, network: TwoLayer, known: Faces) -> tuple[float, float]:

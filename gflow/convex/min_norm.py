@@ -236,14 +236,15 @@ class _Interpolating:
         root = np.sqrt(mass)
         W1, w2 = self.V / root, self.sign * root
         allowed = SLACK * np.where(self.y == 0, np.max(np.abs(self.y)), np.abs(self.y))
-        for correction in range(CORRECTIONS + 1):
-            missed = accurate_residuals(self.X, self.y, W1, w2, self.lower)
-            if np.all(np.abs(missed) <= allowed) or correction == CORRECTIONS or not self.supply.proved:
+        missed = accurate_residuals(self.X, self.y, W1, w2, self.lower)
+        for _ in range(CORRECTIONS if self.supply.proved else 0):
+            if np.all(np.abs(missed) <= allowed):
                 break
             mass = self.supply.masses(-missed)
             root, live = np.sqrt(np.abs(mass)), mass != 0
             W1 = np.hstack([W1, (self.supply.U.T * root)[:, live]])
             w2 = np.append(w2, (np.sign(mass) * root)[live])
+            missed = accurate_residuals(self.X, self.y, W1, w2, self.lower)
         length = 0.5 * float(np.sum(W1**2) + np.sum(w2**2))
         return W1, w2, missed, length + self.supply.cost(missed, self.y, length)
 

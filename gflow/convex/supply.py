@@ -35,7 +35,7 @@ class Supply:
         U = np.concatenate([X, -X, np.random.default_rng(0).standard_normal((DIRECTIONS * n, d))])
         U = U / np.linalg.norm(U, axis=1, keepdims=True)
         H, eps = activated(X @ U.T, lower), np.finfo(float).eps
-        R, order = qr(H, mode="r", pivoting=True)
+        R, order = qr(H, mode="r", pivoting=True)  # pyright: ignore
         pivots = np.abs(np.diag(R))
         rank = int(np.sum(pivots > INDEPENDENT * pivots[0]))
         columns = np.sort(order[:rank])
