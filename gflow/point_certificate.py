@@ -105,9 +105,8 @@ def _least_norm(problem: Problem, network: TwoLayer, known: Faces, optimum, sear
     if meets and not interpolates and objective + least <= (1 + TOLERANCE) * objective:
         settled = False  # it may yet: the time was too short
     judged = decide(
-        whole if interpolates else np.inf, optimum.dual, rounding=_rounding(problem, network, objective),
-        better=np.inf if other is None else optimum.primal,
-        better_rounding=0.0 if other is None else _rounding(problem, other, optimum.primal),
+        whole if interpolates else np.inf, optimum.dual, rounding=_summed(network),
+        better=np.inf if other is None else optimum.primal, better_rounding=0.0 if other is None else _summed(other),
         settled=settled, falls=False,
     )  # fmt: skip
     if not interpolates and np.any(lam):
@@ -154,6 +153,11 @@ def _repair(problem: Problem, network: TwoLayer, known: Faces) -> tuple[float, f
     with deadline.aside():
         fix = solve_min_norm(eqx.tree_at(lambda p: p.y, problem, jnp.asarray(rays.factor * missed[rays.first])), known)
     return fix.dual, min(cost, fix.primal)
+
+
+def _summed(network: TwoLayer) -> float:
+    """A bound on the relative rounding error of 1/2 |theta|^2."""
+    return (network.W1.size + network.w2.size + 8) * float(np.finfo(float).eps)
 
 
 def _rounding(problem: Problem, network: TwoLayer, objective: float) -> float:
