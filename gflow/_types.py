@@ -87,6 +87,22 @@ def kept_on_host(module: Any) -> Any:
     return _kept[key][1]
 
 
+def positive(x) -> Any:
+    """Whether x is at least the smallest normal number of its type, 2.2e-308 in float64: anything smaller is 0.
+
+    Below it are the denormal numbers. XLA takes them for 0, and so does NumPy in a thread where another library has
+    switched them off; elsewhere NumPy keeps them. Ask this instead of x > 0 where something is divided by x or hangs
+    on it, so that results are the same everywhere, and scale first where products or squares may underflow.
+    """
+    xp = namespace(x)
+    return x >= xp.finfo(x.dtype).tiny
+
+
+def normal_numbers(tree: Any) -> Any:
+    """The same with 0 in place of denormal numbers, those that are not 0 and not `positive`."""
+    return jax.tree.map(lambda x: namespace(x).where(positive(abs(x)), x, 0.0 * x), tree)
+
+
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from gflow import deadline
-from gflow._types import VERDICT, Scope, kept_on_host, on_host
+from gflow._types import VERDICT, Scope, kept_on_host, normal_numbers, on_host, positive
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.faces import Faces, faces
 from gflow.convex.leaky import multipliers, opposite, rows
@@ -87,6 +87,7 @@ def _certified(problem: Problem, limit, known_faces: Faces | None, optimum, sear
         return certify_point(problem, limit, known_faces, optimum, search)  # pyright: ignore[reportArgumentType]
     problem.require_max_margin()
     assert isinstance(network, TwoLayer)
+    network = normal_numbers(on_host(network))
     assert optimum is None or isinstance(optimum, MaxMargin), "the program of another problem"
     given = limit if isinstance(limit, Limit) else None
     require_float64(problem.X, network.W1)
@@ -94,7 +95,7 @@ def _certified(problem: Problem, limit, known_faces: Faces | None, optimum, sear
         if array is not None and not np.all(np.isfinite(array)):
             raise ValueError(f"the {name} are not finite")
     known = faces(problem.X) if known_faces is None else known_faces
-    return _of_direction(problem, on_host(network), given, known, optimum, search)
+    return _of_direction(problem, network, given, known, optimum, search)
 
 
 def _of_direction(
@@ -157,7 +158,7 @@ def _with_program(
 def _unfitted(problem: Problem, network: TwoLayer) -> bool:
     """Whether no weights with the signs of a given network fit, by a linear program."""
     balanced = network.balanced()
-    fits = bool(problem.margins(balanced).min() > 0)  # P(theta) may overflow all the same
+    fits = bool(positive(problem.margins(balanced).min()))  # P(theta) may overflow all the same
     return not (fits or undetermined(problem, network)) and cannot_fit(problem, merge(problem, balanced, 0.0, 0.0)[0])
 
 
@@ -167,7 +168,7 @@ def _missing_neuron(problem: Problem, network: TwoLayer, p, bound: Bound) -> np.
     if float(bound.lower) * objective <= 1 + TOLERANCE + float(problem.rounding(network)):
         return None
     sign = np.sign((p * np.asarray(problem.y)) @ np.asarray(problem.activation(problem.X @ u)))
-    same = (np.sign(np.asarray(network.w2)) == sign) & (np.asarray(network.masses()) > 0)
+    same = (np.sign(np.asarray(network.w2)) == sign) & np.asarray(network.live())
     present = same & (u @ np.asarray(network.directions()) >= 1 - 1e-12)
     return None if present.any() else u
 
@@ -179,9 +180,9 @@ def _value(optimum: MaxMargin | None) -> float | None:
 def _candidate_weights(problem: Problem, network: TwoLayer, given: Limit | None) -> list[np.ndarray]:
     """The weights p to try: those of a limit, else guesses. Every one gives a valid bound."""
     n, q = problem.shape[0], np.asarray(problem.margins(network))
-    if given is not None and np.any(np.asarray(given.lam) != 0):
+    if given is not None and np.any(positive(np.abs(np.asarray(given.lam)))):
         return [np.abs(np.asarray(given.lam))]
-    if q.min() <= 0:
+    if not np.isfinite(problem.objective(network)):
         return [np.ones(n)]
     return _guess_weights(problem, network, q)
 
@@ -196,7 +197,7 @@ def _guess_weights(problem: Problem, network: TwoLayer, q: np.ndarray) -> list[n
     # neurons of one pattern act together: one unit vector per pattern, |X^T D lambda| = 1 at a KKT point
     patterns, V = merge(problem, network, 1e-9, 1e-9)
     point = Programs(problem).near(distinct(patterns), None)
-    if point is not None and np.any(np.asarray(point.limit.lam) != 0):
+    if point is not None and np.any(positive(np.abs(np.asarray(point.limit.lam)))):
         weights.append(np.abs(np.asarray(point.limit.lam)))
     alpha = explaining(problem, patterns, V)
     return weights if alpha is None else [*weights, alpha]

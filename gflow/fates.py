@@ -34,5 +34,5 @@ def fates(problem: Problem, network: TwoLayer, band: float = BAND) -> Int[Array,
     problem.require_sides()
     lower, _ = problem.activation.slope_interval()
     active = xp.any((Z > 0) & ~on_kink, axis=0) if lower == 0 else xp.any(row > 0)
-    alive = active & (network.masses() > 0)
+    alive = active & network.live()
     return xp.where(alive, xp.where(xp.any(on_kink, axis=0), FATE.SLIDING, FATE.LIVE), FATE.DEAD)

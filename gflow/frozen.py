@@ -22,11 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gflow._types import VERDICT, Scope
+from gflow._types import VERDICT, Scope, normal_numbers, positive
 from gflow.convex.ascent import resting_places
 from gflow.convex.faces import Faces, faces
 from gflow.convex.leaky import multipliers, opposite, rows
-from gflow.convex.newton import complement, slopes_of
+from gflow.convex.newton import FAR, complement, slopes_of
+from gflow.convex.nonnegative import nonnegative
 from gflow.convex.oracle import one_sided, require_float64
 from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.patterns import grouped
@@ -65,6 +66,7 @@ class FrozenLimit(eqx.Module):
     scope: Scope = eqx.field(static=True, default=Scope.SECOND_LAYER)
 
 
+@np.errstate(over="ignore")
 def frozen_limit(problem: Problem, network: TwoLayer | VectorTwoLayer, known_faces: Faces | None = None) -> FrozenLimit:
     """The limit of a flow of the first layer alone that ended at `network`, and its certificate.
 
@@ -74,6 +76,7 @@ def frozen_limit(problem: Problem, network: TwoLayer | VectorTwoLayer, known_fac
     problem.require_scalar()
     problem.check(network)
     assert isinstance(network, TwoLayer)
+    network = normal_numbers(network)
     problem.require_max_margin()
     require_float64(problem.X, network.W1)
     size = float(jnp.max(jnp.abs(network.w2)))
@@ -87,9 +90,10 @@ def frozen_limit(problem: Problem, network: TwoLayer | VectorTwoLayer, known_fac
         (unit.W1, problem.multipliers(problem.margins(unit)), False) if found is None else (*found, True)
     )
     end = TwoLayer(W1, unit.w2)
-    q_min = float(jnp.min(problem.margins(end)))
-    end = TwoLayer(W1 / (q_min if q_min > 0 else 1.0), unit.w2)
-    objective = 0.5 * float(jnp.sum(end.W1**2)) if q_min > 0 else np.inf
+    q_min = jnp.min(problem.margins(end))
+    fits = bool(positive(q_min))
+    end = TwoLayer(W1 / (q_min if fits else 1.0), unit.w2)
+    objective = 0.5 * float(jnp.sum(end.W1**2)) if fits else np.inf
     lower = _lower_bound(problem, unit.w2, lam, known)
     # the objective holds q_min twice
     judged = decide(objective, lower, rounding=2 * float(problem.rounding(end)))
@@ -112,9 +116,9 @@ def _lower_bound(problem: Problem, a: Float[Array, " m"], lam, known: Faces) -> 
 def _limit(problem: Problem, network: TwoLayer):
     """(W1, lambda) of the KKT point with the patterns of `network`, or None if it is not one or not the flow's."""
     q_min = float(jnp.min(problem.margins(network)))
-    if q_min <= 0:
+    own = 0.5 * float(jnp.sum((network.W1 / q_min) ** 2)) if q_min > 0 else np.inf
+    if not own <= FAR:
         return None
-    own = 0.5 * float(jnp.sum(network.W1**2)) / q_min**2
     for mass in MASSES:
         found = _solved(problem, network, mass, np.sqrt(2 * own))
         if found is None:
@@ -122,7 +126,7 @@ def _limit(problem: Problem, network: TwoLayer):
         W1, lam, left = found
         end = TwoLayer(jnp.asarray(W1), network.w2)
         reached = float(jnp.min(problem.margins(end)))
-        exact = reached > 0 and float(_residual(problem, end, jnp.asarray(lam))) <= ACCEPT
+        exact = reached > 1 / FAR and float(_residual(problem, end, jnp.asarray(lam))) <= ACCEPT
         if (
             exact
             and agrees(0.5 * np.sum(W1**2) / reached**2, own, q_min)
@@ -137,8 +141,6 @@ def _solved(problem: Problem, network: TwoLayer, mass: float, length: float):
 
     `length`: about that of z.
     """
-    from scipy.optimize import nnls
-
     X, y, a = np.asarray(problem.X), np.asarray(problem.y), np.asarray(network.w2)
     patterns, _, member = grouped(problem, network, BAND, mass)
     K = len(patterns.sign)
@@ -153,9 +155,8 @@ def _solved(problem: Problem, network: TwoLayer, mass: float, length: float):
     ]
     M = length * np.concatenate(blocks, axis=1)  # margins of z / length
     E, target = np.vstack([M.T, np.ones(len(y))]), np.append(np.zeros(M.shape[1]), 1.0)
-    try:
-        u, _ = nnls(E, target)
-    except RuntimeError:  # its iterations ran out
+    u = nonnegative(E, target)
+    if u is None:
         return None
     rest = 1 - u.sum()
     if rest <= 0:
@@ -188,7 +189,7 @@ def _residual(problem: Problem, network: TwoLayer, lam) -> Float[Array, ""]:
     dW = network.w2 * problem.least_norm_gradients(network, lam, BAND)
     size, speed = jnp.linalg.norm(network.W1), jnp.linalg.norm(dW)
     chord = jnp.sum((network.W1 / jnp.where(size > 0, size, 1.0) - dW / jnp.where(speed > 0, speed, 1.0)) ** 2)
-    return jnp.where((size > 0) & (speed > 0), 0.5 * chord, 1.0)
+    return jnp.where(positive(size) & positive(speed), 0.5 * chord, 1.0)
 
 
 __all__ = ["FrozenLimit", "frozen_limit"]

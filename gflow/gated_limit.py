@@ -23,9 +23,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gflow import deadline
-from gflow._types import VERDICT, Scope
+from gflow._types import VERDICT, Scope, normal_numbers, positive
 from gflow.convex.gated import solve_gated
-from gflow.convex.newton import KKTPoint, Patterns, newton
+from gflow.convex.newton import FAR, KKTPoint, Patterns, newton
 from gflow.convex.oracle import require_float64
 from gflow.gates import Gates
 from gflow.network import TwoLayer, VectorTwoLayer, cast_like
@@ -68,6 +68,7 @@ def gated(problem: Problem, network: TwoLayer) -> Problem:
     return Problem(problem.X, problem.y, problem.loss, Gates(network.masks(problem.X)), decay, classes=problem.classes)
 
 
+@np.errstate(over="ignore")  # where a quotient is infinite, the code below looks for it
 def gated_limit(problem: Problem, network: TwoLayer | VectorTwoLayer) -> GatedLimit:
     """The limit of a flow of `gated(...)` that ended at `network`, and what is proved of it among these gates.
 
@@ -79,6 +80,7 @@ def gated_limit(problem: Problem, network: TwoLayer | VectorTwoLayer) -> GatedLi
     problem.check(network)
     network = cast_like(network, problem.X)
     assert isinstance(network, TwoLayer), "gated() takes labels (n,)"
+    network = normal_numbers(network)
     require_float64(problem.X, network.W1)
     if not (problem.of_margins or problem.weight_decay is not None):
         raise ValueError("the squared loss with fixed gates has a limit with weight decay only")
@@ -103,7 +105,7 @@ def _direction(problem: Problem, masks, V) -> GatedLimit:
     q = y * _outputs(X, masks, V)
     p = np.asarray(problem.weights(jnp.asarray(q)))
     own, judged = _bracket(X, y, masks, V, p)
-    if q.min() > 0:
+    if own < FAR:
         V = V / q.min()
         patterns = Patterns(np.ones(len(masks)), masks.T, np.zeros(masks.T.shape, bool))
         for start, share in itertools.product(_starts(X, y, masks, V, own * p), SUPPORT):
@@ -159,10 +161,11 @@ def _by_clarabel(X, y, masks) -> KKTPoint | None:
 
 def _bracket(X, y, masks, V, p) -> tuple[float, Judgement]:
     """The objective of V, and what the weights p >= 0 prove about it."""
-    q_min = float(np.min(y * _outputs(X, masks, V)))
-    objective = float(np.linalg.norm(V, axis=1).sum()) / q_min if q_min > 0 else np.inf
+    q_min = np.min(y * _outputs(X, masks, V))
+    fits = positive(q_min)
+    objective = float(np.linalg.norm(V, axis=1).sum() / q_min) if fits else np.inf
     lower = p.sum() / max(float(np.linalg.norm((masks * (p * y)) @ X, axis=1).max()), 1e-300)
-    return objective, decide(objective, lower, rounding=_rounding(X, masks, V, q_min) if q_min > 0 else 0.0)
+    return objective, decide(objective, lower, rounding=_rounding(X, masks, V, q_min) if fits else 0.0)
 
 
 def _point(problem: Problem, network: TwoLayer, masks, V) -> GatedLimit:

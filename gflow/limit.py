@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from gflow._types import kept_on_host, on_host
+from gflow._types import kept_on_host, normal_numbers, on_host
 from gflow.convex.ascent import resting_places
 from gflow.convex.leaky import multipliers, rows
 from gflow.convex.newton import KKTPoint
 from gflow.convex.oracle import gram_bound, require_float64
 from gflow.flow.solve import Flow
-from gflow.network import TwoLayer, VectorTwoLayer, cast_like, host_network, require_network
+from gflow.network import TwoLayer, VectorTwoLayer, cast_like, column_norms, host_network, require_network
 from gflow.parts import require_part
 from gflow.patterns import canonical, distinct, explained, grouped, joined, merge, pattern_key, positions, undetermined
 from gflow.points import point_limit
@@ -98,12 +98,13 @@ def limit_of_network(
         return point_limit(problem, network, polish=polish)  # pyright: ignore[reportArgumentType]
     problem.check(network)
     assert isinstance(network, TwoLayer)
+    network = normal_numbers(on_host(network))
     problem.require_max_margin()
     require_float64(problem.X, network.W1)
     if not (np.all(np.isfinite(network.W1)) and np.all(np.isfinite(network.w2))):
         raise ValueError("the weights are not finite")
     programs = Programs(problem) if programs is None else programs
-    unit, q = _balanced(problem, on_host(network))
+    unit, q = _balanced(problem, network)
     q_min = q.min()
     # a look at the residual takes longer than to follow patterns that are known
     if polish and q_min > 0 and (q_min >= LARGE or settled >= 2.0):
@@ -138,7 +139,8 @@ def _multipliers(problem: Problem, unit: TwoLayer, q: np.ndarray, seen: Look) ->
 @np.errstate(divide="ignore")
 def _balanced(problem: Problem, network: TwoLayer) -> tuple[TwoLayer, np.ndarray]:
     """The network balanced, its largest mass 1, and the margins (n,) of the network itself; by NumPy."""
-    unit, largest = network.balanced(), np.max(np.log(network.masses()), initial=-np.inf)
+    unit = network.balanced()
+    largest = np.max(np.log(np.abs(network.w2)) + np.log(column_norms(network.W1)), initial=-np.inf)
     q = np.clip(kept_on_host(problem).margins(unit) * np.exp(largest), -1e300, 1e300)
     return unit, np.nan_to_num(q)
 

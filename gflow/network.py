@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from gflow._types import Module, namespace
+from gflow._types import Module, namespace, positive
 from gflow.activations import AbstractActivation, ReLU
 
 
@@ -17,8 +17,9 @@ def column_norms(W: Float[Array, "... d m"]) -> Float[Array, "... m"]:
     """|w_i| of every column, without underflow for entries below 1e-160."""
     xp = namespace(W)
     largest = xp.max(xp.abs(W), axis=-2)
-    safe = xp.where(largest > 0, largest, 1.0)
-    return safe * xp.sqrt(xp.sum((W / safe[..., None, :]) ** 2, axis=-2))
+    exists = positive(largest)
+    safe = xp.where(exists, largest, 1.0)
+    return xp.where(exists, safe * xp.sqrt(xp.sum((W / safe[..., None, :]) ** 2, axis=-2)), 0.0)
 
 
 def inner(A: Float[Array, "d ..."], B: Float[Array, "d ..."]) -> Float[Array, "..."]:
@@ -66,6 +67,10 @@ class TwoLayer(Module):
         """|a_i| |w_i|: what neuron i contributes to sum_i |a_i||w_i|."""
         return abs(self.w2) * column_norms(self.W1)
 
+    def live(self) -> Bool[Array, "... m"]:
+        """Whether neither w_i nor a_i is 0, also where the product |a_i| |w_i| is too small for a number."""
+        return positive(abs(self.w2)) & positive(column_norms(self.W1))
+
     def directions(self) -> Float[Array, "... d m"]:
         """u_i = w_i / |w_i|; a neuron with w_i = 0 has direction 0."""
         return _units(self.W1)
@@ -87,7 +92,7 @@ class TwoLayer(Module):
         """theta / max |theta_k|: nothing over- or underflows, and P(theta), c and directions stay the same."""
         xp = namespace(self.W1, self.w2)
         largest = xp.maximum(xp.max(xp.abs(self.W1), initial=0.0), xp.max(xp.abs(self.w2), initial=0.0))
-        safe = xp.where(largest > 0, largest, 1.0)
+        safe = xp.where(positive(largest), largest, 1.0)
         return TwoLayer(self.W1 / safe, self.w2 / safe)
 
     def balanced(self) -> TwoLayer:
@@ -212,6 +217,10 @@ class VectorTwoLayer(Module):
         """u_i = w_i / |w_i|; a neuron with w_i = 0 has direction 0."""
         return _units(self.W1)
 
+    def live(self) -> Bool[Array, "... m"]:
+        """Whether neither w_i nor a_i is 0, also where the product |a_i| |w_i| is too small for a number."""
+        return positive(self.output_norms()) & positive(column_norms(self.W1))
+
     def output_directions(self) -> Float[Array, "... K m"]:
         """v_i = a_i / |a_i|, in columns."""
         return _units(self.W2.swapaxes(-1, -2))
@@ -233,7 +242,7 @@ class VectorTwoLayer(Module):
     def normalised(self) -> VectorTwoLayer:
         """theta / max |theta_k|: P(theta), c and directions stay the same."""
         largest = jnp.maximum(jnp.max(jnp.abs(self.W1), initial=0.0), jnp.max(jnp.abs(self.W2), initial=0.0))
-        return self.scaled(1 / jnp.where(largest > 0, largest, 1.0))
+        return self.scaled(1 / jnp.where(positive(largest), largest, 1.0))
 
     def scaled(self, factor: Float[Array, ""]) -> VectorTwoLayer:
         """The network factor * theta; its outputs are multiplied by factor^2."""
@@ -250,8 +259,9 @@ def _resized(W: Float[Array, "..."], width: int, axis: int) -> Float[Array, "...
 
 
 def _units(W: Float[Array, "... d m"]) -> Float[Array, "... d m"]:
-    norms = column_norms(W)
-    return W / namespace(W).where(norms > 0, norms, 1.0)[..., None, :]
+    norms, xp = column_norms(W), namespace(W)
+    exists = positive(norms)[..., None, :]
+    return xp.where(exists, W / xp.where(exists, norms[..., None, :], 1.0), 0.0)
 
 
 def _difference_of_squares(a, w):
@@ -261,13 +271,18 @@ def _difference_of_squares(a, w):
 
 def _relative_change(change, size):
     xp = namespace(change, size)
-    return xp.max(xp.where(size > 0, abs(change) / xp.where(size > 0, size, 1.0), 0.0))
+    exists = positive(size)
+    return xp.max(xp.where(exists, abs(change) / xp.where(exists, size, 1.0), 0.0))
+
+
+SMALL = 1e-70
+"""The least size of a balanced neuron, relative to the largest: squares of its mass are still normal numbers."""
 
 
 def _common_size(w: Float[Array, " m"], a: Float[Array, " m"]) -> Float[Array, " m"]:
-    """sqrt(a_i w_i) relative to the largest, 0 where either is 0: in range, whatever the two are."""
+    """sqrt(a_i w_i) relative to the largest, at least SMALL, 0 where either is 0: in range, whatever the two are."""
     xp = namespace(w, a)
-    live = (w > 0) & (a > 0)
+    live = positive(w) & positive(a)
     log = 0.5 * (xp.log(xp.where(live, w, 1.0)) + xp.log(xp.where(live, a, 1.0)))
     log = log - xp.max(xp.where(live, log, -xp.inf), initial=-1e300)
-    return xp.where(live, xp.exp(xp.where(live, log, 0.0)), 0.0)
+    return xp.where(live, xp.exp(xp.where(live, xp.maximum(log, np.log(SMALL)), 0.0)), 0.0)

@@ -11,9 +11,10 @@ import dataclasses
 import numpy as np
 
 from gflow import deadline
-from gflow._types import on_host
+from gflow._types import normal_numbers, on_host, positive
 from gflow.convex.arrangements import unit_rows
 from gflow.convex.newton import Patterns, complement, slopes_of
+from gflow.convex.nonnegative import nonnegative
 from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.problem import Problem
 
@@ -43,10 +44,12 @@ def grouped(problem: Problem, network: TwoLayer, band: float, mass: float) -> tu
     network = on_host(network)
     directions, masses, sign = network.directions(), network.masses(), np.sign(network.w2)
     row = np.linalg.norm(X, axis=1)[:, None]
-    Z = X @ directions
+    Z = normal_numbers(X @ directions)
     sliding = (np.abs(Z) <= band * row) & (row > 0)
     active = (Z > 0) & ~sliding
-    live = (masses > mass * masses.max(initial=0.0)) & (active.any(axis=0) | (problem.lower_slope > 0))
+    live = (
+        network.live() & (masses >= mass * masses.max(initial=0.0)) & (active.any(axis=0) | (problem.lower_slope > 0))
+    )
     keys: dict[bytes, list[int]] = {}
     codes = np.packbits(np.concatenate([sign[None] > 0, active, sliding]), axis=0).T.copy()
     for i in np.flatnonzero(live):
@@ -73,25 +76,26 @@ def explaining(
     min_{alpha >= 0} sum_k |v_k| |v_k/|v_k| - s_k P_k X^T D_k Y alpha|^2, P_k the projection along the hyperplanes on
     which pattern k slides, where the gradient is one of many. 0 where `support` (n,) is false, if it is given.
     """
-    from scipy.optimize import nnls
-
     X, y = np.asarray(problem.X), np.asarray(problem.y)
     kept = np.arange(len(y)) if support is None else np.flatnonzero(support)
+    largest = np.abs(V).max(initial=0.0)
+    if not positive(largest):
+        return None
+    V = V / largest
     size = np.linalg.norm(V, axis=0)
     blocks, targets = [np.zeros((0, len(kept)))], [np.zeros(0)]
-    for k in np.flatnonzero(size > 0):
+    for k in np.flatnonzero(positive(size)):
         basis, root = complement(X[patterns.sliding[:, k]]), np.sqrt(size[k] / size.max())
         D = slopes_of(patterns.mask[:, k], problem.lower_slope)
         blocks.append(root * patterns.sign[k] * basis.T @ (X.T * (D * y))[:, kept])
         targets.append(root * basis.T @ (V[:, k] / size[k]))
     scale = max(np.max(np.abs(X)), 1e-300)
-    try:
-        found, _ = nnls(np.concatenate(blocks) / scale, np.concatenate(targets), maxiter=100 * len(kept))
-    except RuntimeError:  # its iterations ran out
+    found = nonnegative(np.concatenate(blocks) / scale, np.concatenate(targets), 100 * len(kept))
+    if found is None or not found.any():
         return None
     alpha = np.zeros(len(y))
     alpha[kept] = found
-    return alpha / alpha.sum() if alpha.sum() > 0 else None
+    return alpha / alpha.sum()
 
 
 def explained(problem: Problem, network: TwoLayer, q: np.ndarray, rtol: float, band: float) -> np.ndarray | None:

@@ -172,6 +172,6 @@ def _missing(problem: Problem, network: TwoLayer, lam, bound: Bound, beta: float
     if float(bound.lower) <= beta * (1 + TOLERANCE):
         return None
     sign = np.sign(np.asarray(lam) @ np.asarray(problem.activation(problem.X @ u)))
-    same = (np.sign(np.asarray(network.w2)) == sign) & (np.asarray(network.masses()) > 0)
+    same = (np.sign(np.asarray(network.w2)) == sign) & np.asarray(network.live())
     present = same & (u @ np.asarray(network.directions()) >= 1 - 1e-12)
     return None if present.any() else u

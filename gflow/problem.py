@@ -17,7 +17,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float
 
-from gflow._types import Module, namespace
+from gflow._types import Module, namespace, positive
 from gflow.activations import AbstractActivation, ReLU
 from gflow.inclusion import least_norm_slopes
 from gflow.labels import check_numbers, check_rows, labelled, one_hot
@@ -210,7 +210,8 @@ class Problem(Module):
         """P(theta) = 1/2 |theta|^2 / q_min; infinite unless every margin is positive."""
         q = self.margins(network)
         xp, q_min = namespace(q), q.min()
-        return xp.where(q_min > 0, 0.5 * network.squared_norm() / xp.where(q_min > 0, q_min, 1.0), xp.inf)
+        fits = positive(q_min)
+        return xp.where(fits, 0.5 * network.squared_norm() / xp.where(fits, q_min, 1.0), xp.inf)
 
     def rounding(self, network: TwoLayer | VectorTwoLayer) -> Float[Array, ""]:
         """A bound on the relative rounding error of q_min and P(theta); infinite unless every margin is positive.
@@ -220,8 +221,9 @@ class Problem(Module):
         terms = abs(self.X) @ abs(network.W1) @ abs(network.second)
         q, count = self.margins(network), network.width + self.shape[1] + 8
         xp, q_min = namespace(q), q.min()
-        relative = count * jnp.finfo(self.X.dtype).eps * terms.max() / xp.where(q_min > 0, q_min, 1.0)
-        return xp.where(q_min > 0, relative, xp.inf)
+        fits, info = positive(q_min), jnp.finfo(self.X.dtype)
+        error = info.eps * terms.max() + info.tiny * (1 + abs(network.second).max(initial=0.0))
+        return xp.where(fits, count * error / xp.where(fits, q_min, 1.0), xp.inf)
 
     def total_rounding(self, q: Float[Array, " n"], terms, total: float, count: int) -> float:
         """A bound on the relative rounding error of `total`, computed as L at q (n,) + beta/2 |theta|^2.
@@ -239,7 +241,7 @@ class Problem(Module):
     def normalised_margin(self, network: TwoLayer | VectorTwoLayer) -> Float[Array, ""]:
         """q_min / |theta|^2; its optimum is 1/(2 P*). Zero for the zero network."""
         squared = network.squared_norm()
-        return self.margins(network).min() / namespace(squared).where(squared > 0, squared, 1.0)
+        return self.margins(network).min() / namespace(squared).where(positive(squared), squared, 1.0)
 
     def least_norm_gradients(
         self, network: TwoLayer | VectorTwoLayer, lam: Float[Array, "n *K"], band: float
@@ -279,14 +281,14 @@ class Problem(Module):
         squared = network.squared_norm()
         xp = namespace(squared, G, lam)
         size = xp.sqrt(squared)
-        unit = network.scaled(1 / xp.where(size > 0, size, 1.0))
+        unit = network.scaled(1 / xp.where(positive(size), size, 1.0))
         dW1, dw2 = self.velocity(unit, G, lam)
         speed = xp.sqrt(xp.sum(dW1**2) + xp.sum(dw2**2))
-        safe = xp.where(speed > 0, speed, 1.0)
+        safe = xp.where(positive(speed), speed, 1.0)
         # half the squared chord instead of 1 - cos: no cancellation near 0
         W1, w2 = jax.tree.leaves(unit)
         chord = xp.sum((W1 - dW1 / safe) ** 2) + xp.sum((w2 - dw2 / safe) ** 2)
-        return xp.where((speed > 0) & (size > 0), 0.5 * chord, 1.0)
+        return xp.where(positive(speed) & positive(size), 0.5 * chord, 1.0)
 
     def speed(self, network: TwoLayer, G: Float[Array, "d m"], lam: Float[Array, " n"]) -> Float[Array, ""]:
         """How fast in t the fastest neuron changes, relative to its size and to sum |lambda_n||x_n|, lambda = -dL/df,
@@ -323,7 +325,8 @@ class Problem(Module):
     def slackness(self, q: Float[Array, " n"], p: Float[Array, " n"]) -> Float[Array, ""]:
         """Complementary slackness max_n p_n (q_n / q_min - 1), p in the simplex; infinite unless q_min > 0."""
         xp, q_min = namespace(q, p), q.min()
-        return xp.where(q_min > 0, xp.max(p * (q / xp.where(q_min > 0, q_min, 1.0) - 1)), xp.inf)
+        fits = positive(q_min)
+        return xp.where(fits, xp.max(p * (q / xp.where(fits, q_min, 1.0) - 1)), xp.inf)
 
 
 def _labels(y: np.ndarray, loss: AbstractLoss) -> tuple[np.ndarray, tuple[Any, ...]]:

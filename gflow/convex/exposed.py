@@ -12,6 +12,7 @@ import numpy as np
 
 from gflow.convex.candidates import best_directions
 from gflow.convex.faces import Faces, faces
+from gflow.convex.nonnegative import nonnegative
 from gflow.convex.oracle import arrays_of, price, require_float64
 from gflow.network import TwoLayer
 from gflow.problem import Problem
@@ -44,12 +45,13 @@ def distance_from_exposed_face(
 ) -> np.ndarray:
     """Distance (m,) of sign(a_i) (X u_i)_+, u_i = w_i/|w_i|, from the face that lambda exposes.
 
-    NaN for w_i = 0 or a_i = 0. `lam`, `rtol`, errors: as for `exposed_points`. Along a flow take the multipliers of its
-    limit: those on the way expose a single point, for no two maxima of |lambda^T (X u)_+| are equal yet.
+    NaN for w_i = 0 or a_i = 0, and where the nearest point was not found. `lam`, `rtol`, errors: as for
+    `exposed_points`. Along a flow take the multipliers of its limit: those on the way expose a single point, for no two
+    maxima of |lambda^T (X u)_+| are equal yet.
     """
     problem.check(network)
     corners = exposed_points(problem, lam, known_faces, rtol=rtol)
-    sign, live = np.sign(np.asarray(network.w2)), np.asarray(network.masses()) > 0
+    sign, live = np.sign(np.asarray(network.w2)), np.asarray(network.live())
     points = sign[:, None] * np.maximum(np.asarray(network.directions()).T @ np.asarray(problem.X).T, 0.0)
     return np.array([_distance(corners, z) if alive else np.nan for z, alive in zip(points, live, strict=True)])
 
@@ -60,13 +62,11 @@ def _distance(corners: np.ndarray, z: np.ndarray) -> float:
     min |A^T c|^2 + (1^T c - 1)^2 over c >= 0, A = corners - z: with c = t p, 1^T p = 1, the best t leaves a function
     that grows with |A^T p|, so that c is a multiple of the coefficients of the nearest point.
     """
-    from scipy.optimize import nnls
-
     A = corners - z
     size = np.max(np.abs(A))
     if size == 0:
         return 0.0
     target = np.zeros(A.shape[1] + 1)
     target[-1] = 1.0
-    c, _ = nnls(np.vstack([A.T / size, np.ones(len(A))]), target)
-    return float(np.linalg.norm(A.T @ (c / c.sum())))
+    c = nonnegative(np.vstack([A.T / size, np.ones(len(A))]), target)
+    return np.nan if c is None else float(np.linalg.norm(A.T @ (c / c.sum())))

@@ -23,6 +23,9 @@ RELATIVE = 1e-15
 CLOSE = 1e-9
 """Largest residual of a solution."""
 
+FAR = 1e100
+"""Largest weights and multipliers, in units of 1/max|x_n|, from which Newton's method is tried: squares overflow."""
+
 LONGEST = 1.0
 """Longest step, relative to the largest multiplier and the largest mass."""
 
@@ -61,6 +64,8 @@ def newton(
     0; otherwise there is no such point. `lower`: the activation's slope off the mask. `close`: the largest
     residual that rounding may leave. Whoever calls this checks the returned point: nothing here is a proof.
     """
+    if far(X, start):
+        return None
     slopes = slopes_of(patterns.mask, lower)
     support, live = support.copy(), np.ones(len(patterns.sign), bool)
     if prune:
@@ -95,6 +100,12 @@ def newton(
     return None
 
 
+def far(X, start: KKTPoint) -> bool:
+    """Whether a point is too far from any optimum for Newton's method."""
+    largest = np.maximum(np.max(np.abs(start.V), initial=0.0), np.max(np.abs(start.alpha)))
+    return not largest * np.max(np.abs(X)) <= FAR
+
+
 def slopes_of(mask: np.ndarray, lower: float) -> np.ndarray:
     """D: 1 on the mask, `lower` off it. On a neuron's hyperplane the slope does not matter."""
     return mask if lower == 0 else np.where(mask, 1.0, lower)
@@ -114,6 +125,7 @@ def _feasible(V, blocks, bases, support) -> np.ndarray:
     return V
 
 
+@np.errstate(over="ignore", invalid="ignore")  # steps that lead beyond all numbers end the search
 def _solve(
     blocks: list[np.ndarray], mass: np.ndarray, alpha: np.ndarray, close: float
 ) -> tuple[np.ndarray, np.ndarray] | None:
@@ -138,6 +150,8 @@ def _solve(
         G = np.add.reduceat(B * (g / np.repeat(size, widths)), first, axis=1)
         residual = np.concatenate([G @ mass - 1.0, size - 1.0])
         left = np.max(np.abs(residual))
+        if not np.isfinite(left):
+            return None
         if left <= RELATIVE:
             return mass, alpha
         if left <= close and left >= 0.5 * before:  # as exact as rounding lets it be

@@ -16,7 +16,8 @@ import numpy as np
 
 from gflow import deadline
 from gflow.convex.master import Master
-from gflow.convex.newton import KKTPoint, Patterns, complement, newton, slopes_of
+from gflow.convex.newton import KKTPoint, Patterns, complement, far, newton, slopes_of
+from gflow.convex.nonnegative import nonnegative
 from gflow.convex.threads import one_thread
 
 ROUNDS = 60
@@ -58,7 +59,7 @@ def solve_subsampled(
     """
     scale = max(np.max(np.linalg.norm(X, axis=1)), 1e-300)
     unit = X / scale
-    if near is not None:
+    if near is not None and not far(X, near):
         point = _identify(unit, y, patterns, near.V * scale, near.alpha * scale, lower)
         if point is None:
             point = _identify(unit, y, patterns, *_reweighted(unit, y, patterns, near.V * scale, lower), lower)
@@ -67,9 +68,10 @@ def solve_subsampled(
     cones, master = _cones(unit, y, patterns, lower), Master(unit, y, SLACK_PRICE, lower)
     alpha, V, owner, due = np.ones(len(y)), None, np.zeros(0, int), CLOSE
     for _ in range(ROUNDS):
-        if deadline.passed():
+        priced = None if deadline.passed() else _price(cones, alpha, X.shape[1])
+        if priced is None:
             return None
-        values, new, U = _price(cones, alpha, X.shape[1])
+        values, new, U = priced
         gap = max(values.max(initial=0.0), 1.0) - 1.0
         if V is not None and gap <= due:
             point = _identify(unit, y, patterns, V, alpha, lower)
@@ -95,8 +97,6 @@ def _reweighted(X, y, patterns: Patterns, V: np.ndarray, lower: float) -> tuple[
     With eta_k = |v_k| of the step before, min sum_k |z_k|^2 / eta_k under the same constraints is a least-distance
     problem, which non-negative least squares solves exactly, whatever the number of support vectors.
     """
-    from scipy.optimize import nnls
-
     bases = [complement(X[slide]) for slide in patterns.sliding.T]
     blocks = [
         (y * s * D)[:, None] * (X @ Q)
@@ -107,11 +107,8 @@ def _reweighted(X, y, patterns: Patterns, V: np.ndarray, lower: float) -> tuple[
         if deadline.passed():
             break
         M = np.concatenate([np.sqrt(r) * B for r, B in zip(eta, blocks, strict=True)], axis=1)
-        try:
-            u, _ = nnls(np.vstack([M.T, np.ones(len(y))]), np.append(np.zeros(M.shape[1]), 1.0), maxiter=20 * len(y))
-        except RuntimeError:  # its iterations ran out
-            break
-        left = 1.0 - u.sum()
+        u = nonnegative(np.vstack([M.T, np.ones(len(y))]), np.append(np.zeros(M.shape[1]), 1.0), 20 * len(y))
+        left = -np.inf if u is None else 1.0 - u.sum()
         if not left > 1e-12:  # the constraints contradict each other
             break
         alpha = u / left
@@ -138,15 +135,15 @@ def _cones(X, y, patterns: Patterns, lower: float) -> list[Cone]:
     return out
 
 
-def _price(cones: list[Cone], alpha, d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _price(cones: list[Cone], alpha, d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """max over unit vectors u of every cone of s_k (Y alpha)^T D_k X u, (K,); the cones (k,) where it is positive, and
-    the maximisers (k, d) there."""
-    from scipy.optimize import nnls
-
+    the maximisers (k, d) there. None if one was not found."""
     values, new, U = np.zeros(len(cones)), [], []
     for k, (basis, sides, pull) in enumerate(cones):
         g = pull @ alpha
-        z, _ = nnls(sides.T, -g, maxiter=30 * len(g) + 10 * len(sides)) if len(sides) else (np.zeros(0), 0.0)
+        z = nonnegative(sides.T, -g, 30 * len(g) + 10 * len(sides))
+        if z is None:
+            return None
         u = g + sides.T @ z
         values[k] = np.linalg.norm(u)
         if values[k] > 1e-12 * max(np.linalg.norm(g), 1e-300):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gflow.convex.nonnegative import nonnegative
 from gflow.vector.kkt import Neurons, Patterns, complement
 from gflow.vector.subsampled import Optimum, Path
 
@@ -80,6 +81,8 @@ def local_minimum(X, Y, neurons: Neurons, patterns: Patterns) -> tuple[Optimum, 
     U = W / np.linalg.norm(W, axis=0)
     border = (np.abs(X @ U) <= BORDER * row[:, None]) & (row > 0)[:, None]
     alpha = _multipliers(X, Y, W, A, patterns.active & ~border, border, margins(found.x) <= NEAR, rows, cols)
+    if alpha is None:
+        return None
     hostile = (Y * alpha) @ A < 0
     on = np.where(border & ~patterns.sliding & ~hostile, ~patterns.active, patterns.active)
     slide = border & (patterns.sliding | hostile)
@@ -117,11 +120,9 @@ def _normals(pairs, X, side, d: int, k: int, K: int) -> np.ndarray:
     return N
 
 
-def _multipliers(X, Y, W, A, active, border, tight, rows, cols) -> np.ndarray:
+def _multipliers(X, Y, W, A, active, border, tight, rows, cols) -> np.ndarray | None:
     """alpha (n, K) >= 0 that explains the minimum best: a_i = Lambda^T D_i X w_i, w_i = X^T D_i Lambda a_i within the
     borders on which neuron i lies."""
-    from scipy.optimize import nnls
-
     rows, cols = rows[tight], cols[tight]
     y, equations, right = Y[rows, cols], [], []
     for i in range(W.shape[1]):
@@ -134,5 +135,8 @@ def _multipliers(X, Y, W, A, active, border, tight, rows, cols) -> np.ndarray:
         equations.append(out)
         right.append(A[:, i])
     alpha = np.zeros(Y.shape)
-    alpha[rows, cols] = nnls(np.concatenate(equations), np.concatenate(right), maxiter=20 * len(rows) + 100)[0]
+    found = nonnegative(np.concatenate(equations), np.concatenate(right), 20 * len(rows) + 100)
+    if found is None:
+        return None
+    alpha[rows, cols] = found
     return alpha

@@ -150,7 +150,7 @@ def _first(X, Y, network: VectorTwoLayer | None):
     U, V = np.repeat(rows.T, 2 * K, axis=1), np.tile(np.hstack([np.eye(K), -np.eye(K)]), len(rows))
     if network is None:
         return U, V
-    own = np.asarray(network.masses()) > 0
+    own = np.asarray(network.live())
     return (
         np.hstack([np.asarray(network.directions())[:, own], U]),
         np.hstack([np.asarray(network.output_directions())[:, own], V]),
