@@ -42,3 +42,10 @@ def compiled_programs_are_dropped():
 @pytest.fixture
 def rng():
     return np.random.default_rng(20260101)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Tests run in random order (pytest-randomly), their random numbers seeded with the same seed: which one it was."""
+    seed = getattr(config.option, "randomly_seed", None)
+    if seed is not None:
+        terminalreporter.write_line(f"order and random numbers: -p randomly --randomly-seed={seed}")
