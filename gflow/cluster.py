@@ -29,7 +29,7 @@ def connect(address: str):
     try:
         from distributed import Client  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ValueError("a scheduler needs Dask: pip install 'gflow[cluster]'") from None
+        raise ValueError("a scheduler needs Dask: pip install 'gflow-relu[cluster]'") from None
     try:
         return Client(address, timeout=10)
     except (OSError, ValueError) as error:
