@@ -316,7 +316,7 @@ def browser():
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        pytest.skip("the page is not opened: pip install playwright (it is in gflow[test])")
+        pytest.skip("the page is not opened: pip install playwright (it is in gflow-relu[test])")
     if program is None:
         pytest.skip("the page is not opened: install chromium or google-chrome (e.g. apt-get install chromium)")
     with sync_playwright() as playwright:
