@@ -12,9 +12,6 @@ import numpy as np
 LENGTHS = (1e-100, 1e100)
 """Lengths |x_n| of rows that are accepted, besides 0: squares and products of them stay in the range of float64."""
 
-EPS, UNDERFLOW = 2.0**-52, 1e-290
-"""Of float64: rounding, relative; numbers below the other one lose digits, and a square below it may be 0."""
-
 MOST_CLASSES = 20
 """More label values than this are no classes."""
 

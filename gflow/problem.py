@@ -29,6 +29,9 @@ from gflow.parts import require_part
 UNASKED = 1e30
 """The margin of an entry without a label: its loss and weight are 0, and q_min does not see it."""
 
+EPS, UNDERFLOW = 2.0**-52, 1e-290
+"""Of float64: rounding, relative; numbers below the other one lose digits, and a square below it may be 0."""
+
 
 class Problem(Module):
     """Data, a loss and a weight decay: L(theta) + weight_decay/2 |theta|^2, L = sum_n l(q_n).
