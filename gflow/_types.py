@@ -37,6 +37,9 @@ _messages = RESULTS._index_to_message  # pyright: ignore[reportAttributeAccessIs
 _messages[0] = _messages[0] or "Success."
 
 
+T = TypeVar("T")
+
+
 class Module(eqx.Module):
     """An equinox Module whose methods are bound as Python binds them.
 
@@ -98,7 +101,7 @@ def positive(x) -> Any:
     return x >= xp.finfo(x.dtype).tiny
 
 
-def normal_numbers(tree: Any) -> Any:
+def normal_numbers(tree: T) -> T:
     """The same with 0 in place of denormal numbers, those that are not 0 and not `positive`."""
     return jax.tree.map(lambda x: namespace(x).where(positive(abs(x)), x, 0.0 * x), tree)
 

@@ -108,10 +108,9 @@ def _reweighted(X, y, patterns: Patterns, V: np.ndarray, lower: float) -> tuple[
             break
         M = np.concatenate([np.sqrt(r) * B for r, B in zip(eta, blocks, strict=True)], axis=1)
         u = nonnegative(np.vstack([M.T, np.ones(len(y))]), np.append(np.zeros(M.shape[1]), 1.0), 20 * len(y))
-        left = -np.inf if u is None else 1.0 - u.sum()
-        if not left > 1e-12:  # the constraints contradict each other
+        if u is None or not 1.0 - u.sum() > 1e-12:  # the constraints contradict each other
             break
-        alpha = u / left
+        alpha = u / (1.0 - u.sum())
         z = [r * (B.T @ alpha) for r, B in zip(eta, blocks, strict=True)]
         V = np.stack([Q @ zk for Q, zk in zip(bases, z, strict=True)], axis=1)
         eta = np.linalg.norm(V, axis=0)

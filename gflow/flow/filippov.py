@@ -73,7 +73,7 @@ EXPLICIT = "Heun, Midpoint, Ralston, Bosh3, Tsit5, Dopri5 and Dopri8"
 def usable(solver: diffrax.AbstractSolver) -> bool:
     """Whether a flow can be integrated with it: it estimates its error, and wants neither noise nor a split field."""
     adaptive = isinstance(solver, diffrax.AbstractAdaptiveSolver) and not isinstance(solver, diffrax.AbstractSRK)
-    return adaptive and solver.term_structure is diffrax.AbstractTerm
+    return adaptive and solver.term_structure in (diffrax.AbstractTerm, diffrax.ODETerm)
 
 
 def require_solver(solver: diffrax.AbstractSolver) -> None:
