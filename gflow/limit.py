@@ -98,13 +98,13 @@ def limit_of_network(
         return point_limit(problem, network, polish=polish)  # pyright: ignore[reportArgumentType]
     problem.check(network)
     assert isinstance(network, TwoLayer)
-    network = normal_numbers(on_host(network))
+    own: TwoLayer = normal_numbers(on_host(network))
     problem.require_max_margin()
-    require_float64(problem.X, network.W1)
-    if not (np.all(np.isfinite(network.W1)) and np.all(np.isfinite(network.w2))):
+    require_float64(problem.X, own.W1)
+    if not (np.all(np.isfinite(own.W1)) and np.all(np.isfinite(own.w2))):
         raise ValueError("the weights are not finite")
     programs = Programs(problem) if programs is None else programs
-    unit, q = _balanced(problem, network)
+    unit, q = _balanced(problem, own)
     q_min = q.min()
     # a look at the residual takes longer than to follow patterns that are known
     if polish and q_min > 0 and (q_min >= LARGE or settled >= 2.0):
@@ -115,7 +115,7 @@ def limit_of_network(
     seen = on_host(_look(problem, unit, q))
     if q_min <= 0:
         patterns, V = merge(problem, unit, ROUNDED, 0.0)
-        stuck = not undetermined(problem, network) and programs.stuck(distinct(patterns))
+        stuck = not undetermined(problem, own) and programs.stuck(distinct(patterns))
         return limit_with(problem, patterns, V, seen.lam, polished=False, stuck=stuck)
     if polish and seen.separated and seen.residual <= settled and seen.slackness <= SLACK:
         limit = follow(programs, unit, q)
