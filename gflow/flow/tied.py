@@ -42,8 +42,8 @@ KNOWN = 1e-8
 
 
 ELIMINATED = 100
-"""Rows above which a matrix leaves a processor's cache, and every row that is eliminated moves all of it: with 1,000 rows
-an inverse takes 4.4 s so and 0.13 s by factors, with 100 0.002 and 0.0006 s."""
+"""Rows above which a matrix leaves a processor's cache, and every row that is eliminated moves all of it: with 1,000
+rows an inverse takes 4.4 s so and 0.13 s by factors, with 100 0.002 and 0.0006 s."""
 
 
 class Weights(NamedTuple):
