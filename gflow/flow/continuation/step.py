@@ -1,0 +1,202 @@
+"""Steps of the continuation: two stages of an L-stable method, whose length grows without bound near a limit.
+
+A step holds the weights at p_1 for the time (1 - GAMMA) h and at p_2 for GAMMA h. It is compared with p_2 held for all
+of h, of order 1: where p no longer changes both agree however long the step is, and neurons that gain on others do so
+over log q_min of 1e3 or 1e6 in one step. A saddle is thus left when a small neuron that outgrows it has become as large
+as SHARE, and not before. Source: Alexander, SIAM J. Numer. Anal. 14 (1977), SDIRK of order 2; docs/mathematics.md, "The
+limit at infinity".
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from gflow.box import orthonormal
+from gflow.flow.continuation.path import travel
+from gflow.flow.continuation.stability import Stability, joined, stability
+from gflow.flow.continuation.state import Data, Neurons, Place
+from gflow.flow.continuation.weights import Search, looked
+from gflow.flow.modes import Modes, first_rows, lengths, put, rows_at
+from gflow.network import TwoLayer, inner
+
+GAMMA = 1 - 1 / math.sqrt(2)
+
+SHARE = 1e-3
+"""A neuron that gains is followed by short steps from this share of the largest mass on."""
+
+GROWTH, SAFETY, CUT = 5.0, 0.9, 0.25
+"""How much longer the next step may be, the safety of its length, and by what a step that failed is shortened."""
+
+FIRST = 0.05
+"""Length of the first step, in parts of P(theta): log q_min grows by twice that."""
+
+SHORTEST = 1e-13
+"""In parts of P(theta): a flow whose steps are shorter has failed."""
+
+ON = 1e-8
+"""|x_n . u_i| <= ON |x_n| is sliding at the start."""
+
+SHARPNESS, NONE = 300.0, 1e-9
+"""First weights are exp(-SHARPNESS (q_n/q_min - 1)), and those below this share of the largest are 0."""
+
+
+def begin(data: Data, network: TwoLayer) -> Place:
+    """The place of a balanced network with positive margins."""
+    sign, neurons = placed(data, network)
+    neurons, _ = normalised(data, sign, neurons)
+    q = data.margins(sign, neurons, 0.0)
+    p = jnp.exp(-SHARPNESS * (q / jnp.min(q) - 1))
+    p = jnp.where(p > NONE * jnp.max(p), p, 0.0)
+    zero = jnp.asarray(0)
+    place = Place(sign, neurons, p / jnp.sum(p), jnp.zeros(()), jnp.zeros(()), zero, zero, zero)
+    return place._replace(length=FIRST * place.objective)
+
+
+def placed(data: Data, network: TwoLayer):
+    """(sign, Neurons) of a balanced network; a neuron that is nowhere active is not there."""
+    sign, u = jnp.sign(network.w2), network.directions()
+    log_mass = jnp.log(jnp.abs(network.w2)) + jnp.log(jnp.sqrt(inner(network.W1, network.W1)))
+    H = data.hyperplanes
+    Z, size = H @ u, lengths(H)
+    near = (jnp.abs(Z) <= ON * size) & (size > 0)
+    on = (Z > 0) & ~near
+    log_mass = jnp.where(jnp.any(data.slopes(on) != 0, axis=0) & (sign != 0), log_mass, -jnp.inf)
+    at = first_rows(near, data.room)
+    # whether they slide there the first path will find
+    modes = Modes(on, put(at, at < len(H), len(H)), at, jnp.zeros(at.shape), orthonormal(rows_at(H, at), 2))
+    along = modes.project(u)
+    along = along / jnp.maximum(jnp.sqrt(inner(along, along)), 1e-300)
+    return sign, Neurons(jnp.where(jnp.any(near, axis=0), along, u), log_mass, modes)
+
+
+def normalised(data: Data, sign: Float[Array, " m"], neurons: Neurons):
+    """(neurons with q_min = 1, by how much log masses were lowered)."""
+    top = jnp.max(neurons.log_mass)
+    by = top + jnp.log(jnp.min(data.margins(sign, neurons, top)))
+    return neurons._replace(log_mass=neurons.log_mass - by), by
+
+
+class Lane(NamedTuple):
+    """A flow on its way: its `place`, and of the step that it is in the `phase`, what Newton's method has found, the
+    weights `first` (n,) of its first stage, the neurons `between` its stages, and those at its `end`. `stability`: of
+    the place; `failed`: steps have become too short."""
+
+    place: Place
+    phase: Int[Array, ""]
+    search: Search
+    first: Float[Array, " n"]
+    between: Neurons
+    end: Neurons
+    events: Int[Array, ""]
+    stability: Stability
+
+    @property
+    def running(self) -> Bool[Array, ""]:
+        """Whether it has neither settled nor failed."""
+        return ~self.stability.settled & (self.place.length > SHORTEST * self.place.objective)
+
+
+STAGE_ONE, BETWEEN, STAGE_TWO, WHOLE = range(4)
+
+
+def start(data: Data, network: TwoLayer) -> Lane:
+    """A lane at a balanced network."""
+    place = begin(data, network)
+    place = place._replace(length=jnp.minimum(place.length, longest(data, place)))
+    neurons, zero = place.neurons, jnp.zeros((), int)
+    near = Search.near(place.p)
+    return Lane(place, zero, near, place.p, neurons, neurons, zero, stability(data, place))
+
+
+def advance(data: Data, lane: Lane, tol, going) -> Lane:
+    """One path of all neurons, and what follows from it: a round of Newton's method, or the next phase of the step.
+
+    Each lane of a batch is in a phase of its own, so that none waits for the rounds of another. Where it is not `going`
+    the lane stays as it is.
+    """
+    place, phase, h = lane.place, lane.phase, lane.place.length
+    sign = place.sign
+    origin = _pick(phase == STAGE_TWO, lane.between, place.neurons)
+    newton = (phase == STAGE_ONE) | (phase == STAGE_TWO)
+    shares = jnp.asarray([GAMMA, 1 - GAMMA, GAMMA, 1.0])
+    p = jnp.where(newton | (phase == WHOLE), lane.search.p, lane.first)
+    time = h * shares[phase]
+    arrived = travel(data, sign, origin, p, time)
+    look = looked(data, sign, origin, arrived, time, lane.search)
+    events = lane.events + jnp.where(newton & ~look.solved, 0, jnp.where(phase == WHOLE, 0, arrived.events))
+    failed = jnp.where(newton, look.failed, ~arrived.there)
+    solved = newton & look.solved
+    onward = jnp.where(solved | (phase == BETWEEN), phase + 1, phase)
+    search = _pick(newton & ~look.solved, look.search, _pick(phase == STAGE_ONE, Search.near(p), lane.search))
+    further = Lane(
+        place, onward, search, jnp.where(phase == STAGE_ONE, p, lane.first),
+        _pick(phase == BETWEEN, arrived.neurons, lane.between), _pick(phase == STAGE_TWO, arrived.neurons, lane.end),
+        events, lane.stability,
+    )  # fmt: skip
+    over = failed | (phase == WHOLE)
+    ended = _ended(data, lane, arrived.neurons, failed, tol)
+    return _pick(going, _pick(over, ended, further), lane)
+
+
+def _ended(data: Data, lane: Lane, whole: Neurons, failed, tol) -> Lane:
+    """The next step, after one that has failed or is to be judged by the path `whole`."""
+    place, h = lane.place, lane.place.length
+    error = jnp.where(failed, jnp.inf, distance(whole, lane.end))
+    sound = jnp.isfinite(error)
+    taken = sound & (error <= tol)
+    grow = jnp.minimum(GROWTH, SAFETY * jnp.sqrt(tol / jnp.maximum(error, 1e-12)))
+    shrink = jnp.where(sound, jnp.maximum(0.1, 0.8 * jnp.sqrt(tol / error)), CUT)
+    neurons, by = normalised(data, place.sign, lane.end)
+    moved = joined(place._replace(
+        neurons=neurons, p=lane.search.p, log_q=place.log_q + by, events=place.events + lane.events
+    ))  # fmt: skip
+    new = _pick(taken, moved, place._replace(rejected=place.rejected + 1))
+    new = new._replace(steps=place.steps + 1, length=h * jnp.where(taken, grow, shrink))
+    new = new._replace(length=jnp.minimum(new.length, longest(data, new)))
+    return Lane(
+        new, jnp.zeros_like(lane.phase), Search.near(new.p), new.p, new.neurons, new.neurons,
+        jnp.zeros_like(lane.events), _pick(taken, stability(data, new), lane.stability),
+    )  # fmt: skip
+
+
+def _pick(which, a, b):
+    return jax.tree.map(lambda x, y: jnp.where(which, x, y), a, b)
+
+
+def longest(data: Data, place: Place) -> Float[Array, ""]:
+    """Until a small neuron that gains on the others has the share SHARE: from there on it moves the weights."""
+    force = data.force(place.sign, place.neurons.modes, place.p)
+    share = place.neurons.log_mass - jnp.max(place.neurons.log_mass)
+    rate = 2 * jnp.sqrt(inner(force, force)) - pace(data, place, force)
+    gains = (share < math.log(SHARE) - 0.5) & jnp.isfinite(share) & (rate > 0)
+    until = jnp.where(gains, (math.log(SHARE) - share) / jnp.where(gains, rate, 1.0), jnp.inf)
+    return jnp.maximum(jnp.min(until), FIRST * place.objective)
+
+
+def pace(data: Data, place: Place, force: Float[Array, "d m"]) -> Float[Array, ""]:
+    """d log q_min / ds."""
+    u = place.neurons.u
+    moved = force + u * inner(u, force)
+    D = data.slopes(place.neurons.modes.on)
+    return place.p @ (data.y * ((D * (data.X @ moved)) @ (place.sign * place.masses)))
+
+
+def distance(a: Neurons, b: Neurons) -> Float[Array, ""]:
+    """How far two ends of a step are apart: the angle of every neuron, however small, and its log mass, which counts
+    less the smaller the neuron is."""
+    here = b.log_mass - jnp.max(b.log_mass)
+    there = a.log_mass - jnp.max(a.log_mass)
+    exists = jnp.isfinite(here) & jnp.isfinite(there)
+    share = jnp.where(exists, here, 0.0)
+    apart = jnp.where(exists, jnp.abs(there - here), 0.0)
+    weight = jnp.where(share > math.log(SHARE), 1.0, 0.2 / (1 - 0.02 * share))
+    turned = jnp.where(exists, jnp.sqrt(inner(a.u - b.u, a.u - b.u)), 0.0)
+    return jnp.max(jnp.maximum(weight * apart, turned))
+
+
+__all__ = ["Lane", "advance", "begin", "placed", "start"]
