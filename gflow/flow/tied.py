@@ -10,6 +10,7 @@ as many steps for margins of 1e8 as for 1e2, and Newton's method what is left. S
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -108,12 +109,12 @@ def _extreme(v: Float[Array, " n"], M: Float[Array, "n n"], guess: Float[Array, 
     def onward(carry):
         p, s, nu, mu, count = carry
         root = jnp.sqrt(p / s)
-        inverse = solved(root[:, None] * M * root + jnp.eye(n), jnp.eye(n))
+        inverse = _inverse(root[:, None] * M * root + jnp.eye(n))
         off, short = v + M @ p - nu - s, 1 - jnp.sum(p)
-        two = inverse @ root
+        two = inverse(root)
 
         def direction(product):
-            one = inverse @ (root * (product / p - off))
+            one = inverse(root * (product / p - off))
             dnu = (short - root @ one) / (root @ two)
             dp = root * (one + dnu * two)
             return dp, (product - s * dp) / p, dnu
@@ -136,6 +137,15 @@ def _inside(p, s, dp, ds) -> Float[Array, ""]:
     """How far p and s may go to stay positive."""
     reach = lambda a, da: jnp.min(jnp.where(da < 0, -a / jnp.where(da < 0, da, -1.0), jnp.inf))  # noqa: E731
     return jnp.minimum(1.0, jnp.minimum(reach(p, dp), reach(s, ds)))
+
+
+def _inverse(A: Float[Array, "n n"]) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
+    """b -> A^-1 b for several b, one after the other; A as in `solved`."""
+    if len(A) > ELIMINATED:
+        factor = jax.scipy.linalg.cho_factor(A)
+        return lambda b: jax.scipy.linalg.cho_solve(factor, b)
+    inverse = solved(A, jnp.eye(len(A)))
+    return lambda b: inverse @ b
 
 
 def solved(A: Float[Array, "n n"], B: Float[Array, "n k"]) -> Float[Array, "n k"]:
