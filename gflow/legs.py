@@ -39,6 +39,11 @@ FARTHEST = 1e8
 157 in the median), and the most to ask for: where margins are 1e10, rounding makes steps ten times as many."""
 
 
+MOST = 300
+"""Samples up to which flows go so far by themselves: a step that is implicit in the multipliers factors matrices of
+that size some fifty times, and with 1,000 samples takes seconds, in all longer than everything before it."""
+
+
 def legs(
     problem: Problem,
     chart: type[AbstractChart],
@@ -66,11 +71,13 @@ def legs(
 
 def end_of(problem: Problem, dtype: str = "float64", q_min: float | None = None) -> float | None:
     """The smallest margin at which flows of `problem` end: `q_min` if it is given, else FARTHEST; None where they
-    cannot be taken so far, and end as in `solve_flow`. Raises ValueError for a q_min that is not possible."""
+    cannot be taken so far or have more than MOST samples, and end as in `solve_flow`. Raises ValueError for a q_min
+    that is not possible."""
     if q_min is not None:
         require_far(problem, dtype, q_min)
         return q_min
-    return FARTHEST if _goes_far(problem) and dtype == "float64" else None
+    fair = problem.shape[0] <= MOST
+    return FARTHEST if fair and _goes_far(problem) and dtype == "float64" else None
 
 
 def _goes_far(problem: Problem) -> bool:

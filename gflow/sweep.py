@@ -169,10 +169,10 @@ def sweep_grid(
     machine, and on what else it does. `flow_options`: as in `refill_of`: `controller` (PIController(3e-3), 1e-3 where
     flows end as in `solve_flow`); `max_steps`, `stop`, `solver`, ... for `Stepper`; `q_min`, 1e3 to 1e8: flows that
     reach 10 go on to this smallest margin by steps that are implicit in the multipliers (docs/mathematics.md, "Large
-    margins"), or, after 500 of them, end beyond 1e3. It is 1e8 by default; with K outputs, in float32, for limits that
-    are points, and with `flow_options` other than max_steps, flows end as in `solve_flow`. Raises ValueError for a
-    problem in float32, a q_min that is not possible, seconds or steps that are not positive and, with labels (n, K), a
-    law that is not balanced, before anything runs.
+    margins"), or, after 500 of them, end beyond 1e3. It is 1e8 by default; with more than 300 samples, with K outputs,
+    in float32, for limits that are points, and with `flow_options` other than max_steps, flows end as in `solve_flow`.
+    Raises ValueError for a problem in float32, a q_min that is not possible, seconds or steps that are not positive
+    and, with labels (n, K), a law that is not balanced, before anything runs.
     """
     for cell in cells:
         require_part("problem", cell.problem, Problem)
