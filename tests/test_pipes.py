@@ -100,3 +100,13 @@ def test_a_warning_is_one_line_and_said_once():
         for _ in range(3):
             warnings.warn("two\nlines", stacklevel=1)
     assert said.getvalue() == "warning: two lines\n"
+
+
+@pytest.mark.parametrize(
+    "content", ['data = "xor"  # \u00e9'.encode("latin-1"), 'data = "xor"'.encode("utf-16"), b"a = " + b"[" * 20000]
+)
+def test_a_sweep_file_that_is_no_text_is_one_line(tmp_path, content, capsys):
+    (tmp_path / "spec.toml").write_bytes(content)
+    assert main(["sweep", str(tmp_path / "spec.toml"), "--out", str(tmp_path / "a.zarr")]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "gflow: error" in line]
+    assert "spec.toml" in line

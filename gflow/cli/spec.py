@@ -101,6 +101,10 @@ def _from_file(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             content = tomllib.load(file)
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text: save it as UTF-8") from None
+    except RecursionError:
+        raise InputError(f"{path} cannot be read as a sweep: its lists are nested too deeply") from None
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path} cannot be read as a sweep: {error}") from None
     unknown = set(content) - {"data", *DEFAULTS, *OPTIONAL}
