@@ -165,7 +165,7 @@ def test_a_frozen_output_layer(gflow):
     assert summary["frozen"]["certificate"] == pytest.approx(1, abs=1e-9)
     assert summary["frozen"]["objective"] > 5 * summary["objective"]  # w2 is small, so W1 is long
     shown = " ".join(gflow(*common).stdout.split())
-    assert "For this second layer no first layer is better" in shown and "whose layers are both free" in shown
+    assert "proved: optimal among first layers for this second layer" in shown and "whose layers are both free" in shown
     for arguments, message in (
         ((*common, "--loss", "squared"), "give --until-s or --until-t"),
         ((*common, "--optimizer", "adam"), "leave --freeze-output out"),
