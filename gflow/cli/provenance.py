@@ -16,11 +16,13 @@ def machine() -> dict:
 
     import jax
 
+    import gflow
     from gflow.sweep import lane_devices
 
-    packages = (*COMPUTING, "zarr", "xarray")
+    # of gflow its own word: its distribution has another name, and may not be installed at all
+    others = {name: version(name) for name in (*COMPUTING, "zarr", "xarray") if name != "gflow"}
     return {
-        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+        "versions": {"gflow": gflow.__version__} | others | {"python": platform.python_version()},
         "device": f"{len(lane_devices())} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
     }
 
