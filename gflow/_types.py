@@ -91,14 +91,15 @@ def kept_on_host(module: Any) -> Any:
 
 
 def positive(x) -> Any:
-    """Whether x is at least the smallest normal number of its type, 2.2e-308 in float64: anything smaller is 0.
+    """Whether x is at least the smallest normal number of its type, 2.2e-308 in float64: anything smaller is 0, and
+    what is no number is not: it must not be taken for a neuron that does not exist.
 
     Below it are the denormal numbers. XLA takes them for 0, and so does NumPy in a thread where another library has
     switched them off; elsewhere NumPy keeps them. Ask this instead of x > 0 where something is divided by x or hangs
     on it, so that results are the same everywhere, and scale first where products or squares may underflow.
     """
     xp = namespace(x)
-    return x >= xp.finfo(x.dtype).tiny
+    return xp.logical_not(x < xp.finfo(x.dtype).tiny)
 
 
 def normal_numbers(tree: T) -> T:

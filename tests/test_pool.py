@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from typing import NamedTuple
 
 import cases
@@ -16,7 +17,7 @@ import pytest
 
 import gflow
 from gflow import maps
-from gflow.flow import pool
+from gflow.flow import pool, station
 from gflow.flow.lanes import Lane
 from gflow.flow.modes import rounding
 from gflow.legs import EARLY_RTOL
@@ -142,7 +143,7 @@ np.savez(sys.argv[1], **records.columns())
     command = [sys.executable, "-c", code, out]
     said = subprocess.run(command, check=True, env=environment, stderr=subprocess.PIPE, text=True).stderr
     assert_same(gflow.Records(**np.load(out)), whole)
-    assert said.count("Finished XLA compilation of jit(_turn)") == 3  # not for every pool or turn
+    assert said.count("Finished XLA compilation of jit(_turn)") == 3 * 2  # two legs, not every pool or turn
 
 
 def test_rows_that_wait_come_without_the_others_of_their_group(whole):
@@ -169,6 +170,20 @@ def test_lanes_of_one_cell_take_up_the_work_of_the_next(whole):
         )
         assert found[k].W1.shape[1] == width
     assert all(busy == lanes for busy, lanes in turns[: (INITS + 6) // 4])
+
+
+def test_flows_that_two_devices_end_at_once_are_not_lost(whole, monkeypatch):
+    """Between taking them from its lanes and putting them into the next queue a device holds them alone."""
+    take = station.Lanes.take
+
+    def slow(lanes, with_flows):
+        taken = take(lanes, with_flows)
+        time.sleep(0.1)
+        return taken
+
+    monkeypatch.setattr(station.Lanes, "take", slow)
+    assert_same(rows(), whole)
+    assert len(rows(8, seconds_per_flow=1e-9)) == 8
 
 
 def test_a_flow_whose_seconds_are_used_up_says_so():
@@ -208,6 +223,8 @@ def test_a_lane_that_is_nan_ends_alone(whole):
             bad = jnp.all(jax.random.key_data(key) == jax.random.key_data(gflow.key_of(0, 3)))
             return gflow.TwoLayer(jnp.where(bad, jnp.nan, network.W1), network.w2)
 
+    alone = gflow.solve_flow(A, Broken(1e-3)(gflow.key_of(0, 3), A, 6), saves=1)
+    assert gflow.result_name(alone.result) == "nonfinite" and int(alone.steps) <= 1
     records = gflow.Records.joined(gflow.sweep(A, Broken(1e-3), 6, INITS, rows=5, chunk=4, chunks=1))
     assert gflow.result_name(records.result[3]) == "nonfinite"
     assert records.verdict[3] == gflow.VERDICT.INCONCLUSIVE and np.isnan(records.objective[3])
@@ -237,7 +254,7 @@ def test_too_little_memory_halves_the_lanes(whole, monkeypatch):
 
     monkeypatch.setattr(pool, "_turn", small)
     with pytest.warns(UserWarning, match="out of memory"):
-        assert_same(rows(chunks=3), whole)
+        assert_same(rows(chunks=3, devices=jax.devices()[:1]), whole)
     assert calls[:3] == [3, 3, 3] and set(calls[3:]) == {1}
     monkeypatch.setattr(pool, "_turn", lambda *_: (_ for _ in ()).throw(jax.errors.JaxRuntimeError("INTERNAL: bad")))
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):

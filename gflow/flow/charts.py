@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from gflow._types import Module
+from gflow._types import Module, positive
 from gflow.flow.boost import boosted, log_size
 from gflow.network import TwoLayer, column_norms, inner
 
@@ -226,7 +226,7 @@ class BalancedPolar(AbstractChart):
     @classmethod
     def encode(cls, network: TwoLayer) -> tuple[BalancedPolar, PyTree[Array]]:
         norms = column_norms(network.W1)
-        alive = norms > 0
+        alive = positive(norms)
         r = jnp.where(alive, jnp.log(jnp.where(alive, norms, 1.0)), 0.0)
         return cls(jnp.where(alive, jnp.sign(network.w2), 0.0), alive), (network.directions(), r)
 

@@ -212,6 +212,7 @@ class Integrated(NamedTuple):
 def _integrate(field, state0, t1, goal, grid, armed, stop, solver, controller, max_steps) -> Integrated:
     """One call of diffrax. States are saved at `grid` and at the end; stopping criteria count only if `armed`."""
     conditions = {f"stop{i}": _condition(criterion, armed) for i, criterion in enumerate(stop)}
+    conditions["nonfinite"] = lambda t, y, args, **_: jnp.isnan(y[1].q_min)  # no step from here would be accepted
     root_finder = None
     if goal is not None:
         conditions["horizon"] = lambda t, y, args, **_: jnp.where(armed, _other(args, t, y) - goal, 1.0)
@@ -220,7 +221,7 @@ def _integrate(field, state0, t1, goal, grid, armed, stop, solver, controller, m
     sol = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, args: args.velocity(t, y)), solver, jnp.zeros_like(t1), t1, None, state0,
         args=field, saveat=diffrax.SaveAt(subs=saves, solver_state=_logs(solver)), stepsize_controller=controller,
-        event=diffrax.Event(conditions, root_finder) if conditions else None, max_steps=max_steps, throw=False,
+        event=diffrax.Event(conditions, root_finder), max_steps=max_steps, throw=False,
         # the loops over events are of no known length, so nothing goes through them backwards; what diffrax does by
         # default to make that possible would take a quarter of the time to trace
         adjoint=diffrax.ForwardMode(),
@@ -298,8 +299,10 @@ def _condition(criterion: AbstractStop, armed):
 def _result(sol, stop) -> RESULTS:
     result = RESULTS.promote(sol.result)
     result = RESULTS.where(result == RESULTS.successful, RESULTS.horizon_reached, result)
-    for name, fired in (sol.event_mask or {}).items():
-        which = RESULTS.horizon_reached if name == "horizon" else stop[int(name[4:])].result
+    ends = {f"stop{i}": criterion.result for i, criterion in enumerate(stop)}
+    ends |= {"horizon": RESULTS.horizon_reached, "nonfinite": RESULTS.nonfinite}
+    for name, fired in sol.event_mask.items():
+        which = ends[name]
         result = RESULTS.where(fired, which, result)
     finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf[-1])) for leaf in jax.tree.leaves(sol.ys["end"])]))
     return RESULTS.where(finite, result, RESULTS.nonfinite)  # pyright: ignore[reportArgumentType]

@@ -79,6 +79,7 @@ class Station:
     def __init__(self, number: int, task: Task, devices: Sequence):
         self.number, self.task, self.devices = number, task, devices
         self.spent = np.zeros(len(task.indices))
+        self.left = len(task.indices)  # flows that have not ended for good, those between two legs among them
         self.queues: list[NotBegun | Queue] = []
         self.lanes: list[list[Lanes]] = [[] for _ in devices]
         self.pace: list[tuple[int, int]] = []
@@ -101,10 +102,6 @@ class Station:
         """Whether all of its flows have begun."""
         return not len(self.queues[0])
 
-    @property
-    def left(self) -> bool:
-        return any(map(len, self.queues)) or any(lanes.busy for own in self.lanes for lanes in own)
-
     def flows(self, k: int, leg: int) -> int:
         """How many flows the lanes of device `k` hold, or could."""
         return self.lanes[k][leg].busy + len(self.queues[leg])
@@ -125,13 +122,14 @@ class Station:
         """(positions, ends) of those that have ended for good, of what `Lanes.take` gave."""
         ended, before = self.pace[leg]
         self.pace[leg] = ended + len(positions), before + made
-        if flows is None:
-            return positions, ends
-        going = ends.result == CONTINUED
-        behind = self.queues[leg + 1]
-        assert isinstance(behind, Queue)
-        behind.add(positions[going], _of(flows, going))
-        return positions[~going], _of(ends, ~going)
+        if flows is not None:
+            going = ends.result == CONTINUED
+            behind = self.queues[leg + 1]
+            assert isinstance(behind, Queue)
+            behind.add(positions[going], _of(flows, going))
+            positions, ends = positions[~going], _of(ends, ~going)
+        self.left -= len(positions)
+        return positions, ends
 
     def steps(self, leg: int, most: int) -> int:
         """Of the next turn."""

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
+from gflow._types import positive
 from gflow.flow.boost import log_size
 from gflow.flow.charts import AbstractChart, unit
 from gflow.network import VectorTwoLayer, column_norms, inner
@@ -44,7 +45,7 @@ class VectorPolar(AbstractChart):
             gap = np.abs(np.asarray(a) - np.asarray(w))
             if np.any(gap > 16 * np.finfo(gap.dtype).eps * np.maximum(a, w)):
                 raise ValueError("flows with vector output start balanced: scale the rows of W2 to |a_i| = |w_i|")
-        alive = w > 0
+        alive = positive(w)
         r = jnp.where(alive, jnp.log(jnp.where(alive, w, 1.0)), 0.0)
         return cls(alive), (network.directions(), r, network.output_directions())
 
