@@ -59,10 +59,12 @@ def judged(processes: int, ended: Iterable[Ended | None]) -> Iterator[Judged | N
     if processes == 0:
         yield from (e and (e.cell, e.positions, e.witness.rows(e.indices, e.ends)) for e in ended)
         return
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_prepare)
     waiting: deque = deque()
-    with _on_the_cpu():
+    with _on_the_cpu(), _without_interrupts():
         pool.submit(os.getpid)  # the first task starts all processes
+    own = set(multiprocessing.active_children()) - others
     folder = tempfile.TemporaryDirectory(prefix="gflow-", ignore_cleanup_errors=True)
     try:
         written: dict[Witness, str] = {}
@@ -88,8 +90,10 @@ def judged(processes: int, ended: Iterable[Ended | None]) -> Iterator[Judged | N
             "a process that finds limits was ended from outside, perhaps for its memory; what is complete is kept, the "
             "same command continues a store, and with fewer --limit-processes it needs less memory"
         ) from error
-    finally:  # an interrupt must not wait for what is being solved
-        pool.shutdown(wait=False, cancel_futures=True)
+    finally:  # an interrupt must not wait for what is being solved, and nothing of the pool outlives it
+        for process in own:
+            process.terminate()
+        pool.shutdown(cancel_futures=True)
         folder.cleanup()
 
 
@@ -105,6 +109,19 @@ def _on_the_cpu():
             del os.environ["JAX_PLATFORMS"]
         else:
             os.environ["JAX_PLATFORMS"] = before
+
+
+@contextlib.contextmanager
+def _without_interrupts():
+    """For processes that are started meanwhile: Ctrl-C in a terminal reaches them too, and they leave it to this one."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _prepare() -> None:
