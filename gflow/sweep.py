@@ -6,6 +6,7 @@ nothing of a lane enters another. This stage knows no disk.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -189,12 +190,13 @@ def sweep_grid(
     options = {"devices": devices, "steps": STEPS, "seconds": seconds_per_flow, "watch": watch}
     gathered = Gathering([len(cell.indices) for cell in cells], rows, wait)
     ended = _ended(cells, functools.partial(judge, budget=budget), _fitting(plans, most, **options))
-    for turn, found in enumerate(judged(processes, ended)):
-        if turn % LOOK == LOOK - 1:
-            make_room(0.8)
-        if found is not None:
-            gathered.add(*found)
-        yield from gathered.complete()
+    with contextlib.closing(ended):  # an error keeps what is under way alive as long as somebody looks at it
+        for turn, found in enumerate(judged(processes, ended)):
+            if turn % LOOK == LOOK - 1:
+                make_room(0.8)
+            if found is not None:
+                gathered.add(*found)
+            yield from gathered.complete()
     yield from gathered.rest()
 
 
