@@ -113,7 +113,7 @@ def _on_the_cpu():
 
 @contextlib.contextmanager
 def _without_interrupts():
-    """For processes that are started meanwhile: Ctrl-C in a terminal reaches them too, and they leave it to this one."""
+    """For processes that are started meanwhile: Ctrl-C in a terminal reaches them too, and they leave it to this."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

@@ -106,8 +106,9 @@ class Problem(Module):
         require_network(network)
         if isinstance(network, VectorTwoLayer) or self.outputs is not None:
             shapes = tuple(a.shape for a in jax.tree.leaves(network))
-            wanted = (d, network.width), (network.width, self.outputs)
-            if not isinstance(network, VectorTwoLayer) or self.outputs is None or shapes != wanted or not network.width:
+            width = network.W1.shape[-1] if network.W1.ndim else 0
+            wanted = (d, width), (width, self.outputs)
+            if not isinstance(network, VectorTwoLayer) or self.outputs is None or shapes != wanted or not width:
                 raise ValueError(
                     f"the network does not fit the data: labels (n, K) go with VectorTwoLayer(W1 ({d}, m), W2 (m, K)) "
                     f"and labels (n,) with TwoLayer(W1, w2 (m,)); got y {self.y.shape}, weights {shapes}"

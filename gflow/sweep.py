@@ -11,7 +11,7 @@ import functools
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import diffrax
@@ -255,7 +255,7 @@ def _plans(cells: Sequence[Flows], devices, chunk: int | None, inits: int, *, se
 
 def _ended(
     cells: Sequence[Flows], judge, found: Iterable[tuple[Plan, np.ndarray, End] | None]
-) -> Iterator[Ended | None]:
+) -> Generator[Ended | None]:
     """Cell by cell, with the witness of its problem, which is kept as long as the problem has flows."""
     left: dict[int, int] = {}
     for cell in cells:

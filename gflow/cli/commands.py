@@ -7,10 +7,11 @@ import shlex
 
 from gflow.cli.spec import AXES, DEFAULTS, seeded
 
-FLAGS = ("inits", "width", "law", "scale", "loss", "data_seed", "seed", "weight_decay", "activation", "dtype", "q_min")
+FLAGS = ("inits", "width", "law", "scale", "loss", "data_seed", "seed", "weight_decay", "activation", "dtype")
+FLAGS += ("q_min", "max_steps")
 """Options with a value, in the order in which they are written."""
 
-SWITCHES = ("bias", "standardize")
+SWITCHES = ("bias", "standardize", "index_column")
 
 ALWAYS = ("inits", "width", "law", "scale", "loss", "seed")
 """Written even where they are the defaults, which may change."""
@@ -44,4 +45,4 @@ def _options(values: dict, flags) -> list[str]:
         if name in ALWAYS or value != DEFAULTS.get(name):
             flag = "--init" if name == "law" else f"--{name.replace('_', '-')}"
             words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
-    return words + [f"--{name}" for name in SWITCHES if values[name]]
+    return words + [f"--{name.replace('_', '-')}" for name in SWITCHES if values.get(name)]

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import inspect
-import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from gflow import datasets
+from gflow.cli.csv_files import read_csv
 from gflow.datasets import Dataset
 from gflow.labels import labelled
 
 
-def load(argument: str, real: bool = False) -> tuple[Dataset, list[str]]:
+def load(argument: str, real: bool = False, index_column: bool = False) -> tuple[Dataset, list[str]]:
     """The data set and notes for the user (how labels were mapped). Raises ValueError with what to do.
 
-    `real`: labels of a file that are numbers are kept as they are.
+    `real`: labels of a file that are numbers are kept as they are. `index_column`: the first column of a .csv is no
+    feature.
     """
     path = Path(argument)
     if path.suffix.lower() == ".csv":
-        return from_csv(path, real)
+        return from_csv(path, real, index_column)
+    if index_column:
+        raise ValueError(f"{argument} is no .csv file: leave --index-column out")
     if path.suffix.lower() == ".npz":
         return from_npz(path, real)
     if path.suffix and path.exists():
@@ -61,52 +64,11 @@ def built_in(argument: str) -> Dataset:
     return generator(**chosen)
 
 
-def from_csv(path: Path, real: bool = False) -> tuple[Dataset, list[str]]:
+def from_csv(path: Path, real: bool = False, index_column: bool = False) -> tuple[Dataset, list[str]]:
     """A comma-separated file: a header line, then one sample per line, the label in the last column."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from None
-    if len(lines) < 2:
-        raise ValueError(f"{path} holds no data: it needs a header line and at least one sample")
-    header = [name.strip() for name in lines[0][1]]
-    if len(header) < 2:
-        hint = "; separate columns by commas, not semicolons" if ";" in header[0] else ""
-        raise ValueError(f"{path} has one column; it needs at least one feature and the label in the last column{hint}")
-    numbers = [_number(field) for field in header[:-1]]
-    # 0,1,2,... and a word are names of columns that some programs write
-    count = [float(k) for k in range(len(numbers) + 1)]
-    named = _number(header[-1]) is None and numbers in (count[:-1], count[1:])
-    if all(v is not None for v in numbers) and not named:
-        raise ValueError(f"{path}: the first line looks like data; add a header line with column names")
-    values = np.empty((len(lines) - 1, len(header) - 1))
-    labels = []
-    for index, (number, row) in enumerate(lines[1:]):
-        if len(row) != len(header):
-            raise ValueError(f"{path}, line {number}: {len(row)} fields, but the header has {len(header)}")
-        for column, field in enumerate(row[:-1]):
-            value = _number(field)
-            if not field.strip():
-                raise ValueError(
-                    f"{path}, line {number}: column {header[column]!r} is empty; remove or impute this sample"
-                )
-            if value is None:
-                raise ValueError(
-                    f"{path}, line {number}: {field!r} in column {header[column]!r} is not a number; encode it or "
-                    "remove the column, or move it to the end if it is the label"
-                )
-            if not math.isfinite(value):
-                raise ValueError(
-                    f"{path}, line {number}: column {header[column]!r} is {value}; remove or impute this sample"
-                )
-            values[index, column] = value
-        labels.append(row[-1].strip())
-        if not labels[-1]:
-            raise ValueError(f"{path}, line {number}: the label is empty; remove or complete this sample")
-    numbers = [_number(label) for label in labels]
-    y = np.array(labels) if any(v is None for v in numbers) else np.array(numbers, float)
-    return _dataset(values, y, tuple(header[:-1]), str(path), real)
+    table = read_csv(path, index_column)
+    dataset, notes = _dataset(table.X, table.y, table.features, str(path), real)
+    return dataset, notes + table.notes
 
 
 def from_npz(path: Path, real: bool = False) -> tuple[Dataset, list[str]]:
@@ -115,22 +77,34 @@ def from_npz(path: Path, real: bool = False) -> tuple[Dataset, list[str]]:
     return _dataset(arrays["X"], arrays["y"], (), str(path), real)
 
 
+def names_in(path: Path) -> tuple[str, ...]:
+    """The names of the arrays of an .npz file, none if it is not one. Raises ValueError if it cannot be read."""
+    if path.suffix.lower() != ".npz" or not path.is_file():
+        return ()
+    return tuple(_opened(path, lambda archive: archive.files))
+
+
 def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """The named arrays of an .npz file. Raises ValueError if one is missing or the file cannot be read."""
-    import zipfile
-
     if path.is_file() and not zipfile.is_zipfile(path):
         raise ValueError(
             f"{path} is not an .npz archive; write it with numpy.savez({', '.join(f'{k}=...' for k in names)})"
         )
+
+    def taken(archive):
+        missing = [name for name in names if name not in archive]
+        if missing:
+            raise ValueError(f"{path} has no array {missing[0]!r}; it holds {', '.join(archive.files) or 'nothing'}")
+        return {name: archive[name] for name in names}
+
+    return _opened(path, taken)
+
+
+def _opened(path: Path, function):
+    """function(the archive)."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in names if name not in archive]
-            if missing:
-                raise ValueError(
-                    f"{path} has no array {missing[0]!r}; it holds {', '.join(archive.files) or 'nothing'}"
-                )
-            return {name: archive[name] for name in names}
+            return function(archive)
     except ValueError as error:
         if str(path) in str(error):
             raise
@@ -177,13 +151,27 @@ def prepare(data: Dataset, standardize: bool, bias: bool) -> tuple[Dataset, list
             which = ", ".join(str(c + 1) for c in np.flatnonzero(constant))
             notes.append(f"constant columns set to zero by --standardize: {which}")
         X = np.where(constant, 0.0, (X - X.mean(axis=0)) / np.where(constant, 1.0, spread))
+    else:
+        notes += _sizes(data)
     if bias:
         X = np.hstack([X, np.ones((len(X), 1))])
     return data._replace(X=X), notes
 
 
-def _number(field: str) -> float | None:
-    try:
-        return float(field)
-    except ValueError:
-        return None
+UNLIKE = 1e6
+"""Ratio of the sizes of two columns from which on a user is told: the flow sees the large ones long before the others,
+and a small network may come to rest before it has."""
+
+
+def _sizes(data: Dataset) -> list[str]:
+    """A note if the sizes of columns are very different; a column of zeros has none."""
+    sizes = np.sqrt(np.mean(data.X**2, axis=0, where=np.isfinite(data.X)))
+    some = np.flatnonzero(sizes > 0)
+    if not len(some) or np.max(sizes[some]) < UNLIKE * np.min(sizes[some]):
+        return []
+    name = lambda j: repr(data.features[j]) if data.features else str(j + 1)  # noqa: E731
+    small, large = some[np.argmin(sizes[some])], some[np.argmax(sizes[some])]
+    return [
+        f"warning: column {name(large)} is of size {sizes[large]:.2g}, column {name(small)} of {sizes[small]:.2g}: "
+        "flows hardly see the small ones; --standardize scales all to variance 1"
+    ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import zipfile
 from pathlib import Path
 
 from gflow.cli.progress import say
@@ -44,10 +43,11 @@ def read_problem(
     weight_decay: float = 0.0,
     activation: str = "relu",
     classes: bool = False,
+    index_column: bool = False,
 ):
     """(problem, notes): the data of a command line, and what was done to them or is to be feared of them.
 
-    `classes`: whether the command takes more than two, as vector output.
+    `classes`: whether the command takes more than two, as vector output. `index_column`: as in `data.load`.
     """
     import gflow
     from gflow.cli import data as reader
@@ -58,7 +58,7 @@ def read_problem(
         raise InputError(f"--loss must be one of {', '.join(TRAINED)}; got {loss!r}")
     if dtype != "float64":
         raise InputError(f"--dtype {dtype}: a certificate needs float64; leave --dtype out")
-    dataset, notes = checked(reader.load, data, real=loss == "squared")
+    dataset, notes = checked(reader.load, data, real=loss == "squared", index_column=index_column)
     dataset, more = checked(reader.prepare, dataset, standardize, bias)
     acts = read_activation(activation)
     if dataset.y.ndim == 2 and loss == "squared":
@@ -149,21 +149,19 @@ def check_key(seed: int, index: int) -> None:
 def read_weights(path: Path, problem):
     """The network in an .npz with W1 (d, m) and w2 (m,), or W2 (m, K), for this problem."""
     import jax.numpy as jnp
-    import numpy as np
 
     import gflow
     from gflow.cli import data as reader
 
-    held = np.load(path).files if path.suffix == ".npz" and path.is_file() and zipfile.is_zipfile(path) else []
+    held = checked(reader.names_in, path)
     if "W1" in held and ("W2" in held) != ("w2" in held) and ("W2" in held) != (problem.outputs is not None):
         kind = "2 classes: w2 (m,)" if problem.outputs is None else f"{problem.outputs} classes: W2 (m, K)"
         raise InputError(f"{path} holds {', '.join(held)}, but the data have {kind}")
     if problem.outputs is not None:
         arrays = checked(reader.read_npz, path, ("W1", "W2"))
+        _check_real(path, arrays)
         network = gflow.VectorTwoLayer(*(jnp.asarray(arrays[name], float) for name in ("W1", "W2")))
         checked(problem.check, network)
-        if not all(np.all(np.isfinite(a)) for a in arrays.values()):
-            raise InputError(f"{path}: the weights must be finite numbers")
         return network
     arrays = checked(reader.read_npz, path, ("W1", "w2"))
     W1, w2 = arrays["W1"], arrays["w2"]
@@ -173,9 +171,7 @@ def read_weights(path: Path, problem):
         raise InputError(f"{path}: W1 {W1.shape} and w2 {w2.shape} look like PyTorch's; save W1.T and w2.ravel()")
     if W1.ndim != 2 or w2.shape != W1.shape[1:] or w2.size == 0:
         raise InputError(f"{path}: W1 must be (d, m) and w2 (m,) with m >= 1; got W1 {W1.shape} and w2 {w2.shape}")
-    for name, array in (("W1", W1), ("w2", w2)):
-        if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array) or not np.all(np.isfinite(array)):
-            raise InputError(f"{path}: {name} must hold finite real numbers")
+    _check_real(path, arrays)
     if W1.shape[0] != problem.shape[1]:
         transposed = "; transpose it?" if W1.shape[1] == problem.shape[1] else ""
         raise InputError(
@@ -183,6 +179,14 @@ def read_weights(path: Path, problem):
             f"{transposed}"
         )
     return gflow.TwoLayer(jnp.asarray(W1, float), jnp.asarray(w2, float))
+
+
+def _check_real(path: Path, arrays) -> None:
+    import numpy as np
+
+    for name, array in arrays.items():
+        if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array) or not np.all(np.isfinite(array)):
+            raise InputError(f"{path}: {name} must hold finite real numbers")
 
 
 def check_file(path: Path | None, suffixes: tuple[str, ...], *inputs) -> None:

@@ -35,6 +35,7 @@ from gflow.cli.options import (
     Bias,
     Data,
     Dtype,
+    IndexColumn,
     Init,
     Json,
     LossName,
@@ -108,6 +109,7 @@ def run(
     plot: Annotated[Path | None, typer.Option(help="write a figure (.png, .pdf, .svg)")] = None,
     bias: Bias = False,
     standardize: Standardize = False,
+    index_column: IndexColumn = False,
     dtype: Dtype = "float64",
     json: Json = False,
 ) -> None:
@@ -123,7 +125,9 @@ def run(
         raise InputError(f"--weights are the first network: leave {', '.join(f'--{k}' for k in given)} out")
     fixed = activation == "gated-relu"
     acts = "relu" if fixed else activation
-    problem, notes = read_problem(data, loss, bias, standardize, dtype, weight_decay, acts, classes=not fixed)
+    problem, notes = read_problem(
+        data, loss, bias, standardize, dtype, weight_decay, acts, classes=not fixed, index_column=index_column
+    )
     if fixed:
         check_gated(problem, optimizer=optimizer, freeze_output=freeze_output, plot=plot, q_min=q_min)
     check_steps(rtol, max_steps)
@@ -175,12 +179,15 @@ def certify(
     activation: Activation = "relu",
     bias: Bias = False,
     standardize: Standardize = False,
+    index_column: IndexColumn = False,
     dtype: Dtype = "float64",
     proof_seconds: ProofSeconds = 30.0,
     json: Json = False,
 ) -> None:
     """What is proved about a trained two-layer network."""
-    problem, notes = read_problem(data, loss, bias, standardize, dtype, weight_decay, activation, classes=True)
+    problem, notes = read_problem(
+        data, loss, bias, standardize, dtype, weight_decay, activation, classes=True, index_column=index_column
+    )
     network = read_weights(weights, problem)
     check_budget(proof_seconds)
     announce(notes)
@@ -202,6 +209,7 @@ def solve(
     proof_seconds: ProofSeconds = 30.0,
     bias: Bias = False,
     standardize: Standardize = False,
+    index_column: IndexColumn = False,
     json: Json = False,
 ) -> None:
     """The convex program itself, max-margin, least norm or with weight decay: its optimum, proved from both sides."""
@@ -220,7 +228,9 @@ def solve(
         )
     plain = beta is None and not gated
     act = "relu" if gated else activation
-    problem, notes = read_problem(data, loss, bias, standardize, "float64", activation=act, classes=plain)
+    problem, notes = read_problem(
+        data, loss, bias, standardize, "float64", activation=act, classes=plain, index_column=index_column
+    )
     check_budget(proof_seconds)
     announce(notes)
     solved(problem, masks=masks, beta=beta, gated=gated, squared=loss == "squared", rtol=rtol, seconds=proof_seconds,

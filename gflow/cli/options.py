@@ -21,6 +21,9 @@ Init = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="initialisation i depends on (seed, i) alone")]
 Bias = Annotated[bool, typer.Option("--bias", help="append a constant column")]
+IndexColumn = Annotated[
+    bool, typer.Option("--index-column", help="the first column of a .csv is an index: leave it out")
+]
 Standardize = Annotated[bool, typer.Option("--standardize", help="scale columns to mean 0, variance 1")]
 Json = Annotated[bool, typer.Option("--json", help="print exactly one JSON object")]
 Dtype = Annotated[str, typer.Option(help="float64; certificates exist in float64 only")]

@@ -11,6 +11,7 @@ from typing import Any
 
 from gflow.cli.inputs import InputError, check_key, check_width, checked, read_problem
 from gflow.cli.named import initial_law
+from gflow.cli.text import read_text
 
 AXES = ("data_seed", "loss", "law", "width", "scale")
 """What a grid may run over, outermost first."""
@@ -19,13 +20,16 @@ DEFAULTS = {"data_seed": None, "loss": "logistic", "law": "gaussian", "width": 5
 DEFAULTS |= {"inits": 256, "seed": 0, "bias": False, "standardize": False, "dtype": "float64"}
 DEFAULTS |= {"weight_decay": 0.0, "activation": "relu"}
 
-OPTIONAL = ("q_min", "max_steps")
+ENDS = ("q_min", "max_steps")
 """Known, and in the values only if the flows of every cell end there."""
+
+OPTIONAL = (*ENDS, "index_column")
+"""Known, and in the values only if given."""
 
 KINDS = {"data_seed": int, "loss": str, "law": str, "width": int, "scale": float}
 
 OTHER_KINDS = {"inits": int, "seed": int, "bias": bool, "standardize": bool, "weight_decay": float, "q_min": float}
-OTHER_KINDS |= {"max_steps": int}
+OTHER_KINDS |= {"max_steps": int, "index_column": bool}
 
 MOST_CELLS = 100_000
 
@@ -76,7 +80,7 @@ class Spec:
         v = self.values
         return read_problem(
             seeded(v["data"], seed), loss, v["bias"], v["standardize"], "float64", v["weight_decay"], v["activation"],
-            classes=True,
+            classes=True, index_column=v.get("index_column", False),
         )  # fmt: skip
 
 
@@ -99,13 +103,10 @@ def _from_file(path: str) -> dict[str, Any]:
     import tomllib
 
     try:
-        with open(path, "rb") as file:
-            content = tomllib.load(file)
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text: save it as UTF-8") from None
+        content = tomllib.loads(checked(read_text, Path(path), "a .toml"))
     except RecursionError:
         raise InputError(f"{path} cannot be read as a sweep: its lists are nested too deeply") from None
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} cannot be read as a sweep: {error}") from None
     unknown = set(content) - {"data", *DEFAULTS, *OPTIONAL}
     if unknown or "data" not in content:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from gflow.cli.inputs import InputError, announce, check_budget, check_folder, checked
-from gflow.cli.options import Bias, Json, ProofSeconds, QMin, Standardize
+from gflow.cli.options import Bias, IndexColumn, Json, ProofSeconds, QMin, Standardize
 from gflow.cli.progress import Progress, say
 from gflow.cli.provenance import differences, machine, provenance
 
@@ -46,6 +46,7 @@ def sweep(
     seed: Annotated[int | None, typer.Option(help="initialisation i depends on (seed, i) alone [0]")] = None,
     bias: Bias = False,
     standardize: Standardize = False,
+    index_column: IndexColumn = False,
     dtype: Annotated[
         str | None, typer.Option(help="of the flows: float64 or float32; limits and certificates are float64")
     ] = None,
@@ -85,6 +86,7 @@ def sweep(
 
     flags = {"inits": inits, "width": width, "scale": scale, "law": law, "loss": loss, "data_seed": data_seed}
     flags |= {"seed": seed, "bias": bias or None, "standardize": standardize or None, "dtype": dtype}
+    flags["index_column"] = index_column or None
     flags |= {"weight_decay": weight_decay, "activation": activation, "q_min": q_min, "max_steps": max_steps}
     if seconds_per_flow is not None and not seconds_per_flow > 0:
         raise InputError(f"--seconds-per-flow must be positive, got {seconds_per_flow:g}")
@@ -121,7 +123,7 @@ def sweep(
         progress = held.enter_context(Progress(done.size, done))
         left = [np.flatnonzero(done[tuple(cell.where.values())] == store.PENDING) for cell in cells]
         flows = [Flows(c.problem, c.law, c.width, own) for c, own in zip(cells, left, strict=True)]
-        options = {name: chosen.values[name] for name in ("seed", "dtype", *spec.OPTIONAL) if name in chosen.values}
+        options = {name: chosen.values[name] for name in ("seed", "dtype", *spec.ENDS) if name in chosen.values}
         options |= {"rows": rows, "inits": count, "budget": proof_seconds}
         if seconds_per_flow is not None:
             options["seconds_per_flow"] = seconds_per_flow

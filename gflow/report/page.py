@@ -72,7 +72,8 @@ def _facts(dataset, summary: dict, values: dict) -> list[tuple[str, str]]:
     cells = math.prod(len(v) for v in summary["axes"].values())
     if summary["axes"]:
         done += f", {values['inits']} in each of {cells} cells"
-    changed = [text for name, text in (("standardize", "standardised"), ("bias", "a constant column")) if values[name]]
+    changes = {"index_column": "without its index", "standardize": "standardised", "bias": "a constant column"}
+    changed = [text for name, text in changes.items() if values.get(name)]
     columns = f"{n} samples, d = {d} columns" + (f" ({', '.join(changed)})" if changed else "")
     seconds, rate = summary["seconds"], summary["flows_per_second"]
     decay = f", weight decay {values['weight_decay']:g}" if values["weight_decay"] else ""
