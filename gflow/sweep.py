@@ -255,7 +255,7 @@ def _plans(cells: Sequence[Flows], devices, chunk: int | None, inits: int, *, se
 
 def _ended(
     cells: Sequence[Flows], judge, found: Iterable[tuple[Plan, np.ndarray, End] | None]
-) -> Generator[Ended | None]:
+) -> Generator[Ended | None, None, None]:
     """Cell by cell, with the witness of its problem, which is kept as long as the problem has flows."""
     left: dict[int, int] = {}
     for cell in cells:
