@@ -42,7 +42,8 @@ it; the master pays for slack as long as there is more of it."""
 NEARLY = 1e4
 """Rows nearly follow from others where a unit of a label may cost more than this."""
 
-CORRECTIONS = 3
+CORRECTED = 0.5
+"""Neurons that supply what is missed are added as long as at most this share of it is then left: they are rounded too."""
 
 SAME_LABEL = 8 * np.finfo(float).eps
 """Labels of rows x and c x are c times each other if they are so up to this, relatively."""
@@ -217,7 +218,7 @@ class _Interpolating:
         """What is known at the end, of the data before they were scaled: f and 1/2 |theta|^2 scale like `label`."""
         network, miss = None, 0.0
         if np.isfinite(self.primal):
-            W1, w2, missed, self.primal = self._supplied()
+            W1, w2, missed, self.primal = self._supplied(size)
             network = TwoLayer(jnp.asarray(W1 * np.sqrt(label)), jnp.asarray(w2 * np.sqrt(label)))
             miss = label * float(np.max(np.abs(missed) * size))
         if not self.known.complete:
@@ -230,17 +231,17 @@ class _Interpolating:
             self.known.complete, self.rounds,
         )  # fmt: skip
 
-    def _supplied(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-        """(W1, w2, f - y, primal) of the best network, with the neurons that supply what its rounded weights miss."""
+    def _supplied(self, size: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        """(W1, w2, f - y, primal) of the best network, with the neurons that supply what its rounded weights miss of
+        labels of rows of this `size`."""
         mass = np.linalg.norm(self.V, axis=0)
         root = np.sqrt(mass)
         W1, w2 = self.V / root, self.sign * root
-        allowed = SLACK * np.where(self.y == 0, np.max(np.abs(self.y)), np.abs(self.y))
+        allowed = SLACK * np.where(self.y == 0, np.max(np.abs(self.y * size)) / size, np.abs(self.y))
         missed = accurate_residuals(self.X, self.y, W1, w2, self.lower)
-        for _ in range(CORRECTIONS if self.supply.proved else 0):
-            if np.all(np.abs(missed) <= allowed):
-                break
-            mass = self.supply.masses(-missed)
+        before = np.inf
+        while self.supply.proved and 1 < (left := float(np.max(np.abs(missed) / allowed))) <= CORRECTED * before:
+            mass, before = self.supply.masses(-missed), left
             root, live = np.sqrt(np.abs(mass)), mass != 0
             W1 = np.hstack([W1, (self.supply.U.T * root)[:, live]])
             w2 = np.append(w2, (np.sign(mass) * root)[live])
