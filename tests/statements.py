@@ -2,10 +2,11 @@
 
 A bound is refuted by a network that is feasible and better, evaluated in rational numbers (`fractions`); GLOBAL by such
 a network or by the network's own objective; UNFITTED by weights with the same signs that fit. Networks to refute with
-come from convex programs over all masks of a plane arrangement, which are enumerated in rational numbers too (CVXPY and
-linear programs only suggest: what they suggest is evaluated exactly). Shares no code with gflow but its public names.
+come from convex programs over the masks of the arrangement, those of a plane enumerated in rational numbers too (CVXPY
+and linear programs only suggest: what they suggest is evaluated exactly). Of gflow only public names are used.
 """
 
+import itertools
 import math
 import warnings
 from fractions import Fraction
@@ -21,7 +22,12 @@ import gflow
 SLACK = 3e-6
 """What a verdict leaves open, 1e-6, and what a bound's last digits do."""
 
-KINDS = ("margin", "leaky", "decay", "squared decay", "least norm", "gated", "gated decay", "frozen", "outputs")
+KINDS = (
+    "margin", "leaky", "decay", "squared decay", "exponential decay", "leaky decay", "least norm", "gated",
+    "gated decay", "frozen", "outputs",
+)  # fmt: skip
+LEAKY = 0.1
+BETA = 0.125
 REFUSED = "the weights must be finite, and the largest of a frozen second layer"
 """What gflow says of a network about which it makes no statement."""
 
@@ -29,7 +35,7 @@ VERDICT = gflow.VERDICT
 
 
 class Trial(NamedTuple):
-    """`X` (n, 2), `y` (n,) or (n, K), the network's `W1` (2, m) and `w2` (m,) or (m, K)."""
+    """`X` (n, d), `y` (n,) or (n, K), the network's `W1` (d, m) and `w2` (m,) or (m, K)."""
 
     kind: str
     X: np.ndarray
@@ -37,20 +43,29 @@ class Trial(NamedTuple):
     W1: np.ndarray
     w2: np.ndarray
 
+    @property
+    def lower(self) -> float:
+        """Slope of the activation below 0."""
+        return LEAKY if self.kind.startswith("leaky") else 0.0
 
-def rows(rng, n: int) -> np.ndarray:
-    """Rows (n, 2): a grid of integers or gaussian, some of them twice, opposite, nearly so, zero, long or short."""
-    X = rng.integers(-2, 3, (n, 2)).astype(float) if rng.random() < 0.6 else rng.standard_normal((n, 2))
+    @property
+    def activation(self):
+        return gflow.LeakyReLU(LEAKY) if self.lower else gflow.ReLU()
+
+
+def rows(rng, n: int, d: int) -> np.ndarray:
+    """Rows (n, d): a grid of integers or gaussian, some of them twice, opposite, nearly so, zero, long or short."""
+    X = rng.integers(-2, 3, (n, d)).astype(float) if rng.random() < 0.6 else rng.standard_normal((n, d))
     for k in range(1, n):
         other, how = X[rng.integers(k)], rng.choice(6, p=[0.6, 0.1, 0.1, 0.1, 0.05, 0.05])
         if how in (1, 3):
             X[k] = rng.choice([-1.0, 1.0, 2.0]) * other
         if how in (2, 3):
-            X[k] = X[k] + 10.0 ** -rng.uniform(9, 15) * rng.standard_normal(2)
+            X[k] = X[k] + 10.0 ** -rng.uniform(9, 15) * rng.standard_normal(d)
         if how == 4:
             X[k] = 0.0
         if how == 5:
-            X[k] = other * [1.0, 0.0]
+            X[k] = other * (np.arange(d) == 0)
     if rng.random() < 0.2:
         X = X * 10.0 ** rng.uniform(-8, 8, (n, 1))
     return X
@@ -60,8 +75,9 @@ def trial(seed: int) -> Trial:
     """The problem and the network of this seed."""
     rng = np.random.default_rng(seed)
     kind, n, m = KINDS[rng.integers(len(KINDS))], int(rng.integers(2, 5)), int(rng.integers(1, 5))
-    X = rows(rng, n)
-    W1 = rng.integers(-2, 3, (2, m)).astype(float) if rng.random() < 0.5 else rng.standard_normal((2, m))
+    d = int(rng.choice([1, 2, 3], p=[0.1, 0.6, 0.3]))
+    X = rows(rng, n, d)
+    W1 = rng.integers(-2, 3, (d, m)).astype(float) if rng.random() < 0.5 else rng.standard_normal((d, m))
     w2 = rng.choice([-1.0, 1.0], m) * rng.choice([0.5, 1.0, 2.0], m)
     for i in range(m):
         how = rng.choice(6, p=[0.6, 0.08, 0.08, 0.08, 0.08, 0.08])
@@ -119,18 +135,25 @@ def margin_objective(X, y, W1, w2, lower=0.0):
     return half_norm(W1, w2) / q if q > 0 else math.inf
 
 
-def decay_objective(X, y, W1, w2, beta, loss):
-    """L + beta/2 |theta|^2; rational for the squared loss."""
-    f = outputs(X, W1, w2)
-    if loss == "squared":
+def decay_objective(t: Trial, W1, w2):
+    """L + BETA/2 |theta|^2 of these weights; rational for the squared loss."""
+    f, y, beta = outputs(t.X, W1, w2, t.lower), t.y, BETA
+    if t.kind == "squared decay":
         return sum((f - rational(y)) ** 2) / 2 + Fraction(beta) * half_norm(W1, w2)
     q = [number(v) for v in rational(y) * f]
+    if t.kind == "exponential decay":
+        return sum(math.exp(-v) if v > -700 else math.inf for v in q) + beta * number(half_norm(W1, w2))
     return math.fsum(float(np.logaddexp(0.0, -v)) for v in q) + beta * number(half_norm(W1, w2))
 
 
 def masks(X) -> np.ndarray:
-    """1[X u > 0] (P, n) of all cells and rays of the arrangement of X (n, 2), exactly."""
+    """1[X u > 0] (P, n) of all cells and rays of the arrangement of X (n, 2), exactly; in other dimensions of cells
+    and of some of the rest, as found by trying."""
     exact = rational(X)
+    if X.shape[1] != 2:
+        grid = np.array(list(itertools.product([-1.0, 0.0, 1.0], repeat=X.shape[1])))
+        U = np.concatenate([np.random.default_rng(0).standard_normal((400, X.shape[1])), grid, X, -X])
+        return np.unique(X @ U.T > 0, axis=1).T
     rays = [s * np.array([-x[1], x[0]]) / max(abs(x[0]), abs(x[1])) for x in exact if any(x) for s in (1, -1)]
     rays = sorted(rays or [np.array([Fraction(1), Fraction(0)])], key=_angle)
     distinct = [r for k, r in enumerate(rays) if k == 0 or _angle(r) != _angle(rays[k - 1])]
@@ -154,9 +177,8 @@ def _angle(u) -> tuple:
 def convex_program(t: Trial, beta=None, slopes=None, cones=True):
     """(W1, w2, D (K, n)) of the convex program over all masks, or None; `slopes` (P, n) in place of masks for gates."""
     X, y, D = t.X, t.y, masks(t.X).astype(float) if slopes is None else np.asarray(slopes, float)
-    lower = 0.1 if t.kind == "leaky" else 0.0
-    U, V = cp.Variable((2, len(D))), cp.Variable((2, len(D)))
-    slope = np.where(D > 0, 1.0, lower).T
+    U, V = cp.Variable((X.shape[1], len(D))), cp.Variable((X.shape[1], len(D)))
+    slope = np.where(D > 0, 1.0, t.lower).T
     f = cp.sum(cp.multiply(slope, X @ (U - V)), axis=1)
     sides = 2 * D.T - 1
     held = [cp.multiply(sides, X @ A) >= 0 for A in (U, V)] if cones else []
@@ -165,6 +187,8 @@ def convex_program(t: Trial, beta=None, slopes=None, cones=True):
         goal, held = mass, [*held, f == y if t.kind == "least norm" else cp.multiply(y, f) >= 1]
     elif t.kind == "squared decay":
         goal = 0.5 * cp.sum_squares(f - y) + beta * mass
+    elif t.kind == "exponential decay":
+        goal = cp.sum(cp.exp(cp.multiply(-y, f))) + beta * mass
     else:
         goal = cp.sum(cp.logistic(cp.multiply(-y, f))) + beta * mass
     try:
@@ -248,11 +272,9 @@ def _weights(network):
 
 
 def _margin(t: Trial) -> list[str]:
-    lower = 0.1 if t.kind == "leaky" else 0.0
-    activation = gflow.LeakyReLU(0.1) if lower else gflow.ReLU()
-    problem = gflow.Problem(t.X, t.y, activation=activation)
+    problem = gflow.Problem(t.X, t.y, activation=t.activation)
     certificate = gflow.certify(problem, _network(t))
-    return _directions(t, certificate, lower, [] if t.y.ndim == 2 else [convex_program(t)])
+    return _directions(t, certificate, t.lower, [] if t.y.ndim == 2 else [convex_program(t)])
 
 
 def _directions(t: Trial, said, lower: float, found: list) -> list[str]:
@@ -272,16 +294,13 @@ def _directions(t: Trial, said, lower: float, found: list) -> list[str]:
 
 
 def _decay(t: Trial) -> list[str]:
-    beta, squared = 0.125, t.kind == "squared decay"
-    loss = gflow.Squared() if squared else gflow.Logistic()
-    problem = gflow.Problem(t.X, t.y, loss=loss, weight_decay=beta)
-    said, found = gflow.certify(problem, _network(t)), [convex_program(t, beta), (np.zeros((2, 1)), np.zeros(1))]
-
-    def value(W1, w2):
-        return decay_objective(t.X, t.y, W1, w2, beta, "squared" if squared else "logistic")
-
-    others = [value(*weights[:2]) for weights in found if weights is not None]
-    own, better = value(t.W1, t.w2), None if said.better is None else value(*_weights(said.better))
+    loss = {"squared decay": gflow.Squared(), "exponential decay": gflow.Exponential()}.get(t.kind, gflow.Logistic())
+    problem = gflow.Problem(t.X, t.y, loss=loss, activation=t.activation, weight_decay=BETA)
+    nothing = np.zeros((t.X.shape[1], 1)), np.zeros(1)
+    said, found = gflow.certify(problem, _network(t)), [convex_program(t, BETA), nothing]
+    others = [decay_objective(t, *weights[:2]) for weights in found if weights is not None]
+    own = decay_objective(t, t.W1, t.w2)
+    better = None if said.better is None else decay_objective(t, *_weights(said.better))
     out = _judged("certify", said, own, others if better is None else [*others, better])
     if said.verdict == VERDICT.NOT_GLOBAL and (better is None or not better < own):
         out.append(f"certify: NOT_GLOBAL, with {number(own)!r} and better {better and number(better)!r}")
@@ -304,7 +323,7 @@ def _least_norm(t: Trial) -> list[str]:
 
 
 def _gated(t: Trial) -> list[str]:
-    beta = 0.125 if t.kind == "gated decay" else None
+    beta = BETA if t.kind == "gated decay" else None
     problem = gflow.Problem(t.X, t.y, weight_decay=beta or 0.0)
     gates = np.unique(np.array([[z > 0 for z in column] for column in (rational(t.X) @ rational(t.W1)).T]), axis=0)
     said = gflow.gated_limit(gflow.gated(problem, _network(t)), _network(t))
@@ -337,7 +356,7 @@ def _frozen(t: Trial) -> list[str]:
         return np.min(t.y * (np.maximum(X @ W1, 0.0) @ t.w2)) / max(np.linalg.norm(W1), 1e-300)
 
     tried = [np.asarray(said.network.W1), t.W1, *(rng.standard_normal((60, *t.W1.shape)))]
-    tried += [np.outer(u, t.w2) for u in rng.standard_normal((40, 2))]
+    tried += [np.outer(u, t.w2) for u in rng.standard_normal((40, len(X.T)))]
     best = max(tried, key=margin)
     for _ in range(300):  # climb
         other = best + 0.1 * 10.0 ** -rng.uniform(0, 4) * np.linalg.norm(best) * rng.standard_normal(best.shape)
@@ -348,5 +367,6 @@ def _frozen(t: Trial) -> list[str]:
 
 _CHECKS = {
     "margin": _margin, "leaky": _margin, "outputs": _margin, "decay": _decay, "squared decay": _decay,
+    "exponential decay": _decay, "leaky decay": _decay,
     "least norm": _least_norm, "gated": _gated, "gated decay": _gated, "frozen": _frozen,
 }  # fmt: skip
