@@ -43,7 +43,7 @@ NEARLY = 1e4
 """Rows nearly follow from others where a unit of a label may cost more than this."""
 
 CORRECTED = 0.5
-"""Neurons that supply what is missed are added as long as at most this share of it is then left: they are rounded too."""
+"""Neurons that supply what is missed, rounded too, are added as long as at most this share of it is then left."""
 
 SAME_LABEL = 8 * np.finfo(float).eps
 """Labels of rows x and c x are c times each other if they are so up to this, relatively."""
