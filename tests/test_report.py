@@ -221,17 +221,16 @@ def parsed(command):
         ("gaussian:n=6,d=2", {"data_seed": "1..3", "scale": "1e-3,1"}),
         ("gaussian:n=6,d=2", {"data_seed": "5", "bias": True, "standardize": True, "dtype": "float32", "seed": 7}),
         ("gaussian:n=6,d=2", {"loss": "squared", "weight_decay": 0.25, "inits": 9}),
-        ("gaussian:n=6,d=2", {"q_min": 1e5, "width": "3,4"}),
+        ("gaussian:n=6,d=2", {"q_min": 1e5, "width": "3,4", "max_steps": 70}),
     ],
 )  # fmt: skip
 def test_commands_mean_the_same_sweep(tmp_path, monkeypatch, data, flags):
-    from gflow.cli.commands import run_command, sweep_command
+    from gflow.cli.commands import SWITCHES, run_command, sweep_command
     from gflow.cli.spec import DEFAULTS, OPTIONAL, read_spec
 
     def again(command):
         given = parsed(command)
-        chosen = {name: given[name] or None if name in ("bias", "standardize") else given[name] for name in DEFAULTS}
-        chosen |= {name: given[name] for name in OPTIONAL}
+        chosen = {name: given[name] or None if name in SWITCHES else given[name] for name in (*DEFAULTS, *OPTIONAL)}
         return read_spec(given["data"], chosen).values
 
     values = read_spec(data, flags).values
@@ -246,7 +245,7 @@ def test_commands_mean_the_same_sweep(tmp_path, monkeypatch, data, flags):
     cell = {name: value[-1] for name, value in values.items() if isinstance(value, list)}
     one = parsed(run_command(values, cell, 3))
     assert one["index"] == 3 and one["width"] == 8 and one["seed"] == values["seed"]
-    assert one["q_min"] == values.get("q_min")
+    assert one["q_min"] == values.get("q_min") and one["max_steps"] == values.get("max_steps", 100_000)
     for name, key in (("scale", "scale"), ("init", "law"), ("loss", "loss")):
         assert one[name] == cell.get(key, values[key])
     seed = cell.get("data_seed", values["data_seed"])
