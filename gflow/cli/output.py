@@ -275,7 +275,7 @@ def print_run(console, summary: dict) -> None:
         if summary["result"] == "max_steps_reached":
             console.print("With more steps (--max-steps) the flow goes on.")
         elif summary["q_min"] is not None and 0 < float(summary["q_min"]) < 1e8:
-            console.print("Without --q-min flows go on to margins of 1e8 where they can.")
+            console.print("A larger --q-min, up to 1e8, takes a flow of one output further.")
     if summary["polished"] and summary["changes"]:
         console.print(
             f"The limit is a prediction: patterns had not settled when the flow was stopped, and {summary['changes']} "
