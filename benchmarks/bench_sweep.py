@@ -108,7 +108,8 @@ def busy_lanes(report: Report, inits: int = 4096) -> None:
             if steps:
                 began = np.zeros(lanes.held.size, bool)
                 began[fresh.lane[fresh.flow]] = True
-                own = np.where(began.reshape(after.shape), after, after - before)
+                # what a flow had made before it came into this leg is not of this turn
+                own = after - np.where(began.reshape(after.shape), np.asarray(lanes.pool.lanes.before), before)
                 made.append((int(own.sum()), after.size * steps, int(np.sum(lanes.held >= 0)) == after.size))
 
         Lanes.turn = counted
