@@ -13,6 +13,7 @@ from gflow._types import RESULTS, VERDICT, Scope, result_name
 from gflow.activations import LeakyReLU, ReLU
 from gflow.along import Along, along
 from gflow.certificate import certify
+from gflow.compiled import cache
 from gflow.convex.arrangements import Arrangement, arrangement, gate_masks
 from gflow.convex.column_generation import MaxMargin, solve_max_margin
 from gflow.convex.exposed import distance_from_exposed_face, exposed_points
@@ -101,6 +102,7 @@ __all__ = [
     "VectorTwoLayer",
     "along",
     "arrangement",
+    "cache",
     "certify",
     "descend",
     "distance_from_exposed_face",
