@@ -26,6 +26,9 @@ from gflow.network import TwoLayer
 from gflow.problem import Problem
 from gflow.programs.base import TOLERANCE, Certificate, Limit, decide, proved_optimum
 
+STEEPEST = 1e100
+"""No multiplier that is guessed from a network is larger: sums over faces would overflow."""
+
 
 def certify_point(
     problem: Problem,
@@ -60,7 +63,8 @@ def _penalised(problem: Problem, network: TwoLayer, known: Faces, optimum, searc
     beta = float(problem.weight_decay)  # pyright: ignore[reportArgumentType]
     c, b, q = problem.signs(), problem.targets(), problem.margins(network)
     objective = float(problem.total_loss(network))
-    alpha = -problem.loss.slope(q)
+    # the slope of exp at -1e8 is no number; whatever multipliers are guessed, a bound comes of them
+    alpha = jnp.clip(-problem.loss.slope(q), -STEEPEST, STEEPEST)
     bound = _largest(problem, c * alpha, known)
     B = float(bound.upper)
     if not known.complete:

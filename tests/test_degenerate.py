@@ -209,3 +209,11 @@ def test_primal_and_dual_are_those_of_what_is_returned(seed, slope):
     # feasible: no direction pulls by more than beta
     tops = one_sided_in_the_plane(X, solved.alpha) if not slope else (0.0, 0.0)
     assert max(tops) <= beta * (1 + 1e-14) and solved.dual <= solved.primal
+
+
+def test_a_loss_beyond_all_numbers_has_a_bound_without_a_warning():
+    X, y = np.array([[-1e-8, -2e-8], [2e7, 5e7], [-1.25, -0.6]]), np.array([1.0, -1.0, 1.0])
+    problem = gflow.Problem(X, y, loss=gflow.Exponential(), weight_decay=0.125)
+    said = gflow.certify(problem, gflow.TwoLayer(jnp.array([[0.4], [0.9]]), jnp.array([2.0])))  # a warning is an error
+    assert said.objective == np.inf and 0 <= said.lower_bound <= 3  # 3 is what no network at all has
+    assert said.verdict != gflow.VERDICT.GLOBAL and np.all(np.isfinite(said.p))

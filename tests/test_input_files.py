@@ -101,6 +101,11 @@ def test_a_store_repeats_the_index_and_the_steps(tmp_path):
         next(read_spec("iris", {"index_column": True}).cells())
 
 
+def test_data_beyond_the_memory_are_refused():
+    with pytest.raises(InputError, match="too large for the memory"):
+        read_problem("gaussian:n=4,d=299999999999999", "logistic", False, False, "float64")
+
+
 def test_mangled_files_and_names_end_in_words(tmp_path, recwarn):
     faults = [fault for fault in (trial(seed, tmp_path) for seed in range(1200)) if fault]
     assert not faults

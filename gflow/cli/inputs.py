@@ -19,6 +19,8 @@ def checked(function, *arguments, **options):
         return function(*arguments, **options)
     except (ValueError, ImportError) as error:
         raise InputError(str(error)) from None
+    except MemoryError as error:
+        raise InputError(f"this is too large for the memory of this machine: {error}") from None
 
 
 def read_activation(text: str):
