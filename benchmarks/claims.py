@@ -394,7 +394,7 @@ STATEMENTS = Table(
     "What is said about small nasty problems, against rational numbers", "fuzz_statements",
     "python -m benchmarks.fuzz_statements N",
     (
-        Claim("false statements among verdicts, bounds and better networks of random problems: found, of", "0 of 100,000",
+        Claim("false statements among verdicts, bounds and better networks of random problems", "0 of 100,000",
               "no statement is false", ("gflow",), lambda x: f"{x[0]['measured']} of {x[0]['tries']:,}",
               lambda x: x[0]["measured"] == 0 and x[0]["tries"] >= 100_000),
     ),
