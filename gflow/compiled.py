@@ -23,26 +23,33 @@ def cache(folder: str | Path | None = None) -> str | None:
         The folder, or None if it cannot be written: then there is a warning, and everything is compiled anew. An
         address such as gs://... is given to JAX as it is.
     """
-    given = str(folder) if folder is not None else os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    used, complaint = kept_in(folder)
+    if complaint:
+        warnings.warn(complaint, stacklevel=2)
+    return used
+
+
+def kept_in(folder: str | Path | None = None) -> tuple[str | None, str | None]:
+    """(the folder of the same name that `cache` has set, None), or (None, why there is none and what to do)."""
+    named = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    given = str(folder) if folder is not None else named
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    place = Path(os.path.expanduser(given)) if given else Path(os.path.expanduser(base)) / "gflow" / "xla"
-    remote = bool(given) and "://" in str(given)
+    place = Path(os.path.expanduser(given or base))
+    place = place if given else place / "gflow" / "xla"
+    remote = given is not None and "://" in given
     reason = None if remote else _unwritable(place)
-    used = str(given) if remote else str(place)
-    jax.config.update("jax_compilation_cache_dir", None if reason else used)
+    used = None if reason else given if remote else str(place)
+    jax.config.update("jax_compilation_cache_dir", used)
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         # a run compiles a hundred operations of 20 to 50 ms beside the few large ones
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    if reason:
-        name = "cache(folder)" if folder is not None else "XDG_CACHE_HOME"
-        name = "JAX_COMPILATION_CACHE_DIR" if given and folder is None else name
-        warnings.warn(
-            f"what is compiled cannot be kept: {place} cannot be written ({reason}); everything is compiled anew until "
-            f"{name} names a folder that can",
-            stacklevel=2,
-        )
-        return None
-    return used
+    if not reason:
+        return used, None
+    name = "cache(folder)" if folder is not None else "JAX_COMPILATION_CACHE_DIR" if named else "XDG_CACHE_HOME"
+    return None, (
+        f"what is compiled cannot be kept: {place} cannot be written ({reason}); everything is compiled anew until "
+        f"{name} names a folder that can"
+    )
 
 
 def _unwritable(folder: Path) -> str | None:

@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parent.parent / "gflow"
 
 # stage after stage: a module imports from its own line and from those above it, and never in a circle
 ORDER = """
-_types deadline maps formats parts labels
+_types deadline maps compiled formats parts labels
 activations gates losses datasets
 network
 box lines rays inclusion

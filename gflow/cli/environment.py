@@ -13,11 +13,12 @@ def configure() -> None:
     """Switch float64 on, and the compilation cache if its folder can be written; if not, say so in one line."""
     import jax
 
-    from gflow.compiled import cache
+    from gflow.compiled import kept_in
 
     jax.config.update("jax_enable_x64", True)
-    with plain_warnings():
-        cache()
+    _, complaint = kept_in()
+    if complaint:
+        say(complaint)
 
 
 @contextlib.contextmanager
