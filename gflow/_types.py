@@ -91,8 +91,9 @@ def kept_on_host(module: Any) -> Any:
 
 
 def positive(x) -> Any:
-    """Whether x is at least the smallest normal number of its type, 2.2e-308 in float64: anything smaller is 0, and
-    what is no number is not: it must not be taken for a neuron that does not exist.
+    """Whether x is at least the smallest normal number of its type, 2.2e-308 in float64: anything smaller is 0.
+
+    NaN counts as positive: a weight that is no number must not be taken for a neuron that does not exist.
 
     Below it are the denormal numbers. XLA takes them for 0, and so does NumPy in a thread where another library has
     switched them off; elsewhere NumPy keeps them. Ask this instead of x > 0 where something is divided by x or hangs
