@@ -12,6 +12,7 @@ Certificates need float64: jax.config.update("jax_enable_x64", True). Source: ar
 from gflow._types import RESULTS, VERDICT, Scope, result_name
 from gflow.activations import LeakyReLU, ReLU
 from gflow.along import Along, along
+from gflow.at_infinity import find_limit
 from gflow.certificate import certify
 from gflow.compiled import cache
 from gflow.convex.arrangements import Arrangement, arrangement, gate_masks
@@ -36,7 +37,7 @@ from gflow.flow.stop import KKTTarget, MarginTarget, Stationary, Unfitted
 from gflow.frozen import FrozenLimit, frozen_limit
 from gflow.gated_limit import GatedLimit, gated, gated_limit
 from gflow.initializers import Dominated, Gaussian, Independent, Sphere, Symmetric, Unbalanced, key_of
-from gflow.limit import Limit, find_limit, limit_of_network
+from gflow.limit import Limit, limit_of_network
 from gflow.losses import Exponential, Linear, Logistic, Squared
 from gflow.network import TwoLayer, VectorTwoLayer, network_of_torch
 from gflow.onward import onward

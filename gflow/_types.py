@@ -136,6 +136,25 @@ class VERDICT(enum.IntEnum):
     UNFITTED = 3
 
 
+class ENDING(enum.IntEnum):
+    """How a flow's continuation to q_min = infinity ended.
+
+    SETTLED: at a KKT point that attracts all that is near, the same at both tolerances. NOT_FOLLOWED: the flow does not
+    fit its data, was stopped on its way, or is of a kind that is not continued. STEP_LIMIT: after so many steps.
+    TOLERANCE: with steps that became too short. BORDER: at a KKT point on the border of attracting: a rate within 1e-6
+    of 1, or an entry, a multiplier, a margin or a hyperplane within 1e-6 of where it changes. DISAGREEMENT: the two
+    tolerances name different limits. INEXACT: the KKT equations of the limit could not be solved to 1e-9.
+    """
+
+    SETTLED = 0
+    NOT_FOLLOWED = 1
+    STEP_LIMIT = 2
+    TOLERANCE = 3
+    BORDER = 4
+    DISAGREEMENT = 5
+    INEXACT = 6
+
+
 class Scope(enum.Enum):
     """For which networks a bound or a verdict holds; the value is the phrase that sentences use."""
 

@@ -54,10 +54,11 @@ def flow_to(
     """The Flow from `network` to margins of `q_min`, as the row of a sweep is integrated, up to rounding.
 
     Args:
-        q_min: 1e3 to 1e8, by default 1e8. The flow ends with the step that passes it or, after 500 steps beyond
-            q_min = 10, that passes 1e3; before, where it is unfitted or at its limit. With K outputs, in float32 and
-            with a point for a limit flows end by default where `solve_flow` ends them, and q_min must be left out.
-        controller: up to q_min = 10, by default PIController(3e-3), and 1e-3 where flows end as in `solve_flow`.
+        q_min: 1e3 to 1e8; by default flows end where `solve_flow` ends them, by q_min = 1e3, from where `find_limit`
+            continues them. The flow ends with the step that passes it or, after 500 steps beyond q_min = 10, that
+            passes 1e3; before, where it is unfitted or at its limit. With K outputs, in float32 and with a point for a
+            limit it must be left out.
+        controller: by default PIController(1e-3); with a q_min PIController(3e-3), up to q_min = 10.
         saves: at most so many ends of steps are saved, the last one always, evenly among all of them.
         max_steps: attempted steps of both parts.
         watch: called with an `Underway` every 32 steps, or every step where several are saved; what it raises ends the

@@ -1,4 +1,4 @@
-"""How the flows of a sweep are integrated: in one leg, or in two of which the second goes on to large margins.
+"""How the flows of a sweep are integrated: to margins of 1e3, or in two legs to a smallest margin that is asked for.
 
 Source: docs/mathematics.md, "Large margins"; arXiv 2110.06488, section 2 (the flow).
 """
@@ -35,13 +35,7 @@ FAR_STEPS, NEAR = 500, 1e3
 """Attempted steps beyond LARGE after which a flow ends as soon as its q_min is NEAR, the least to ask for."""
 
 FARTHEST = 1e8
-"""Where flows end by themselves if they can be taken so far, in fewer steps than to 1e3 (gaussian (10,5): 103 against
-157 in the median), and the most to ask for: where margins are 1e10, rounding makes steps ten times as many."""
-
-
-MOST = 300
-"""Samples up to which flows go so far by themselves: a step that is implicit in the multipliers factors matrices of
-that size some fifty times, and with 1,000 samples takes seconds, in all longer than everything before it."""
+"""The most to ask for: where margins are 1e10, rounding makes steps ten times as many."""
 
 
 def legs(
@@ -70,14 +64,11 @@ def legs(
 
 
 def end_of(problem: Problem, dtype: str = "float64", q_min: float | None = None) -> float | None:
-    """The smallest margin at which flows of `problem` end: `q_min` if it is given, else FARTHEST; None where they
-    cannot be taken so far or have more than MOST samples, and end as in `solve_flow`. Raises ValueError for a q_min
-    that is not possible."""
+    """The smallest margin at which flows of `problem` end: `q_min` if it is given, else None: they end as in
+    `solve_flow`, and are continued to infinity from there. Raises ValueError for a q_min that is not possible."""
     if q_min is not None:
         require_far(problem, dtype, q_min)
-        return q_min
-    fair = problem.shape[0] <= MOST
-    return FARTHEST if fair and _goes_far(problem) and dtype == "float64" else None
+    return q_min
 
 
 def _goes_far(problem: Problem) -> bool:

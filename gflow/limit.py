@@ -1,4 +1,4 @@
-"""find_limit(problem, flow) -> Limit: merge neurons by pattern, solve the subsampled program, check it.
+"""limit_of_network(problem, network) -> Limit: merge neurons by pattern, solve the subsampled program, check it.
 
 At the end of a flow the patterns of its live neurons have usually settled; the max-margin KKT point with these
 patterns is then the exact limit of the direction. It is accepted only if its KKT residual says so and the flow's own
@@ -21,7 +21,6 @@ from gflow.convex.ascent import resting_places
 from gflow.convex.leaky import multipliers, rows
 from gflow.convex.newton import KKTPoint
 from gflow.convex.oracle import gram_bound, require_float64
-from gflow.flow.solve import Flow
 from gflow.network import TwoLayer, VectorTwoLayer, cast_like, column_norms, host_network, require_network
 from gflow.parts import require_part
 from gflow.patterns import canonical, distinct, explained, grouped, joined, merge, pattern_key, positions, undetermined
@@ -54,20 +53,6 @@ CHANGES = 30
 
 OUTGROWN = 1e-6
 """A neuron outgrows a limit if it grows faster than the limit's own neurons by more than this, relatively."""
-
-
-def find_limit(problem: Problem, flow: Flow) -> Limit:
-    """The limit of one (unbatched) flow: a direction, or a point (`point_limit`). Raises ValueError in float32, and
-    for a flow whose second layer was frozen.
-
-    A flow that failed or stopped early gives the merged network of its last saved time, `polished` False.
-    """
-    require_part("problem", problem, Problem)
-    if not isinstance(flow, Flow):
-        raise ValueError(f"find_limit takes a Flow, got {type(flow).__name__}: of a network use limit_of_network")
-    if flow.frozen:
-        raise ValueError("a flow with a frozen second layer has another limit: frozen_limit(problem, flow.final)")
-    return limit_of_network(problem, flow.final)
 
 
 @np.errstate(over="ignore")
@@ -105,24 +90,33 @@ def limit_of_network(
         raise ValueError("the weights are not finite")
     programs = Programs(problem) if programs is None else programs
     unit, q = _balanced(problem, own)
-    q_min = q.min()
-    # a look at the residual takes longer than to follow patterns that are known
-    if polish and q_min > 0 and (q_min >= LARGE or settled >= 2.0):
-        limit = follow(programs, unit, q)
-        if limit is not None:
-            return limit
-        polish = False
+    limit = follow(programs, unit, q) if polish and _late(problem, unit, q, settled) else None
+    if limit is not None:
+        return limit
     seen = on_host(_look(problem, unit, q))
-    if q_min <= 0:
+    if q.min() <= 0:
         patterns, V = merge(problem, unit, ROUNDED, 0.0)
         stuck = not undetermined(problem, own) and programs.stuck(distinct(patterns))
         return limit_with(problem, patterns, V, seen.lam, polished=False, stuck=stuck)
-    if polish and seen.separated and seen.residual <= settled and seen.slackness <= SLACK:
-        limit = follow(programs, unit, q)
-        if limit is not None:
-            return limit
     patterns, V = merge(problem, unit, BAND, 0.0)
     return limit_with(problem, patterns, V, _multipliers(problem, unit, q, seen), polished=False)
+
+
+def late(problem: Problem, network: TwoLayer) -> bool:
+    """Whether a flow at this network has come so far that its end says something about its limit: its weights are
+    finite, all margins positive, and q_min >= LARGE or KKT residual and slackness at most SETTLED and SLACK."""
+    own = normal_numbers(on_host(network))
+    if not (np.all(np.isfinite(own.W1)) and np.all(np.isfinite(own.w2))):
+        return False
+    return _late(problem, *_balanced(problem, own), SETTLED)
+
+
+def _late(problem: Problem, unit: TwoLayer, q: np.ndarray, settled: float) -> bool:
+    # a look at the residual takes longer than to follow patterns that are known
+    if not q.min() > 0 or q.min() >= LARGE or settled >= 2.0:
+        return bool(q.min() > 0)
+    seen = on_host(_look(problem, unit, q))
+    return bool(seen.separated and seen.residual <= settled and seen.slackness <= SLACK)
 
 
 def _multipliers(problem: Problem, unit: TwoLayer, q: np.ndarray, seen: Look) -> np.ndarray:
@@ -252,4 +246,4 @@ def _accepted(limit: Limit, objective: float, q_min: float) -> bool:
     return exact and agrees(limit.objective, objective, q_min)
 
 
-__all__ = ["Limit", "find_limit", "follow", "limit_of_network"]
+__all__ = ["Limit", "follow", "late", "limit_of_network"]

@@ -10,13 +10,15 @@ import jax
 import numpy as np
 
 from gflow import deadline
-from gflow._types import RESULTS, VERDICT, kept_on_host, on_host, result_code
+from gflow._types import ENDING, RESULTS, VERDICT, kept_on_host, on_host, result_code
+from gflow.at_infinity import limits_of
 from gflow.certificate import certify
 from gflow.convex.faces import Faces, faces
 from gflow.fates import FATE
 from gflow.flow.modes import rounding
 from gflow.flow.pool import End
 from gflow.limit import limit_of_network
+from gflow.network import TwoLayer, VectorTwoLayer
 from gflow.optimum import Optimum, solve_optimum
 from gflow.patterns import on_hyperplanes
 from gflow.problem import Problem
@@ -30,8 +32,11 @@ class Records:
 
     `index` (b,): number of the initialisation. `verdict`, `result` (b,): codes of VERDICT and RESULTS. `objective`:
     P(theta) of the limit, `loss`: L of one that is a point. `lower_bound`: proved, <= P*. `certificate`: c. `margin`:
-    normalised. `kkt_residual`, `slackness`, `polished`, `changes`: of the limit. `s`, `log_t`, `steps`, `rejected`,
-    `balance_drift`: of the flow. `repelled`: see Flow. `live`, `sliding`, `dead`: how many neurons of the flow's last
+    normalised. `kkt_residual`, `slackness`, `polished`, `changes`: of the limit. `settled`: whether the flow was
+    followed to it, `ending` a code of ENDING; `rate`, `gap`, `entry`, `multiplier`, `slack`, `log_q`, `followed`
+    (steps): see AtInfinity, NaN and 0 where the flow was not continued. `s`, `log_t`, `steps`, `rejected`,
+    `balance_drift`: of the
+    flow. `repelled`: see Flow. `live`, `sliding`, `dead`: how many neurons of the flow's last
     network have this FATE.
     `neurons`: number K of merged live neurons. `W1` (b, width, d), `w2` (b, width), with vector output (b, width, K):
     the limit, row k is neuron k; NaN beyond K. A lane that failed has `result` saying so and NaN or inf where nothing
@@ -50,6 +55,15 @@ class Records:
     slackness: np.ndarray
     polished: np.ndarray
     changes: np.ndarray
+    settled: np.ndarray
+    ending: np.ndarray
+    rate: np.ndarray
+    gap: np.ndarray
+    entry: np.ndarray
+    multiplier: np.ndarray
+    slack: np.ndarray
+    log_q: np.ndarray
+    followed: np.ndarray
     s: np.ndarray
     log_t: np.ndarray
     steps: np.ndarray
@@ -103,7 +117,8 @@ class Witness:
     """Finds and judges the limits of flows of one problem, on `host()`; what patterns determine is computed once.
 
     `optimum`: the solved convex program or a function that solves it, called once and only if a limit needs it;
-    `budget`: seconds that this may take where it is solved here, by default as long as it takes.
+    `budget`: seconds that this may take where it is solved here, by default as long as it takes. `follow`: whether
+    flows are continued to q_min = infinity.
 
     A row is a function of its own flow: what is remembered would be computed to the same bits again.
     """
@@ -114,8 +129,9 @@ class Witness:
         known_faces: Faces | None = None,
         optimum: Optimum | Callable[[], Optimum] | None = None,
         budget: float | None = None,
+        follow: bool = True,
     ):
-        self.host = host()
+        self.host, self.follow = host(), follow
         self.problem = problem = jax.device_put(problem, self.host)
         if known_faces is None:
             with deadline.within(budget):
@@ -131,36 +147,56 @@ class Witness:
     def __reduce__(self):
         """As NumPy arrays, which do not choose a device where they are read; what is remembered stays here."""
         solved = None if callable(self._solved) else self._solved
-        return Witness, (*on_host((self.problem, self.known, solved)), self.budget)
+        return Witness, (*on_host((self.problem, self.known, solved)), self.budget, self.follow)
 
     def rows(self, indices: np.ndarray, ends: End) -> Iterator[dict]:
         """One row per flow, in order; leaves of `ends` have a leading axis, as long as `indices`."""
-        for i, index in enumerate(indices):
-            with jax.default_device(self.host):  # not around `yield`: the caller has another device
-                row = self.row(int(index), jax.tree.map(lambda a, i=i: a[i], ends))
+        several = [jax.tree.map(lambda a, i=i: a[i], ends) for i in range(len(indices))]
+        with jax.default_device(self.host):  # not around `yield`: the caller has another device
+            limits = self._limits(several)
+        for index, end, limit in zip(indices, several, limits, strict=True):
+            with jax.default_device(self.host):
+                row = self._row(int(index), end, limit)
             yield row
 
-    def row(self, index: int, end: End) -> dict:
+    def _limits(self, ends: list[End]) -> list[Limit | None]:
+        """Of flows that have ended so; None where weights are not finite."""
+        networks = [self._network(end) for end in ends]
+        finite = [all(np.all(np.isfinite(a)) for a in jax.tree.leaves(network)) for network in networks]
+        whole = [k for k, end in enumerate(ends) if finite[k] and int(end.result) not in USED_UP]
+        limits: list[Limit | None] = [None] * len(ends)
+        found = limits_of(self.problem, [networks[k] for k in whole], programs=self.programs, follow=self.follow)
+        for k, limit in zip(whole, found, strict=True):
+            limits[k] = limit
+        for k in np.flatnonzero(finite):
+            if limits[k] is None:
+                limits[k] = limit_of_network(self.problem, networks[k], polish=False, programs=self.programs)
+        return limits
+
+    def _network(self, end: End) -> TwoLayer | VectorTwoLayer:
+        """Where the flow ended, in the precision of limits."""
+        network = jax.tree.map(lambda a: np.asarray(a, self.problem.X.dtype), end.network)
+        if end.network.W1.dtype == network.W1.dtype or not np.all(np.isfinite(network.W1)):
+            return network
+        return on_hyperplanes(self.problem, network, rounding(end.network.W1.dtype))
+
+    def _row(self, index: int, end: End, limit: Limit | None) -> dict:
         """The columns of Records for one flow, that ended at `end`."""
         width, d = end.network.width, self.problem.shape[1]
         row = dict.fromkeys(COLUMNS, np.float64(np.nan))
         row |= {"index": np.int64(index), "result": np.int16(end.result), "verdict": np.int8(VERDICT.INCONCLUSIVE)}
         row |= {"polished": np.bool_(False), "changes": np.int32(0), "neurons": np.int32(0)}
+        row |= {"settled": np.bool_(False), "ending": np.int8(ENDING.NOT_FOLLOWED), "followed": np.int64(0)}
         row |= {"W1": np.full((width, d), np.nan), "w2": np.full(np.shape(end.network.second), np.nan)}
         row |= {name: np.float64(getattr(end, name)) for name in ("s", "log_t", "balance_drift")}
         row |= {name: np.int64(getattr(end, name)) for name in ("steps", "rejected", "repelled")}
         counts = np.bincount(np.asarray(end.fates), minlength=len(FATE)).astype(np.int32)
         row |= {kind.name.lower(): counts[kind] for kind in FATE}
-        network = jax.tree.map(lambda a: np.asarray(a, self.problem.X.dtype), end.network)
-        if not all(np.all(np.isfinite(a)) for a in jax.tree.leaves(network)):
+        if limit is None:
             return row
-        if end.network.W1.dtype != network.W1.dtype:
-            network = on_hyperplanes(self.problem, network, rounding(end.network.W1.dtype))
-        used_up = int(end.result) in USED_UP
-        limit = limit_of_network(self.problem, network, polish=not used_up, programs=self.programs)
-        row |= self._judged(limit, width)
+        row |= self._judged(limit, width) | _followed(limit)
         # of a flow that was stopped on its way nothing is said, whatever would be true of the network where it stands
-        return row | {"verdict": np.int8(VERDICT.INCONCLUSIVE)} if used_up else row
+        return row | {"verdict": np.int8(VERDICT.INCONCLUSIVE)} if int(end.result) in USED_UP else row
 
     def _judged(self, limit: Limit, width: int) -> dict:
         if limit.polished:
@@ -205,6 +241,16 @@ class Witness:
         if not self.problem.directional:
             return proof, np.nan
         return proof, float(kept_on_host(self.problem).normalised_margin(on_host(limit.network)))
+
+
+def _followed(limit: Limit) -> dict:
+    """The columns of Records that tell of the continuation to q_min = infinity."""
+    found = {"settled": np.bool_(limit.settled), "ending": np.int8(limit.ending)}
+    if limit.at_infinity is None:
+        return found
+    numbers = limit.at_infinity._asdict()
+    steps = numbers.pop("steps")
+    return found | {name: np.float64(value) for name, value in numbers.items()} | {"followed": np.int64(steps)}
 
 
 def distinct_limits(objective, certificate, verdict, polished=None, rtol: float = TOLERANCE) -> list[dict]:

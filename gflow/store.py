@@ -23,13 +23,13 @@ from pathlib import Path
 
 import numpy as np
 
-from gflow._types import VERDICT, result_names
+from gflow._types import ENDING, VERDICT, result_names
 from gflow.records import Records
 
 PENDING = -1
 """Verdict of a row that has not been computed yet."""
 
-FORMAT = "gflow-sweep-13"
+FORMAT = "gflow-sweep-14"
 
 MOST_ROWS, FEWEST_ROWS, GROUPS = 1024, 64, 64
 """A group has at most MOST_ROWS rows, and so few, down to FEWEST_ROWS, that there are GROUPS of them."""
@@ -46,6 +46,15 @@ LONG_NAMES = {
     "slackness": "max_n p_n (q_n/q_min - 1)",
     "polished": "whether the KKT point was solved for and accepted",
     "changes": "changes of patterns followed from the flow's end to the limit, 0 if they had settled",
+    "settled": "whether the flow was followed to this limit, at q_min = infinity",
+    "ending": "how the continuation to q_min = infinity ended",
+    "rate": "largest rate rho of neurons that are not part of the limit, whose own grow at the rate 1",
+    "gap": "smallest |x_n . u_i|/|x_n| of the limit's neurons, sliding pairs left out",
+    "entry": "least distance of an entry of a sliding pair from 0 and 1",
+    "multiplier": "smallest positive p_n of the limit",
+    "slack": "smallest q_n/q_min - 1 of samples with p_n = 0",
+    "log_q": "natural log of q_min when the patterns of the limit became final",
+    "followed": "attempted steps of the continuation to q_min = infinity",
     "s": "scaled clock at the end of the flow",
     "log_t": "natural log of physical time at the end of the flow",
     "steps": "attempted steps",
@@ -60,10 +69,12 @@ LONG_NAMES = {
     "w2": "second-layer weights of the limit",
 }
 
-TYPES = {"verdict": np.int8, "result": np.int16, "polished": np.int8, "neurons": np.int32, "changes": np.int32}
-TYPES |= dict.fromkeys(("steps", "rejected", "repelled"), np.int64)
-TYPES |= dict.fromkeys(("live", "sliding", "dead"), np.int32)
+TYPES = {"result": np.int16} | dict.fromkeys(("verdict", "polished", "settled", "ending"), np.int8)
+TYPES |= dict.fromkeys(("steps", "rejected", "repelled", "followed"), np.int64)
+TYPES |= dict.fromkeys(("neurons", "changes", "live", "sliding", "dead"), np.int32)
 
+CODES = {"verdict": [v.name for v in VERDICT], "ending": [e.name for e in ENDING], "result": result_names()}
+"""What the codes of a column mean, PENDING apart."""
 SHAPES = {"W1": ("neuron", "feature"), "w2": ("neuron",)}
 """Dimensions beyond those of a row."""
 
@@ -154,14 +165,11 @@ def _layout(X, y, axes: dict[str, list], inits: int, width: int):
     variables, encoding = {}, {}
     for name, text in LONG_NAMES.items():
         dims = (*axes, "init", *SHAPES.get(name, ()), *(outputs if name == "w2" else ()))
-        kind = TYPES.get(name, np.float64)
-        empty = PENDING if np.issubdtype(kind, np.integer) else np.nan
+        empty = PENDING if np.issubdtype(kind := TYPES.get(name, np.float64), np.integer) else np.nan
         attrs: dict = {"long_name": text}
-        if name == "verdict":
-            attrs["flag_values"] = [PENDING, *map(int, VERDICT)]
-            attrs["flag_meanings"] = " ".join(["PENDING", *(v.name for v in VERDICT)])
-        if name == "result":
-            attrs |= {"flag_values": list(range(len(result_names()))), "flag_meanings": " ".join(result_names())}
+        if name in CODES:
+            attrs["flag_values"] = [*range(PENDING, len(CODES[name]))]
+            attrs["flag_meanings"] = " ".join(["PENDING", *CODES[name]])
         name = stored(name, axes)
         variables[name] = (dims, np.broadcast_to(np.asarray(empty, kind), [sizes[k] for k in dims]), attrs)
         chunks = tuple(1 if k in axes else rows_of(inits) if k == "init" else sizes[k] for k in dims)

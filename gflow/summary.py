@@ -6,18 +6,19 @@ import json
 
 import numpy as np
 
-from gflow._types import VERDICT, result_name
-from gflow.legs import FARTHEST
+from gflow._types import ENDING, VERDICT, result_name
 from gflow.records import USED_UP, distinct_limits, wilson
 
 
 def sweep_summary(dataset, path=None) -> dict:
     """What `gflow report --json` prints of `store.open_store(path)`, and `plots.phase_diagram` draws.
 
-    `predicted`: how many limits were found by following changes of patterns beyond the flow's end (`changes` > 0).
-    `q_min`: where the flows of the sweep end if that is the same for all, else None; `farther`: whether they were
-    stopped earlier than they can be taken. `used_up`: how many rows have used up the steps or seconds of a flow, by
-    result. `seconds`: wall clock of all runs that filled the store, with compilation. `axes`, `cells`: of a grid, with
+    `settled`: how many flows were followed to their limit; `unsettled`: of the others that fit, how many for which
+    ENDING. `predicted`: how many limits were found by following changes of patterns beyond the flow's end (`changes` >
+    0). `q_min`: where the flows of the sweep end if that is the same for all, else None; `farther`: whether
+    it was asked for, and flows can be followed farther. `used_up`: how many rows have used up the steps or seconds of a
+    flow, by result. `seconds`: wall clock of all runs that filled the store, with compilation. `axes`, `cells`: of a
+    grid, with
     the fractions of initialisations that are GLOBAL and that are fitted, their 95 % Wilson intervals, and how many
     distinct `limits` that fit were found.
     """
@@ -29,6 +30,8 @@ def sweep_summary(dataset, path=None) -> dict:
         "inits": int(verdict.size),
         "done": int(done.sum()),
         "verdicts": verdict_counts(verdict),
+        "settled": int(np.sum(done & (dataset["settled"].values > 0))),
+        "unsettled": _unsettled(dataset),
         "predicted": _predicted(dataset),
         "q_min": _asked(dataset).get("q_min"),
         "farther": _farther(dataset),
@@ -57,8 +60,15 @@ def _asked(dataset) -> dict:
 
 
 def _farther(dataset) -> bool:
-    """Whether the same flows can be taken farther than they were."""
-    return _asked(dataset).get("q_min", FARTHEST) < FARTHEST
+    """Whether the flows were stopped at a smallest margin that was asked for."""
+    return _asked(dataset).get("q_min") is not None
+
+
+def _unsettled(dataset) -> dict[str, int]:
+    """How many limits of flows that fit are not settled, by ENDING."""
+    endings = dataset["ending"].values[(dataset["verdict"].values >= 0) & np.isfinite(dataset["objective"].values)]
+    others = [ending for ending in ENDING if ending != ENDING.SETTLED]
+    return {e.name.lower(): int(np.sum(endings == e)) for e in others if np.any(endings == e)}
 
 
 def _predicted(dataset) -> int:

@@ -153,6 +153,7 @@ def sweep_grid(
     seconds_per_flow: float = math.inf,
     budget: float | None = None,
     judge: Callable[..., Witness] = Witness,
+    follow: bool | None = None,
     **flow_options,
 ) -> Iterator[tuple[int, Records]]:
     """Run all flows of several cells and yield (number of the cell, Records), in the order in which they are complete:
@@ -167,11 +168,12 @@ def sweep_grid(
     every turn. `dtype`: of the flows, float64 or float32; limits and certificates are float64. `seconds_per_flow`: a
     flow whose lane has been stepped for so long ends there, and its row says max_seconds_reached and INCONCLUSIVE, as
     does one that has made `max_steps` (100,000) say max_steps_reached; which flows use up seconds depends on the
-    machine, and on what else it does. `flow_options`: as in `refill_of`: `controller` (PIController(3e-3), 1e-3 where
-    flows end as in `solve_flow`); `max_steps`, `stop`, `solver`, ... for `Stepper`; `q_min`, 1e3 to 1e8: flows that
-    reach 10 go on to this smallest margin by steps that are implicit in the multipliers (docs/mathematics.md, "Large
-    margins"), or, after 500 of them, end beyond 1e3. It is 1e8 by default; with more than 300 samples, with K outputs,
-    in float32, for limits that are points, and with `flow_options` other than max_steps, flows end as in `solve_flow`.
+    machine, and on what else it does. `follow`: whether flows that fit their data are continued from
+    their end to q_min = infinity, where their limit is (`find_limit`); by default unless a `q_min` is given.
+    `flow_options`: as in `refill_of`: `controller` (PIController(1e-3)); `max_steps`, `stop`, `solver`, ... for
+    `Stepper`; `q_min`, 1e3 to 1e8: flows that reach 10 go on to this smallest margin by steps that are implicit in the
+    multipliers (docs/mathematics.md, "Large margins"), or, after 500 of them, end beyond 1e3; their limits are guessed
+    from the patterns there. Without it flows end as in `solve_flow`, by q_min = 1e3.
     Raises ValueError for a problem in float32, a q_min that is not possible, seconds or steps that are not positive
     and, with labels (n, K), a law that is not balanced, before anything runs.
     """
@@ -189,7 +191,9 @@ def sweep_grid(
     devices = devices[: math.ceil(sum(len(c.indices) for c in cells) / plans[0].chunk)]  # more would have nothing to do
     options = {"devices": devices, "steps": STEPS, "seconds": seconds_per_flow, "watch": watch}
     gathered = Gathering([len(cell.indices) for cell in cells], rows, wait)
-    ended = _ended(cells, functools.partial(judge, budget=budget), _fitting(plans, most, **options))
+    follow = flow_options.get("q_min") is None if follow is None else follow
+    witness = functools.partial(judge, budget=budget, follow=follow)
+    ended = _ended(cells, witness, _fitting(plans, most, **options))
     with contextlib.closing(ended):  # an error keeps what is under way alive as long as somebody looks at it
         for turn, found in enumerate(judged(processes, ended)):
             if turn % LOOK == LOOK - 1:

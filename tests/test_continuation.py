@@ -15,7 +15,7 @@ import gflow
 from gflow.flow.continuation.path import travel
 from gflow.flow.continuation.solve import continued
 from gflow.flow.continuation.state import Data
-from gflow.flow.continuation.step import advance, placed, start
+from gflow.flow.continuation.step import advance, judged, placed, start
 from gflow.flow.continuation.weights import derivative, simplex_minimum
 from gflow.network import TwoLayer
 
@@ -185,8 +185,8 @@ def test_a_saddle_is_left_when_the_small_neuron_has_caught_up(lowered):
     problem = gflow.Problem(X, np.ones(2))
     middle = X[0] + X[1] / 2
     network = network_of(np.ones(3), np.stack([*X, middle], axis=1), [0.0, -np.log(2), -lowered])
-    go, data = jax.jit(lambda data, lane: advance(data, lane, 1e-2, True)), Data(problem)
-    lane, left = jax.jit(start)(data, network), None
+    go, data = jax.jit(lambda data, lane: judged(data, advance(data, lane, True))), Data(problem)
+    lane, left = jax.jit(start)(data, network, 1e-2), None
     while not bool(lane.stability.settled):
         assert int(lane.place.steps) <= 120
         lane = go(data, lane)

@@ -20,7 +20,7 @@ flow
 convex
 patterns
 programs points frozen gated_limit vector
-limit onward
+limit at_infinity onward
 optimum point_certificate certificate
 records legs elsewhere gathering sweep far
 summary store verification cluster along

@@ -5,7 +5,6 @@ import pytest
 
 import gflow
 from gflow import datasets
-from gflow.legs import end_of
 from gflow.limit import limit_of_network
 from gflow.network import host_network
 from gflow.patterns import distinct, merge
@@ -34,10 +33,3 @@ def test_a_neuron_that_grows_slowly_is_part_of_the_limit_however_late_the_flow_s
 def test_a_flow_that_has_passed_a_limit_does_not_go_there():
     assert agrees(1.0, 1.05, 1e6) and agrees(1.0, 0.95, 1e3)
     assert not agrees(1.0, 1.1, 1e6) and not agrees(1.0, 0.95, 1e4)
-
-
-@pytest.mark.parametrize(("n", "end"), [(300, 1e8), (301, None)])
-def test_flows_go_to_large_margins_by_themselves_where_a_step_there_is_cheap(n, end):
-    X = np.random.default_rng(0).standard_normal((n, 2))
-    problem = gflow.Problem(X, np.where(X[:, 0] > 0, 1, -1))
-    assert end_of(problem) == end and end_of(problem, q_min=1e5) == 1e5

@@ -28,13 +28,15 @@ def ended(problem, network, options: dict, *, fixed: bool, out, plot, seconds: f
         doing = "solving the program over these gates"
         summary = _heard(work, doing, lambda: gated_summary(problem, network, flow, seconds))
         return output.emit(summary, json, print_gated)
-    limit, frozen = _heard(work, "naming the limit", lambda: _limit(problem, flow, seconds))
+    follow = options.get("q_min") is None
+    limit, frozen = _heard(work, "naming the limit", lambda: _limit(work, problem, flow, follow, seconds))
     say_or_print(output.limit_line(problem, limit, flow), json)
     # a frozen flow is not on its way to a KKT point of both layers: where it ends is judged as a given network is
     judged = limit.network if flow.frozen and not limit.stuck else limit
     certificate, known, interrupted = proved(work, problem, judged, limit, seconds)
     summary = output.limit_summary(problem, limit, certificate) | output.flow_summary(problem, network, flow)
     summary |= output.frozen_summary(flow, frozen)
+    summary |= output.settled_summary(problem, limit)
     summary["loss"] = flow.loss[-1] if limit.loss is None else limit.loss
     if plot and not interrupted:
         _draw(problem, flow, limit, known, plot)
@@ -90,7 +92,7 @@ def _flow(work: Work, problem, network, options: dict):
     return _heard(work, "compiling and integrating", lambda: checked(gflow.solve_flow, problem, network, **options))
 
 
-def _limit(problem, flow, seconds: float):
+def _limit(work: Work, problem, flow, follow: bool, seconds: float):
     """(limit, what frozen_limit found or None), the latter with the faces of X, which have `seconds`."""
     import gflow
     from gflow import deadline
@@ -101,7 +103,9 @@ def _limit(problem, flow, seconds: float):
         with deadline.within(seconds):
             known = gflow.faces(problem.X)
         frozen = gflow.frozen_limit(problem, flow.final, known)
-    return output.of_frozen(problem, flow.final, frozen) if flow.frozen else gflow.find_limit(problem, flow), frozen
+    if flow.frozen:
+        return output.of_frozen(problem, flow.final, frozen), frozen
+    return gflow.find_limit(problem, flow, follow=follow, watch=work.continuation), frozen
 
 
 def _write_trajectory(flow, out: Path) -> None:

@@ -10,9 +10,17 @@ import sys
 import numpy as np
 
 from gflow._types import VERDICT, Scope, on_host, result_name
-from gflow.cli.sentences import bracket_sentence, none_below, optimal_sentence, scopes, unseparated, verdict_sentence
+from gflow.cli.sentences import (
+    UNSETTLED,
+    bracket_sentence,
+    none_below,
+    optimal_sentence,
+    scopes,
+    unseparated,
+    verdict_sentence,
+)
 from gflow.fates import FATE, fates
-from gflow.programs.base import Certificate, decide
+from gflow.programs.base import AtInfinity, Certificate, decide
 
 
 def to_json(value) -> str:
@@ -80,9 +88,19 @@ def limit_summary(problem, limit, certificate) -> dict:
     }
 
 
+def settled_summary(problem, limit) -> dict:
+    """The keys that tell whether a flow was followed to its limit: numbers are None where it was not; {} of points."""
+    if not problem.directional:
+        return {}
+    found = {"settled": limit.settled, "ending": limit.ending.name.lower()}
+    names = (name for name in AtInfinity._fields if name != "steps")
+    return found | {name: getattr(limit.at_infinity, name, None) for name in names}
+
+
 def limit_line(problem, limit, flow) -> str:
     """Where a flow has ended, in one line: what is known before anything is proved."""
-    parts = ["exact" if limit.polished else f"not named, the network at s = {float(flow.s[-1]):.6g}"]
+    exact = "settled" if limit.settled else "exact, not settled"
+    parts = [exact if limit.polished else f"not named, the network at s = {float(flow.s[-1]):.6g}"]
     parts.append(f"P = {limit.objective:.9g}" if math.isfinite(limit.objective) else "not fitted")
     parts += [] if limit.loss is None else [f"loss {limit.loss:.9g}"]
     parts += [f"KKT residual {float(limit.kkt_residual):.3g}", f"{len(neurons(problem, limit))} neurons"]
@@ -274,13 +292,8 @@ def print_run(console, summary: dict) -> None:
         )
         if summary["result"] == "max_steps_reached":
             console.print("With more steps (--max-steps) the flow goes on.")
-        elif summary["q_min"] is not None and 0 < float(summary["q_min"]) < 1e8:
-            console.print("A larger --q-min, up to 1e8, takes a flow of one output further.")
-    if summary["polished"] and summary["changes"]:
-        console.print(
-            f"The limit is a prediction: patterns had not settled when the flow was stopped, and {summary['changes']} "
-            "changes were followed by programs."
-        )
+    if fitted and not point and summary.get("settled") is False:
+        console.print(f"Not settled: {UNSETTLED[summary['ending']]}.")
     if frozen is not None:
         console.print(FROZEN + _proved_of_frozen(frozen))
     table = Table("quantity", "value", box=None)

@@ -61,3 +61,14 @@ def unseparated(lower: float, scope: str, program: str) -> str:
     if math.isinf(lower):
         return f"of the {phrase(scope)} none {does}"
     return f"of the {phrase(scope)} none below P = {lower:.6g} {does}, which is beyond float64"
+
+
+UNSETTLED = {
+    "not_followed": "the flow was not followed to q_min = infinity, and its limit is guessed from where it ended",
+    "step_limit": "the flow was left on its way to q_min = infinity, after many steps",
+    "tolerance": "the flow's steps became too short on its way to q_min = infinity",
+    "border": "the flow comes to a KKT point on the border of attracting it, and may leave it",
+    "disagreement": "two tolerances name different limits, and the flow may have either",
+    "inexact": "the KKT equations of the limit could not be solved to 1e-9",
+}
+"""Why a limit may not be that of the flow, by ENDING."""

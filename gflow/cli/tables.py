@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from gflow import formats
+from gflow.cli.sentences import UNSETTLED
 
 SHOWN = 20
 """Lines of a table; --json has all of them."""
@@ -35,12 +36,15 @@ def print_sweep(console, summary: dict) -> None:
     console.print(table)
     if len(lines) > SHOWN:
         console.print(f"and {len(lines) - SHOWN} more; --json prints all")
-    farther = "; without --q-min flows go farther" if summary["farther"] else ""
+    farther = "; without --q-min flows are followed to their limits" if summary["farther"] else ""
     if summary["predicted"]:
         console.print(
             f"{summary['predicted']} of these limits are predictions: patterns had not settled when the flow was "
             f"stopped (changes > 0){farther}"
         )
+    for name, count in summary["unsettled"].items():
+        if name != "not_followed":
+            console.print(f"{count} limits are not settled ({name}): {UNSETTLED[name]}")
     for name, count in summary["used_up"].items():
         console.print(f"{count} flows were stopped on their way ({name}): nothing is said of their limits")
     under_way = sum(x["count"] for x in summary["limits"] if not x["polished"] and math.isfinite(x["objective"]))

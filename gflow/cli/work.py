@@ -92,6 +92,11 @@ class Work:
         loss = f"loss {under_way.loss:.4g}" if under_way.loss > 0 else "loss below 1e-323"
         self.seen = f"{margin}{loss}, {under_way.steps} steps, {under_way.events} events"
 
+    def continuation(self, place) -> None:
+        """Where the continuation of a flow to q_min = infinity stands."""
+        self.doing = "following the flow to q_min = infinity"
+        self.seen = f"log q_min + {float(place.log_q):.4g}, P = {float(place.objective):.6g}, {int(place.steps)} steps"
+
     def bracket(self, lower: float, upper: float) -> None:
         """What is proved of the optimum by now."""
         self.lower, self.upper = max(self.lower, lower), min(self.upper, upper)

@@ -12,7 +12,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from gflow._types import VERDICT, Scope
+from gflow._types import ENDING, VERDICT, Scope
 from gflow.network import TwoLayer
 
 BAND = 1e-9
@@ -40,6 +40,25 @@ DUALITY = 1e-9
 their own. One that exceeds it by more is false, whatever went wrong, and nothing is said."""
 
 
+class AtInfinity(NamedTuple):
+    """What the continuation of a flow to q_min = infinity found: the numbers behind `settled`.
+
+    `rate`: the largest rate rho at which a neuron grows that is not part of the limit, whose own grow at the rate 1; 0
+    if there is none. `gap`: the smallest |x_n . u_i|/|x_n| of pairs that do not slide. `entry`: of those that do the
+    least distance of an entry from 0 and 1; 1/2 if none slides. `multiplier`: the smallest positive p_n. `slack`: the
+    smallest q_n - 1 of samples with p_n = 0, infinite if there is none. `log_q`: log q_min when patterns became final.
+    `steps`: of the continuation.
+    """
+
+    rate: float
+    gap: float
+    entry: float
+    multiplier: float
+    slack: float
+    log_q: float
+    steps: int
+
+
 class Limit(eqx.Module):
     """The end of a flow, its neurons merged by (sign, pattern) and scaled to q_min = 1.
 
@@ -50,7 +69,8 @@ class Limit(eqx.Module):
     `polished`: the KKT point was solved for and accepted; otherwise the network is the flow's own end. `stuck`: the
     data are not fitted and, as a linear program proves, cannot be with these signs of a_i and of x_n . w_i. `changes`:
     how often patterns were changed on the way from the flow's end to the limit, 0 if they had settled. `loss`: None; of
-    a point L, and `point_limit` says what the other fields are.
+    a point L, and `point_limit` says what the other fields are. `ending`: how the flow's continuation to q_min =
+    infinity ended, `at_infinity` what it found, None where the flow was not continued.
     """
 
     network: TwoLayer
@@ -65,6 +85,13 @@ class Limit(eqx.Module):
     stuck: bool = eqx.field(static=True)
     changes: int = eqx.field(static=True)
     loss: float | None = None
+    ending: ENDING = eqx.field(static=True, default=ENDING.NOT_FOLLOWED)
+    at_infinity: AtInfinity | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether this is the flow's limit: a KKT point that attracts all that is near, to which it was followed."""
+        return self.ending == ENDING.SETTLED
 
     @property
     def fitted(self) -> bool:

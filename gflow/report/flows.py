@@ -8,12 +8,12 @@ import numpy as np
 
 from gflow._types import VERDICT, result_name
 from gflow.along import Along, along
+from gflow.at_infinity import find_limit
 from gflow.certificate import certify
 from gflow.convex.faces import Faces
 from gflow.far import flow_to
 from gflow.flow.solve import Flow
 from gflow.initializers import AbstractInitializer, key_of
-from gflow.limit import find_limit
 from gflow.optimum import Optimum
 from gflow.plots.directions import LIVE, neurons_on_circle, projection
 from gflow.plots.flows import losses, margins, residuals
@@ -61,7 +61,7 @@ def integrated(
     """
     network = law(key_of(*key), problem, width)
     flow = flow_to(problem, network, q_min, saves=SAVES)
-    limit = find_limit(problem, flow)
+    limit = find_limit(problem, flow, follow=q_min is None)
     proof = certify(problem, limit, known_faces=known, optimum=optimum)
     return Ended(problem, flow, limit, proof, along(problem, flow, known))
 

@@ -16,9 +16,6 @@ from gflow.flow.continuation.path import entries
 from gflow.flow.continuation.state import Data, Place
 from gflow.network import inner
 
-TINY = 1e-9
-"""Neurons below this share of the largest mass are no part of the limit."""
-
 KKT = 1e-7
 """Neurons of the limit grow at the rate 1 along themselves, up to this."""
 
@@ -62,9 +59,8 @@ def stability(data: Data, place: Place) -> Stability:
     rho = place.objective * size
     off = neurons.u - force / jnp.where(size > 0, size, 1.0)
     away = jnp.where(size > 0, jnp.sqrt(inner(off, off)), 0.0)
-    share = neurons.log_mass - jnp.max(neurons.log_mass)
-    large = share > math.log(TINY)
-    small = jnp.isfinite(share) & ~large
+    large = place.large
+    small = jnp.isfinite(neurons.log_mass) & ~large
     kkt = jnp.max(jnp.where(large, jnp.maximum(jnp.abs(rho - 1), away), 0.0))
     H = data.hyperplanes
     length = jnp.sqrt(jnp.sum(H**2, axis=1))[:, None]

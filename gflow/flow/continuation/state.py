@@ -8,6 +8,7 @@ it has grown. Source: docs/mathematics.md, "The limit at infinity"; arXiv 2110.0
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -22,6 +23,10 @@ NEGLIGIBLE = 1e-14
 """A force of this share of sum_n p_n |x_n| is rounding: the neuron stays where it is."""
 
 
+TINY = 1e-9
+"""Neurons below this share of the largest mass are no part of the limit."""
+
+
 class Neurons(NamedTuple):
     """The moving part of a state: `u` (d, m) unit directions, `log_mass` (m,), -inf for neurons that are not there, and
     the `modes` of the pairs (n, m)."""
@@ -33,7 +38,8 @@ class Neurons(NamedTuple):
 
 class Place(NamedTuple):
     """One flow: `sign` (m,) of the second layer, its `neurons`, weights `p` (n,) in the simplex, `log_q`, the growth of
-    log q_min since the continuation began, and `length`, the length of the next step on the clock s, where q_min = 1.
+    log q_min since the continuation began, `final`, the log_q since which the neurons of the limit have had the same
+    patterns, and `length`, the length of the next step on the clock s, where q_min = 1.
 
     `steps`, `rejected`: attempted steps and those of them that were not accepted; `events`: how often a pair has
     crossed or met its hyperplane or left it.
@@ -43,6 +49,7 @@ class Place(NamedTuple):
     neurons: Neurons
     p: Float[Array, " n"]
     log_q: Float[Array, ""]
+    final: Float[Array, ""]
     length: Float[Array, ""]
     steps: Int[Array, ""]
     rejected: Int[Array, ""]
@@ -52,6 +59,11 @@ class Place(NamedTuple):
     def masses(self) -> Float[Array, " m"]:
         """|a_i||w_i| in parts of q_min."""
         return jnp.exp(self.neurons.log_mass)
+
+    @property
+    def large(self) -> Bool[Array, " m"]:
+        """The neurons of the limit: those above the share TINY of the largest mass."""
+        return self.neurons.log_mass - jnp.max(self.neurons.log_mass) > math.log(TINY)
 
     @property
     def objective(self) -> Float[Array, ""]:

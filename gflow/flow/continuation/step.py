@@ -35,6 +35,10 @@ GROWTH, SAFETY, CUT = 5.0, 0.9, 0.25
 FIRST = 0.05
 """Length of the first step, in parts of P(theta): log q_min grows by twice that."""
 
+ENDLESS = 1e12
+"""A flow that has not settled when log q_min has grown by this stands at a border: a neuron whose rate rho exceeds 1 by
+GAP = 1e-6, and that was as small as e^-1e6, would have become large by then."""
+
 SHORTEST = 1e-13
 """In parts of P(theta): a flow whose steps are shorter has failed."""
 
@@ -53,7 +57,8 @@ def begin(data: Data, network: TwoLayer) -> Place:
     p = jnp.exp(-SHARPNESS * (q / jnp.min(q) - 1))
     p = jnp.where(p > NONE * jnp.max(p), p, 0.0)
     zero = jnp.asarray(0)
-    place = Place(sign, neurons, p / jnp.sum(p), jnp.zeros(()), jnp.zeros(()), zero, zero, zero)
+    none = jnp.zeros(())
+    place = Place(sign, neurons, p / jnp.sum(p), none, none, none, zero, zero, zero)
     return place._replace(length=FIRST * place.objective)
 
 
@@ -82,86 +87,116 @@ def normalised(data: Data, sign: Float[Array, " m"], neurons: Neurons):
 
 
 class Lane(NamedTuple):
-    """A flow on its way: its `place`, and of the step that it is in the `phase`, what Newton's method has found, the
-    weights `first` (n,) of its first stage, the neurons `between` its stages, and those at its `end`. `stability`: of
-    the place; `failed`: steps have become too short."""
+    """A flow on its way: its `place`, the tolerance `tol` of its steps, and of the step that it is in the `phase`, what
+    Newton's method has found, the weights `first` (n,) of its first stage, the neurons `between` its stages, those at
+    its `end`, and those `whole` that the weights of its end lead to in one go. `unsolved`: whether the step has failed.
+    `stability`: of the place."""
 
     place: Place
+    tol: Float[Array, ""]
     phase: Int[Array, ""]
     search: Search
     first: Float[Array, " n"]
     between: Neurons
     end: Neurons
+    whole: Neurons
     events: Int[Array, ""]
+    unsolved: Bool[Array, ""]
     stability: Stability
 
     @property
     def running(self) -> Bool[Array, ""]:
-        """Whether it has neither settled nor failed."""
-        return ~self.stability.settled & (self.place.length > SHORTEST * self.place.objective)
+        """Whether it has neither settled, nor failed, nor gone on without an end."""
+        far, short = self.place.log_q > ENDLESS, self.place.length <= SHORTEST * self.place.objective
+        return ~(self.stability.settled | far | short)
+
+    @property
+    def resting(self) -> Bool[Array, ""]:
+        """Whether it stands between two steps."""
+        return (self.phase == STAGE_ONE) & (self.search.looks == 0)
+
+    @property
+    def over(self) -> Bool[Array, ""]:
+        """Whether a step is over, and to be judged."""
+        return self.phase == OVER
 
 
-STAGE_ONE, BETWEEN, STAGE_TWO, WHOLE = range(4)
+STAGE_ONE, BETWEEN, STAGE_TWO, WHOLE, OVER = range(5)
 
 
-def start(data: Data, network: TwoLayer) -> Lane:
+def start(data: Data, network: TwoLayer, tol) -> Lane:
     """A lane at a balanced network."""
-    place = begin(data, network)
+    return resumed(data, begin(data, network), tol)
+
+
+def resumed(data: Data, place: Place, tol) -> Lane:
+    """A lane at a place that a step has led to."""
     place = place._replace(length=jnp.minimum(place.length, longest(data, place)))
+    return _before_step(place, jnp.asarray(tol, place.p.dtype), stability(data, place))
+
+
+def _before_step(place: Place, tol, found: Stability) -> Lane:
     neurons, zero = place.neurons, jnp.zeros((), int)
-    near = Search.near(place.p)
-    return Lane(place, zero, near, place.p, neurons, neurons, zero, stability(data, place))
+    no = jnp.zeros((), bool)
+    return Lane(place, tol, zero, Search.near(place.p), place.p, neurons, neurons, neurons, zero, no, found)
 
 
-def advance(data: Data, lane: Lane, tol, going) -> Lane:
+def advance(data: Data, lane: Lane, going) -> Lane:
     """One path of all neurons, and what follows from it: a round of Newton's method, or the next phase of the step.
 
-    Each lane of a batch is in a phase of its own, so that none waits for the rounds of another. Where it is not `going`
-    the lane stays as it is.
+    Each lane of a batch is in a phase of its own, so that none waits for the rounds of another. Where it is not
+    `going`, or its step is over, the lane stays as it is.
     """
     place, phase, h = lane.place, lane.phase, lane.place.length
     sign = place.sign
     origin = _pick(phase == STAGE_TWO, lane.between, place.neurons)
     newton = (phase == STAGE_ONE) | (phase == STAGE_TWO)
-    shares = jnp.asarray([GAMMA, 1 - GAMMA, GAMMA, 1.0])
+    shares = jnp.asarray([GAMMA, 1 - GAMMA, GAMMA, 1.0, 0.0])
     p = jnp.where(newton | (phase == WHOLE), lane.search.p, lane.first)
-    time = h * shares[phase]
+    going = going & ~lane.over
+    time = jnp.where(going, h * shares[phase], 0.0)
     arrived = travel(data, sign, origin, p, time)
     look = looked(data, sign, origin, arrived, time, lane.search)
-    events = lane.events + jnp.where(newton & ~look.solved, 0, jnp.where(phase == WHOLE, 0, arrived.events))
+    events = lane.events + jnp.where((newton & look.solved) | (phase == BETWEEN), arrived.events, 0)
     failed = jnp.where(newton, look.failed, ~arrived.there)
     solved = newton & look.solved
-    onward = jnp.where(solved | (phase == BETWEEN), phase + 1, phase)
-    search = _pick(newton & ~look.solved, look.search, _pick(phase == STAGE_ONE, Search.near(p), lane.search))
     further = Lane(
-        place, onward, search, jnp.where(phase == STAGE_ONE, p, lane.first),
+        place, lane.tol, jnp.where(failed, OVER, jnp.where(newton & ~look.solved, phase, phase + 1)),
+        _pick(newton & ~look.solved, look.search, _pick(phase == STAGE_ONE, Search.near(p), lane.search)),
+        jnp.where(solved & (phase == STAGE_ONE), p, lane.first),
         _pick(phase == BETWEEN, arrived.neurons, lane.between), _pick(phase == STAGE_TWO, arrived.neurons, lane.end),
-        events, lane.stability,
+        _pick(phase == WHOLE, arrived.neurons, lane.whole), events, failed, lane.stability,
     )  # fmt: skip
-    over = failed | (phase == WHOLE)
-    ended = _ended(data, lane, arrived.neurons, failed, tol)
-    return _pick(going, _pick(over, ended, further), lane)
+    return _pick(going, further, lane)
 
 
-def _ended(data: Data, lane: Lane, whole: Neurons, failed, tol) -> Lane:
-    """The next step, after one that has failed or is to be judged by the path `whole`."""
+def judged(data: Data, lane: Lane) -> Lane:
+    """The lane before its next step, if one is over: taken if the path `whole` confirms it, else to be made shorter."""
     place, h = lane.place, lane.place.length
-    error = jnp.where(failed, jnp.inf, distance(whole, lane.end))
+    error = jnp.where(lane.unsolved, jnp.inf, distance(lane.whole, lane.end))
     sound = jnp.isfinite(error)
-    taken = sound & (error <= tol)
-    grow = jnp.minimum(GROWTH, SAFETY * jnp.sqrt(tol / jnp.maximum(error, 1e-12)))
-    shrink = jnp.where(sound, jnp.maximum(0.1, 0.8 * jnp.sqrt(tol / error)), CUT)
+    taken = sound & (error <= lane.tol)
+    grow = jnp.minimum(GROWTH, SAFETY * jnp.sqrt(lane.tol / jnp.maximum(error, 1e-12)))
+    shrink = jnp.where(sound, jnp.maximum(0.1, 0.8 * jnp.sqrt(lane.tol / error)), CUT)
     neurons, by = normalised(data, place.sign, lane.end)
     moved = joined(place._replace(
         neurons=neurons, p=lane.search.p, log_q=place.log_q + by, events=place.events + lane.events
     ))  # fmt: skip
+    moved = moved._replace(final=jnp.where(_repatterned(place, moved), moved.log_q, place.final))
     new = _pick(taken, moved, place._replace(rejected=place.rejected + 1))
     new = new._replace(steps=place.steps + 1, length=h * jnp.where(taken, grow, shrink))
     new = new._replace(length=jnp.minimum(new.length, longest(data, new)))
-    return Lane(
-        new, jnp.zeros_like(lane.phase), Search.near(new.p), new.p, new.neurons, new.neurons,
-        jnp.zeros_like(lane.events), _pick(taken, stability(data, new), lane.stability),
-    )  # fmt: skip
+    found = _pick(taken, stability(data, new), lane.stability)
+    return _pick(lane.over, _before_step(new, lane.tol, found), lane)
+
+
+def _repatterned(before: Place, after: Place) -> Bool[Array, ""]:
+    """Whether neurons of the limit have come or gone, or have another pattern. One that has been added to its like is
+    not there any more, and has not gone."""
+    large, was_large = after.large, before.large
+    old, new = before.neurons.modes, after.neurons.modes
+    other = was_large & jnp.any((old.on != new.on) | (old.slide != new.slide), axis=0)
+    return jnp.any(jnp.isfinite(after.neurons.log_mass) & (other | (large != was_large)))
 
 
 def _pick(which, a, b):
@@ -199,4 +234,4 @@ def distance(a: Neurons, b: Neurons) -> Float[Array, ""]:
     return jnp.max(jnp.maximum(weight * apart, turned))
 
 
-__all__ = ["Lane", "advance", "begin", "placed", "start"]
+__all__ = ["Lane", "advance", "begin", "judged", "placed", "resumed", "start"]

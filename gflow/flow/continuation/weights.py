@@ -32,7 +32,7 @@ PROGRESS, HALVINGS = 0.9, 3
 SMALL = 1e-13
 """A neuron below this share of the largest mass is not seen by margins."""
 
-RIDGE = 1e-14
+RIDGE = 1e-13
 """Added to the diagonal of J, in parts of its mean: with more tied samples than parameters J is singular."""
 
 
@@ -117,15 +117,20 @@ def simplex_minimum(J: Float[Array, "n n"], v: Float[Array, " n"], start: Float[
     """argmin 1/2 p^T J p + v^T p over the simplex (n,), by a primal active-set method from `start`; NaN if it does not
     end. Nothing is computed, and `start` returned, where it is not `wanted`."""
     n = len(v)
-    J = J + jnp.eye(n) * (RIDGE * jnp.trace(J) / n)
+    mean = jnp.trace(J) / n
+    J = J + jnp.eye(n) * (RIDGE * mean)
+    # on the simplex 1^T p is known: what is added along it moves no minimum, and J is far from singular there
+    definite = J + mean
     scale = 1 + jnp.max(jnp.abs(v))
 
     def solved(free):
-        both = free[:, None] & free[None]
-        one = free.astype(v.dtype)
-        A = jnp.block([[jnp.where(both, J, jnp.eye(n)), -one[:, None]], [one[None], jnp.zeros((1, 1))]])
-        found = jnp.linalg.solve(A, jnp.append(jnp.where(free, -v, 0.0), 1.0))
-        return jnp.where(free, found[:n], 0.0), found[n]
+        # by Cholesky: what LU makes of its pivots is a loop over all rows, as long as the rest of a round
+        L = jnp.linalg.cholesky(jnp.where(free[:, None] & free, definite, jnp.eye(n) * jnp.maximum(mean, 1e-300)))
+        right = jnp.where(free, jnp.stack([-v, jnp.ones(n)]), 0.0)
+        by_v, by_one = jax.scipy.linalg.cho_solve((L, True), right.T).T
+        level = (1 - jnp.sum(by_v)) / jnp.sum(by_one)
+        p = jnp.where(free, by_v + level * by_one, 0.0)
+        return p, level - mean
 
     def onward(carry):
         count, p, free, _ = carry
