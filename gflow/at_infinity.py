@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from gflow._types import ENDING, kept_on_host, on_host
-from gflow.flow.continuation.lanes import FEW, LANES
 from gflow.flow.continuation.solve import SAME, Continued, continuable, followed
 from gflow.flow.continuation.state import Place
 from gflow.flow.solve import Flow
@@ -53,7 +52,7 @@ def find_limit(problem: Problem, flow: Flow, *, follow: bool = True, watch: Watc
         raise ValueError(f"find_limit takes a Flow, got {type(flow).__name__}: of a network use limit_of_network")
     if flow.frozen:
         raise ValueError("a flow with a frozen second layer has another limit: frozen_limit(problem, flow.final)")
-    return limits_of(problem, [flow.final], follow=follow, lanes=FEW, watch=watch)[0]
+    return limits_of(problem, [flow.final], follow=follow, narrow=False, watch=watch)[0]
 
 
 def limits_of(
@@ -62,13 +61,13 @@ def limits_of(
     *,
     programs: Programs | None = None,
     follow: bool = True,
-    lanes: int = LANES,
+    narrow: bool = True,
     watch: Watch | None = None,
 ) -> list[Limit]:
     """The limits of flows that have ended at these networks, all of one width; see `find_limit`.
 
-    `programs`: those of `problem`, to share them between many networks; `lanes`: flows that are continued together.
-    Neither matters for the limits.
+    `programs`: those of `problem`, to share them between many networks; `narrow`: whether a second program for flows of
+    few neurons is worth its compilation. Neither matters for the limits.
     """
     programs = Programs(problem) if programs is None and problem.outputs is None and problem.directional else programs
     limits: list[Limit | None] = [None] * len(networks)
@@ -77,7 +76,7 @@ def limits_of(
         same = cast_like(network, problem.X)
         if isinstance(same, TwoLayer) and late(problem, same):
             going.append((k, host_network(same.W1, same.w2)))
-    found = followed(problem, [n for _, n in going], lanes=lanes, watch=watch) if going else []
+    found = followed(problem, [n for _, n in going], narrow=narrow, watch=watch) if going else []
     for (k, network), end in zip(going, found, strict=True):
         limits[k] = _limit(problem, programs, network, end)
     pairs = zip(networks, limits, strict=True)

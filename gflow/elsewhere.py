@@ -14,7 +14,6 @@ import pickle
 import signal
 import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -29,11 +28,8 @@ import numpy as np
 from gflow.flow.pool import End
 from gflow.records import Witness
 
-BLOCK = 32
-"""Flows of one task: continuations fill lanes that are moved together."""
-
-PATIENCE = 3.0
-"""Seconds that flows wait until there are so many of them."""
+BLOCK = 8
+"""Flows of one task."""
 
 AHEAD = 16
 """Tasks per process that may wait: beyond that the flows wait for their limits."""
@@ -60,7 +56,6 @@ def judged(processes: int, ended: Iterable[Ended | None]) -> Iterator[Judged | N
     Other processes start by importing the main module of this one (`multiprocessing`, spawn): a script needs its
     `if __name__ == "__main__"`. They see no GPU, and end when this one does. Raises RuntimeError if one is killed.
     """
-    ended = blocks(ended)
     if processes == 0:
         yield from (e and (e.cell, e.positions, e.witness.rows(e.indices, e.ends)) for e in ended)
         return
@@ -79,8 +74,11 @@ def judged(processes: int, ended: Iterable[Ended | None]) -> Iterator[Judged | N
                 if some.witness not in written:
                     Path(place).write_bytes(pickle.dumps(some.witness))
                     written[some.witness] = place
-                task = pool.submit(_rows, place, some.indices, some.ends)
-                waiting.append((some.cell, some.positions, task))
+                for at in range(0, len(some.positions), BLOCK):
+                    which = slice(at, at + BLOCK)
+                    block = jax.tree.map(lambda a, which=which: a[which], some.ends)
+                    task = pool.submit(_rows, place, some.indices[which], block)
+                    waiting.append((some.cell, some.positions[which], task))
             while waiting and (waiting[0][2].done() or len(waiting) > AHEAD * processes):
                 cell, positions, rows = waiting.popleft()
                 yield cell, positions, rows.result()
@@ -99,46 +97,14 @@ def judged(processes: int, ended: Iterable[Ended | None]) -> Iterator[Judged | N
         folder.cleanup()
 
 
-def blocks(ended: Iterable[Ended | None]) -> Iterator[Ended | None]:
-    """The same flows, BLOCK of a cell at a time, or fewer that have waited for PATIENCE seconds or are the last."""
-    held: dict[int, tuple[float, list[Ended]]] = {}
-
-    def taken(cell: int) -> Iterator[Ended]:
-        whole = _joined(held.pop(cell)[1])
-        for at in range(0, len(whole.positions), BLOCK):
-            yield _part(whole, slice(at, at + BLOCK))
-
-    for some in ended:
-        now = time.monotonic()
-        if some is not None:
-            held.setdefault(some.cell, (now, []))[1].append(some)
-        for cell, (since, several) in list(held.items()):
-            if sum(len(e.positions) for e in several) >= BLOCK or now - since > PATIENCE:
-                yield from taken(cell)
-        yield None
-    for cell in list(held):
-        yield from taken(cell)
-
-
-def _joined(several: list[Ended]) -> Ended:
-    first, (_, *arrays, _) = several[0], zip(*several, strict=True)
-    positions, indices, ends = (jax.tree.map(lambda *a: np.concatenate(a), *leaves) for leaves in arrays)
-    return Ended(first.cell, positions, indices, ends, first.witness)
-
-
-def _part(whole: Ended, which: slice) -> Ended:
-    ends = jax.tree.map(lambda a: np.asarray(a)[which], whole.ends)
-    return whole._replace(positions=whole.positions[which], indices=whole.indices[which], ends=ends)
-
-
 OWN = {"JAX_PLATFORMS": "cpu", "NPROC": "1"}
-"""Environment of the processes: no device but the CPU, and one thread each. XLA would divide small operations among
-all cores, which takes half as long again, and other processes use these."""
+"""Environment of the processes: no device but the CPU, for which what their main module does on import may already ask,
+and one thread of XLA each: operations are small, and the other cores have processes of their own."""
 
 
 @contextlib.contextmanager
 def _on_the_cpu():
-    """For processes that are started meanwhile: what their main module does on import may already ask for a device."""
+    """For processes that are started meanwhile."""
     before = {name: os.environ.get(name) for name in OWN}
     os.environ |= OWN
     try:

@@ -185,7 +185,7 @@ def test_a_saddle_is_left_when_the_small_neuron_has_caught_up(lowered):
     problem = gflow.Problem(X, np.ones(2))
     middle = X[0] + X[1] / 2
     network = network_of(np.ones(3), np.stack([*X, middle], axis=1), [0.0, -np.log(2), -lowered])
-    go, data = jax.jit(lambda data, lane: judged(data, advance(data, lane, True))), Data(problem)
+    go, data = jax.jit(lambda data, lane: jax.lax.cond(lane.over, judged, advance, data, lane)), Data(problem)
     lane, left = jax.jit(start)(data, network, 1e-2), None
     while not bool(lane.stability.settled):
         assert int(lane.place.steps) <= 120

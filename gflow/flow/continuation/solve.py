@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gflow._types import ENDING
-from gflow.flow.continuation.lanes import LANES, Job, continuations
+from gflow.flow.continuation.lanes import Job, continuations
 from gflow.flow.continuation.stability import Stability
 from gflow.flow.continuation.state import Data, Place
 from gflow.flow.continuation.step import ENDLESS, Lane
@@ -94,7 +94,7 @@ def followed(
     *,
     tol: float = TOLERANCE,
     max_steps: int = MAX_STEPS,
-    lanes: int = LANES,
+    narrow: bool = True,
     watch: Callable[[Place], None] | None = None,
 ) -> list[Continued]:
     """Follow flows from networks with large margins to q_min = infinity, until two tolerances agree.
@@ -106,8 +106,8 @@ def followed(
         tol: tolerance of a step of the first look, for angles in radians and for log masses; a tenth of it of the
             second, and a hundredth of the third, if these two disagree.
         max_steps: attempted steps of each look at most.
-        lanes: flows that are moved together. A result does not depend on which others are moved with it.
-        watch: called with the Place of one of them after every 64 paths.
+        narrow: whether flows of few neurons left are moved by a program of their own: worth it for several.
+        watch: called with the Place of the one under way after every 256 paths.
 
     Returns:
         What the last look at each flow found, SETTLED only if the one before settled too, at the same limit.
@@ -119,7 +119,7 @@ def followed(
 
     def looks(which: Sequence[int], tols: Sequence[float]) -> list[list[Continued]]:
         jobs = [Job(starts[k], share) for k in which for share in tols]
-        ends = [_result(lane) for lane in continuations(Data(problem), jobs, max_steps, lanes=lanes, watch=watch)]
+        ends = [_result(lane) for lane in continuations(Data(problem), jobs, max_steps, narrow=narrow, watch=watch)]
         return [ends[i : i + len(tols)] for i in range(0, len(ends), len(tols))]
 
     pairs = looks(range(len(starts)), (tol, tol * FINER))
@@ -132,7 +132,7 @@ def followed(
 
 def continued(problem: Problem, network: TwoLayer, *, tol: float = TOLERANCE, max_steps: int = MAX_STEPS) -> Continued:
     """The same of one flow at one tolerance."""
-    return _result(continuations(Data(problem), [Job(balanced(problem, network), tol)], max_steps, lanes=1)[0])
+    return _result(continuations(Data(problem), [Job(balanced(problem, network), tol)], max_steps, narrow=False)[0])
 
 
 def balanced(problem: Problem, network: TwoLayer) -> TwoLayer:

@@ -20,7 +20,7 @@ from gflow.box import orthonormal
 from gflow.flow.continuation.path import travel
 from gflow.flow.continuation.stability import Stability, joined, stability
 from gflow.flow.continuation.state import Data, Neurons, Place
-from gflow.flow.continuation.weights import Search, looked
+from gflow.flow.continuation.weights import Look, Search, looked
 from gflow.flow.modes import Modes, first_rows, lengths, put, rows_at
 from gflow.network import TwoLayer, inner
 
@@ -141,37 +141,40 @@ def _before_step(place: Place, tol, found: Stability) -> Lane:
     return Lane(place, tol, zero, Search.near(place.p), place.p, neurons, neurons, neurons, zero, no, found)
 
 
-def advance(data: Data, lane: Lane, going) -> Lane:
+def advance(data: Data, lane: Lane) -> Lane:
     """One path of all neurons, and what follows from it: a round of Newton's method, or the next phase of the step.
 
-    Each lane of a batch is in a phase of its own, so that none waits for the rounds of another. Where it is not
-    `going`, or its step is over, the lane stays as it is.
+    Of a lane whose step is not over. A loop of paths, whatever they are for, has one copy of what a path takes: written
+    out for every phase it would compile for five times as long.
     """
     place, phase, h = lane.place, lane.phase, lane.place.length
     sign = place.sign
     origin = _pick(phase == STAGE_TWO, lane.between, place.neurons)
     newton = (phase == STAGE_ONE) | (phase == STAGE_TWO)
-    shares = jnp.asarray([GAMMA, 1 - GAMMA, GAMMA, 1.0, 0.0])
     p = jnp.where(newton | (phase == WHOLE), lane.search.p, lane.first)
-    going = going & ~lane.over
-    time = jnp.where(going, h * shares[phase], 0.0)
+    time = h * jnp.asarray([GAMMA, 1 - GAMMA, GAMMA, 1.0])[phase]
     arrived = travel(data, sign, origin, p, time)
-    look = looked(data, sign, origin, arrived, time, lane.search)
-    events = lane.events + jnp.where((newton & look.solved) | (phase == BETWEEN), arrived.events, 0)
+    no = jnp.zeros((), bool)
+    look = jax.lax.cond(
+        newton,
+        lambda: looked(data, sign, origin, arrived, time, lane.search),
+        lambda: Look(no, no, lane.search),
+    )
+    events = lane.events + jnp.where(look.solved | (phase == BETWEEN), arrived.events, 0)
     failed = jnp.where(newton, look.failed, ~arrived.there)
-    solved = newton & look.solved
-    further = Lane(
-        place, lane.tol, jnp.where(failed, OVER, jnp.where(newton & ~look.solved, phase, phase + 1)),
-        _pick(newton & ~look.solved, look.search, _pick(phase == STAGE_ONE, Search.near(p), lane.search)),
-        jnp.where(solved & (phase == STAGE_ONE), p, lane.first),
+    further = newton & ~look.solved
+    return Lane(
+        place, lane.tol, jnp.where(failed, OVER, jnp.where(further, phase, phase + 1)),
+        _pick(further, look.search, _pick(phase == STAGE_ONE, Search.near(p), lane.search)),
+        jnp.where(look.solved & (phase == STAGE_ONE), p, lane.first),
         _pick(phase == BETWEEN, arrived.neurons, lane.between), _pick(phase == STAGE_TWO, arrived.neurons, lane.end),
         _pick(phase == WHOLE, arrived.neurons, lane.whole), events, failed, lane.stability,
     )  # fmt: skip
-    return _pick(going, further, lane)
 
 
 def judged(data: Data, lane: Lane) -> Lane:
-    """The lane before its next step, if one is over: taken if the path `whole` confirms it, else to be made shorter."""
+    """The lane before its next step, after one that is over: taken if the path `whole` confirms it, else to be made
+    shorter."""
     place, h = lane.place, lane.place.length
     error = jnp.where(lane.unsolved, jnp.inf, distance(lane.whole, lane.end))
     sound = jnp.isfinite(error)
@@ -187,7 +190,7 @@ def judged(data: Data, lane: Lane) -> Lane:
     new = new._replace(steps=place.steps + 1, length=h * jnp.where(taken, grow, shrink))
     new = new._replace(length=jnp.minimum(new.length, longest(data, new)))
     found = _pick(taken, stability(data, new), lane.stability)
-    return _pick(lane.over, _before_step(new, lane.tol, found), lane)
+    return _before_step(new, lane.tol, found)
 
 
 def _repatterned(before: Place, after: Place) -> Bool[Array, ""]:
