@@ -442,9 +442,9 @@ def test_an_interrupt_during_the_proof_ends_with_the_limit(gflow, ended_flow, mo
     summary = strict(done.stdout)
     assert summary["verdict"] == "INCONCLUSIVE" and summary["polished"] and summary["lower_bound"] == 1.5
     assert summary["certificate"] == pytest.approx(summary["objective"] / 1.5)
-    assert "limit (margin_reached): exact, P = 1.62249" in done.stderr and "store" not in done.stderr
+    assert "limit (margin_reached): settled, P = 1.62249" in done.stderr and "store" not in done.stderr
     done = gflow(*common)
-    assert done.returncode == 130 and done.stdout.startswith("limit (margin_reached): exact, P = 1.62249")
+    assert done.returncode == 130 and done.stdout.startswith("limit (margin_reached): settled, P = 1.62249")
     assert gflow(*common, "--proof-seconds", -1).returncode == 2
 
 

@@ -96,7 +96,7 @@ def run(
     q_min: QMin = None,
     rtol: Annotated[
         float | None,
-        typer.Option(help="tolerance of the integrator [3e-3, 1e-3 where flows end by 1e3, up to a horizon 1e-4]"),
+        typer.Option(help="tolerance of the integrator [1e-3, with --q-min 3e-3, up to a horizon 1e-4]"),
     ] = None,
     max_steps: Annotated[int, typer.Option(help="step budget")] = 100_000,
     proof_seconds: ProofSeconds = 30.0,

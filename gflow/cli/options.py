@@ -39,7 +39,7 @@ QMin = Annotated[
     float | None,
     typer.Option(
         "--q-min",
-        help="smallest margin at which flows end, from 1e3 on [1e8; 1e3 with more than 300 samples, three classes and "
-        "more, and in float32]",
+        help="smallest margin at which flows stop, 1e3 to 1e8; their limits are guessed from there [flows are followed "
+        "to infinity]",
     ),
 ]

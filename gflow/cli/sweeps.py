@@ -20,9 +20,9 @@ SpecData = Annotated[
 MOST_PROCESSES = 1024
 """More are taken for a slip of the keyboard."""
 
-WORTH = {"cpu": 2048, "gpu": 512}
-"""Initialisations for which one more process finds limits: it starts in about the time in which it finds 512, and where
-the flows need the cores too it should be more than repaid."""
+WORTH = {"cpu": 1024, "gpu": 128}
+"""Initialisations for which one more process finds limits: until it has its programs it takes as long as for a hundred
+of them, and where the flows need the cores too it should be more than repaid."""
 
 WAIT = 5.0
 """Seconds after which rows are written that wait for others of their chunk."""

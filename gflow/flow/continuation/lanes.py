@@ -60,7 +60,7 @@ def _continued(data: Data, job: Job, max_steps: int, narrow: bool, watch) -> Lan
     for narrows in (True, False) if narrow and width >= WIDE else (False,):
         going = True
         while going:
-            lane, going = _turn(data, lane, np.asarray(max_steps), np.asarray(TURN), narrows)
+            lane, going = _paths(data, lane, np.asarray(max_steps), np.asarray(TURN), narrows)
             if watch is not None:
                 watch(lane.place)
         lane = jax.tree.map(np.asarray, lane)
@@ -82,7 +82,7 @@ _started, _resumed = jax.jit(start), jax.jit(resumed)
 
 
 @functools.partial(jax.jit, static_argnames="narrows")
-def _turn(
+def _paths(
     data: Data, lane: Lane, max_steps: Int[Array, ""], count: Int[Array, ""], narrows: bool
 ) -> tuple[Lane, Bool[Array, ""]]:
     """At most `count` paths of a lane, and whether it is under way still."""
