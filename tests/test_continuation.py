@@ -1,5 +1,6 @@
 """The flow at q_min = infinity, against closed forms, SciPy and the convex program."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -12,8 +13,11 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
 import gflow
+from gflow._types import ENDING
+from gflow.at_infinity import limits_of
+from gflow.flow.continuation import solve
 from gflow.flow.continuation.path import travel
-from gflow.flow.continuation.solve import continued
+from gflow.flow.continuation.solve import continued, followed
 from gflow.flow.continuation.state import Data
 from gflow.flow.continuation.step import advance, judged, placed, start
 from gflow.flow.continuation.weights import derivative, simplex_minimum
@@ -196,3 +200,66 @@ def test_a_saddle_is_left_when_the_small_neuron_has_caught_up(lowered):
     rho, best = 2 * np.cos(angle / 2), np.linalg.norm(np.linalg.pinv(X) @ np.ones(2))
     assert abs(left - lowered / (rho - 1)) < 0.02 * lowered / (rho - 1)
     assert abs(float(lane.place.objective) - best) < 1e-6 * best
+
+
+def two_samples(angle):
+    """Two samples, one twice as long, and the network of a neuron for each and a small one between them, e^-30."""
+    X = np.array([[1.0, 0.0, 0.0], [2 * np.cos(angle), 2 * np.sin(angle), 0.0]])
+    U = np.stack([*X, X[0] + X[1] / 2], axis=1)
+    return gflow.Problem(X, np.ones(2)), network_of(np.ones(3), U, [0.0, -np.log(2), -30.0])
+
+
+def test_a_flow_that_neither_stays_nor_leaves_is_on_the_border():
+    """At 120 degrees the neuron between both samples grows at the rate 2 cos 60 degrees = 1: as fast as they do."""
+    problem, network = two_samples(np.deg2rad(120))
+    (found,) = followed(problem, [network], narrow=False)
+    assert found.end == ENDING.BORDER and not found.settled
+    assert found.stability.rate == pytest.approx(1, abs=1e-6) and found.objective == pytest.approx(1.5, abs=1e-6)
+
+
+def test_a_limit_is_settled_if_two_tolerances_agree():
+    problem, network = two_samples(np.deg2rad(100))
+    (found,) = followed(problem, [network], narrow=False)
+    coarse, fine = (continued(problem, network, tol=tol) for tol in (0.1, 0.01))
+    assert found.settled and coarse.settled and fine.settled and found.steps == fine.steps
+    assert coarse.same_limit(fine) and found.objective == fine.objective
+    # when the patterns became final: the neuron between both joins the limit on the way, at log q = gap/(rho - 1)
+    assert 0 < found.final <= found.log_q and found.final > 0.5 * 30 / (2 * np.cos(np.deg2rad(50)) - 1)
+    elsewhere = dataclasses.replace(fine, objective=1.01 * fine.objective)
+    assert solve._agreed(coarse, elsewhere).end == ENDING.DISAGREEMENT
+    turned = dataclasses.replace(fine, masks=~fine.masks)
+    assert solve._agreed(coarse, turned).end == ENDING.DISAGREEMENT
+    left = dataclasses.replace(fine, end=ENDING.STEP_LIMIT)
+    assert solve._agreed(coarse, left).end == ENDING.STEP_LIMIT == solve._agreed(left, fine).end
+
+
+def test_too_few_steps_are_said():
+    problem, network = two_samples(np.deg2rad(100))
+    (found,) = followed(problem, [network], max_steps=5, narrow=False)
+    assert found.end == ENDING.STEP_LIMIT and not found.settled and found.steps == 5
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_settled_limit_is_a_kkt_point_and_the_optimum_of_its_patterns(seed):
+    """Against the program of its cones by CVXPY: what the patterns determine cannot be improved inside of them."""
+    import cvxpy as cp
+
+    rng = np.random.default_rng(seed)
+    problem, U = random_problem(rng), rng.standard_normal((3, M))
+    # a second layer with which all margins are 1
+    second = np.linalg.lstsq(np.maximum(np.asarray(problem.X) @ U, 0), np.asarray(problem.y), rcond=None)[0]
+    network = TwoLayer(jnp.asarray(U), jnp.asarray(second))
+    if not float(problem.margins(network).min()) > 0.5:
+        pytest.skip("some samples are on the wrong side of all neurons")
+    (limit,) = limits_of(problem, [network.scaled(30.0)], narrow=False)
+    assert limit.settled and limit.polished and limit.changes == 0
+    assert limit.kkt_residual < 1e-9 and limit.slackness < 1e-9
+    X, y, signs = np.asarray(problem.X), np.asarray(problem.y), np.sign(np.asarray(limit.network.w2))
+    V, f, cones = [cp.Variable(3) for _ in signs], 0, []
+    for v, s, on, slide in zip(V, signs, limit.masks.T, limit.sliding.T, strict=True):
+        f = f + s * cp.multiply(on & ~slide, X @ v)
+        cones += [cp.multiply(np.where(on, 1.0, -1.0), X @ v) >= 0]
+        cones += [X[slide] @ v == 0] if slide.any() else []
+    program = cp.Problem(cp.Minimize(sum(cp.norm(v) for v in V)), [cp.multiply(y, f) >= 1, *cones])
+    program.solve(solver=cp.CLARABEL)
+    assert limit.objective == pytest.approx(program.value, rel=1e-6)

@@ -105,10 +105,12 @@ def test_flows_under_way_are_one_line_of_the_table():
         "predicted": 1,
         "farther": True,
         "used_up": {"max_seconds_reached": 2},
+        "unsettled": {"not_followed": 2, "border": 1},
     }
     tables.print_sweep(Console(file=text, width=120), found_of)
     assert "3 and more, under way" in text.getvalue()
-    assert "2 flows were stopped before their limit could be named; without --q-min flows go" in text.getvalue()
+    assert "named; without --q-min flows are followed to their limits" in text.getvalue()
+    assert "1 not settled (border): the flow comes to a KKT point on the border" in text.getvalue()
     tables.print_sweep(Console(file=text, width=120), found_of | {"farther": False})
     assert "could be named\n" in text.getvalue()
 
@@ -117,8 +119,8 @@ def test_flows_under_way_are_one_line_of_the_table():
     ("asked", "farther"),
     [
         ({"loss": "logistic", "q_min": 1e5}, True),
-        ({"loss": "logistic", "q_min": 1e8}, False),
-        ({"loss": ["logistic", "squared"]}, False),  # every cell as far as it can
+        ({"loss": "logistic", "q_min": 1e8}, True),
+        ({"loss": ["logistic", "squared"]}, False),
         ({}, False),
     ],
 )

@@ -44,7 +44,7 @@ def print_sweep(console, summary: dict) -> None:
         )
     for name, count in summary["unsettled"].items():
         if name != "not_followed":
-            console.print(f"{count} limits are not settled ({name}): {UNSETTLED[name]}")
+            console.print(f"{count} not settled ({name}): {UNSETTLED[name]}")
     for name, count in summary["used_up"].items():
         console.print(f"{count} flows were stopped on their way ({name}): nothing is said of their limits")
     under_way = sum(x["count"] for x in summary["limits"] if not x["polished"] and math.isfinite(x["objective"]))

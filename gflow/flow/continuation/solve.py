@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float
 
 from gflow._types import ENDING
 from gflow.flow.continuation.lanes import Job, continuations
-from gflow.flow.continuation.stability import Stability
+from gflow.flow.continuation.stability import GAP, KKT, Stability
 from gflow.flow.continuation.state import Data, Place
-from gflow.flow.continuation.step import ENDLESS, Lane
+from gflow.flow.continuation.step import SHORTEST, Lane
 from gflow.network import TwoLayer, host_network
 from gflow.problem import Problem
 
@@ -180,9 +180,9 @@ def _result(lane: Lane) -> Continued:
 def _ending(lane: Lane) -> ENDING:
     if lane.stability.settled:
         return ENDING.SETTLED
-    if lane.place.log_q > ENDLESS:
-        return ENDING.BORDER
-    return ENDING.STEP_LIMIT if lane.running else ENDING.TOLERANCE
+    if lane.stability.kkt < KKT and lane.stability.rate <= 1 + GAP:
+        return ENDING.BORDER  # at a KKT point, from which no neuron leads away
+    return ENDING.TOLERANCE if lane.place.length <= SHORTEST * lane.place.objective else ENDING.STEP_LIMIT
 
 
 __all__ = ["Continued", "continuable", "continued", "followed"]

@@ -35,9 +35,9 @@ GROWTH, SAFETY, CUT = 5.0, 0.9, 0.25
 FIRST = 0.05
 """Length of the first step, in parts of P(theta): log q_min grows by twice that."""
 
-ENDLESS = 1e12
-"""A flow that has not settled when log q_min has grown by this stands at a border: a neuron whose rate rho exceeds 1 by
-GAP = 1e-6, and that was as small as e^-1e6, would have become large by then."""
+ENDLESS = 1e8
+"""A flow is left when log q_min has grown by this: a neuron whose rate rho exceeds 1 by GAP = 1e-6, and that was as
+small as e^-100, would have become large by then."""
 
 SHORTEST = 1e-13
 """In parts of P(theta): a flow whose steps are shorter has failed."""
