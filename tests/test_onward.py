@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import gflow
 from gflow import datasets
+from gflow._types import ENDING
 from gflow.flow import implicit
 from gflow.flow.charts import BalancedPolar
 from gflow.flow.clocks import ScaledClock
@@ -93,11 +94,16 @@ def test_margins_grow_as_the_kernel_says(flow):
 
 def test_a_flow_goes_on_past_the_limit_that_was_predicted(flow, far):
     assert far.result == gflow.RESULTS.margin_reached and float(far.margins[-1].min()) >= 1e8
-    before, reached = gflow.find_limit(PROBLEM, flow), float(PROBLEM.objective(far.final))
+    before, reached = gflow.find_limit(PROBLEM, flow, follow=False), float(PROBLEM.objective(far.final))
     # P does not rise along a flow: it cannot go where it already is below
     assert before.polished and reached < 0.99 * before.objective
-    after = gflow.find_limit(PROBLEM, far)
+    after = gflow.find_limit(PROBLEM, far, follow=False)
     assert after.polished and after.objective < reached < 1.01 * after.objective
+    assert before.ending == after.ending == ENDING.NOT_FOLLOWED and after.at_infinity is None
+    # and both ends are followed to the same limit
+    settled, again = gflow.find_limit(PROBLEM, flow), gflow.find_limit(PROBLEM, far)
+    assert settled.settled and again.settled and settled.changes == 0
+    assert settled.objective == pytest.approx(again.objective, rel=1e-9) and settled.objective < reached
     assert after.kkt_residual < 1e-9
     # multipliers come from the weights: margins of 1e8 do not tell them
     lam, ready = np.asarray(far.lam[-1]), np.asarray(PROBLEM.weights(far.margins[-1])) * PROBLEM.y
