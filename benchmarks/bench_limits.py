@@ -36,12 +36,9 @@ def problem_of(name: str) -> gflow.Problem:
 def ends_of(problem, inits: int, width: int = 50, rtol: float = RTOL, scale: float = 1e-3) -> list:
     """Networks of flows that fit, where they end by q_min = 1e3."""
     law, controller = gflow.Gaussian(scale), gflow.PIController(rtol)
-
-    @jax.jit
-    def end(key):
-        return gflow.solve_flow(problem, law(key, problem, width), saves=1, controller=controller).final
-
-    networks = [on_host(end(gflow.key_of(0, index))) for index in range(inits)]
+    starts = (law(gflow.key_of(0, index), problem, width) for index in range(inits))
+    options = {"saves": 1, "controller": controller}
+    networks = [on_host(gflow.solve_flow(problem, start, **options).final) for start in starts]
     host = kept_on_host(problem)
     return [host_network(n.W1, n.w2) for n in networks if host.margins(n).min() > 0]
 

@@ -74,10 +74,9 @@ def main() -> None:
     dataset = built_in(asked.data)
     problem = gflow.Problem(dataset.X, dataset.y)
     law, ends = gflow.Gaussian(1e-3), []
-    flow_of = jax.jit(lambda key: gflow.solve_flow(problem, law(key, problem, asked.width), saves=1,
-                                                   controller=PIController(1e-3)).final)  # fmt: skip
     for index in range(asked.inits):
-        network = flow_of(gflow.key_of(0, index))
+        start = law(gflow.key_of(0, index), problem, asked.width)
+        network = gflow.solve_flow(problem, start, saves=1, controller=PIController(1e-3)).final
         if float(jnp.min(problem.margins(network))) > 0:
             ends.append((index, network))
     limits = limits_of(problem, [network for _, network in ends])

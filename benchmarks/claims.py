@@ -409,7 +409,45 @@ INPUT = Table(
     ),
 )  # fmt: skip
 
+INFINITY = (*LIMIT, "gflow/at_infinity.py")
+
+LIMITS = Table(
+    "Limits at q_min = infinity", "bench_limits", "python benchmarks/bench_limits.py",
+    (
+        *(Claim(f"gaussian (10,5), m = 50, 128 starts, flows at rtol {rtol}: settled limits of the 127 flows that fit",
+                "127", f".*flows at rtol {rtol}: settled.*", INFINITY) for rtol in ("0.001", "1e-06")),
+        Claim("the same: GLOBAL at 1e-3, the default, and at 1e-6", "within 1", ".*GLOBAL by default and.*", INFINITY),
+        Claim("the same: rows with another limit at 1e-3 than at 1e-6", "≤ 1", ".*rows whose limit differs.*",
+              INFINITY),
+        *(Claim(f"24 flows of gaussian (10,5), all but a fitting set of neurons lowered by e^-{by} in mass: settled, "
+                "and of these other than at tolerances of 1e-3 and 1e-4", "24, 0",
+                rf"all but a fitting set of neurons lowered by e\^-{by}: settled.*", INFINITY) for by in (60, 400)),
+        *(Claim(f"the same, e^-{by}: most steps at tolerances 0.1 and 0.01", "≤ 120",
+                rf"all but a fitting set of neurons lowered by e\^-{by}: most steps.*", INFINITY) for by in (60, 400)),
+        Claim("100 settled ends of gaussian (10,5) moved by 1e-4 in direction, small neurons lifted to a share of 1e-3: "
+              "go elsewhere", "0", ".*settled ends, moved by.*", INFINITY),
+        *(Claim(f"{name}: settled; largest KKT residual or slackness; seconds a flow from q_min = 1e3, two or three "
+                "looks, one core, without compilation", target, rf"{pattern}.*, m = \d+: .*", INFINITY,
+                reached=lambda x: all(a["met"] for a in x if a.get("target") is not None))
+          for name, pattern, target in (
+              ("gaussian (10,5), m = 50", r"gaussian:n=10,d=5", "all; ≤ 1e-9; ≤ 0.02"),
+              ("gaussian (30,60), m = 50", r"gaussian:n=30,d=60", "all; ≤ 1e-9; ≤ 0.1"),
+              ("gaussian (40,20), m = 50", r"gaussian:n=40,d=20", "all; ≤ 1e-9"),
+              ("teacher (100,5), m = 50", r"teacher:n=100", "all; ≤ 1e-9"))),
+    ),
+)  # fmt: skip
+
+BRUTE_FORCE = Table(
+    "Settled limits against brute force", "brute_force", "python benchmarks/brute_force.py DATA --inits N --record",
+    (
+        Claim("limits that an integration by small steps to log q_min = 1,000 comes to as well, by data set", "all",
+              "settled limits of .*", INFINITY,
+              lambda x: "; ".join(f"{a['claim'].split(' of ')[1].split(', m')[0]}: {a['measured']} of "
+                                  f"{a['target'].split()[-1]}" for a in x)),
+    ),
+)  # fmt: skip
+
 TABLES = (
-    STATEMENTS, INPUT, END_TO_END, INTEGRATOR, MODELS, CONVEX_SIDE, PAPER, SWEEPS, START, BATCH, ONE_FLOW, PROGRAMS,
-    SCALING, GPU,
+    STATEMENTS, INPUT, END_TO_END, LIMITS, BRUTE_FORCE, INTEGRATOR, MODELS, CONVEX_SIDE, PAPER, SWEEPS, START, BATCH,
+    ONE_FLOW, PROGRAMS, SCALING, GPU,
 )  # fmt: skip
