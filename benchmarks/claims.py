@@ -424,8 +424,8 @@ LIMITS = Table(
                 rf"all but a fitting set of neurons lowered by e\^-{by}: settled.*", INFINITY) for by in (60, 400)),
         *(Claim(f"the same, e^-{by}: most steps at tolerances 0.1 and 0.01", "≤ 120",
                 rf"all but a fitting set of neurons lowered by e\^-{by}: most steps.*", INFINITY) for by in (60, 400)),
-        Claim("100 settled ends of gaussian (10,5) moved by 1e-4 in direction, small neurons lifted to a share of 1e-3: "
-              "go elsewhere", "0", ".*settled ends, moved by.*", INFINITY),
+        Claim("100 settled ends of gaussian (10,5) moved by 1e-4 in direction, small neurons lifted to a share of "
+              "1e-3: go elsewhere", "0", ".*settled ends, moved by.*", INFINITY),
         *(Claim(f"{name}: settled; largest KKT residual or slackness; seconds a flow from q_min = 1e3, two or three "
                 "looks, one core, without compilation", target, rf"{pattern}.*, m = \d+: .*", INFINITY,
                 reached=lambda x: all(a["met"] for a in x if a.get("target") is not None))
