@@ -23,7 +23,7 @@ programs points frozen gated_limit vector
 limit at_infinity onward
 optimum point_certificate certificate
 records legs elsewhere gathering sweep far
-summary store verification cluster along
+summary store verification checking cluster along
 plots
 report
 cli __main__

@@ -1,6 +1,7 @@
 """Refilled lanes: a row is a function of its own initialisation, whatever the batch, its order and its devices."""
 
 import itertools
+import math
 import multiprocessing
 import os
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 import gflow
 from gflow import maps
+from gflow.checking import recheck
 from gflow.flow import pool, station
 from gflow.flow.lanes import Lane
 from gflow.flow.modes import rounding
@@ -327,6 +329,19 @@ def test_neurons_of_a_float32_flow_are_put_onto_their_hyperplanes(rng):
     flat = gflow.Problem(np.eye(3)[[0, 1, 2]] + 1e-9, np.ones(3))
     narrow = host_network(np.ones((3, 1)), np.ones(1))
     np.testing.assert_array_equal(on_hyperplanes(flat, narrow, 10.0).W1, narrow.W1)
+
+
+def test_rows_are_checked_by_finer_flows(whole):
+    said = {name: getattr(whole, name).copy() for name in ("verdict", "result", "objective")}
+    cell, options = Flows(A, LAW, 6, np.arange(0)), {"rows": 5, "chunk": 4, "chunks": 1}
+    found = recheck([cell], [said], 0.5, **options)
+    assert found["rows"] == found["agree"] == math.ceil(INITS / 2) and not found["apart"]
+    assert found["fraction"] == found["high"] == 1 and 0.6 < found["low"] < 1
+    said["objective"][3] *= 1.01
+    said["verdict"][4] = -1  # pending: left out
+    found = recheck([cell], [said], 1.0, **options)
+    assert found["rows"] == INITS - 1 and [x["index"] for x in found["apart"]] == [3]
+    assert found["apart"][0]["finer"] == pytest.approx(whole.objective[3], rel=1e-9)
 
 
 def test_flows_go_on_to_large_margins():

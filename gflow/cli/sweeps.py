@@ -24,6 +24,9 @@ WORTH = {"cpu": 1024, "gpu": 128}
 """Initialisations for which one more process finds limits: until it has its programs it takes as long as for a hundred
 of them, and where the flows need the cores too it should be more than repaid."""
 
+CHECKED, CHECKED_FROM = 0.01, 1000
+"""Share of the rows whose flows are run again, and from how many rows on where nothing is asked for."""
+
 WAIT = 5.0
 """Seconds after which rows are written that wait for others of their chunk."""
 
@@ -73,6 +76,13 @@ def sweep(
     scheduler: Annotated[
         str | None, typer.Option(help="tcp://host:port of a Dask scheduler whose workers do the work")
     ] = None,
+    check: Annotated[
+        float | None,
+        typer.Option(
+            help="share of the rows whose flows are run again at a tenth of the tolerance, and have the same limit or "
+            "not [0.01 of 1,000 rows and more, else 0]"
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Many initialisations, each to its certified limit, into a store; continues a store that was interrupted."""
@@ -92,6 +102,8 @@ def sweep(
         raise InputError(f"--seconds-per-flow must be positive, got {seconds_per_flow:g}")
     if scheduler and not (devices is None and limit_processes is None):
         raise InputError("--devices and --limit-processes are about this machine: leave them out with --scheduler")
+    if check is not None and not 0 <= check <= 1:
+        raise InputError(f"--check is a share of the rows, 0 to 1, got {check:g}")
     check_budget(proof_seconds)
     use = _devices(devices)
     chosen = checked(spec.read_spec, data, flags)
@@ -141,7 +153,24 @@ def sweep(
     dataset = store.open_store(out)
     summary = sweep_summary(dataset, out)
     say(f"wrote {out} and {_picture(dataset, summary, out)}")
+    share = (CHECKED if summary["done"] >= CHECKED_FROM else 0.0) if check is None else check
+    if share:
+        summary["check"] = _checked(dataset, cells, share, {k: v for k, v in options.items() if k != "inits"}, use)
     output.emit(summary, json, tables.print_sweep)
+
+
+def _checked(dataset, cells, share: float, options: dict, devices) -> dict:
+    """What `recheck` finds about this sweep."""
+    import numpy as np
+
+    from gflow.checking import recheck
+    from gflow.sweep import Flows
+
+    say("flows of some rows are run again, at a tenth of the tolerance (--check 0 leaves this out)")
+    flows = [Flows(c.problem, c.law, c.width, np.arange(0)) for c in cells]
+    names = ("verdict", "result", "objective")
+    said = [{name: dataset[name].isel(c.where).values for name in names} for c in cells]
+    return recheck(flows, said, share, devices=devices, **options)
 
 
 def report(

@@ -45,6 +45,12 @@ def print_sweep(console, summary: dict) -> None:
     for name, count in summary["unsettled"].items():
         if name != "not_followed":
             console.print(f"{count} not settled ({name}): {UNSETTLED[name]}")
+    if summary.get("check"):
+        found = summary["check"]
+        console.print(
+            f"{found['agree']} of {found['rows']} flows that were run again at a tenth of the tolerance have the same "
+            f"limit (95 %: {found['low']:.1%} to {found['high']:.1%} of all)"
+        )
     for name, count in summary["used_up"].items():
         console.print(f"{count} flows were stopped on their way ({name}): nothing is said of their limits")
     under_way = sum(x["count"] for x in summary["limits"] if not x["polished"] and math.isfinite(x["objective"]))
