@@ -105,11 +105,13 @@ def test_flows_under_way_are_one_line_of_the_table():
         "predicted": 1,
         "farther": True,
         "used_up": {"max_seconds_reached": 2},
+        "settled": 1,
         "unsettled": {"not_followed": 2, "border": 1},
     }
     tables.print_sweep(Console(file=text, width=120), found_of)
     assert "3 and more, under way" in text.getvalue()
     assert "named; without --q-min flows are followed to their limits" in text.getvalue()
+    assert "1 flows were followed to their limits" in text.getvalue()
     assert "1 not settled (border): the flow comes to a KKT point on the border" in text.getvalue()
     tables.print_sweep(Console(file=text, width=120), found_of | {"farther": False})
     assert "could be named\n" in text.getvalue()

@@ -42,6 +42,8 @@ def print_sweep(console, summary: dict) -> None:
             f"{summary['predicted']} of these limits are predictions: patterns had not settled when the flow was "
             f"stopped (changes > 0){farther}"
         )
+    if summary["settled"]:
+        console.print(f"{summary['settled']} flows were followed to their limits, at q_min = infinity (settled)")
     for name, count in summary["unsettled"].items():
         if name != "not_followed":
             console.print(f"{count} not settled ({name}): {UNSETTLED[name]}")

@@ -92,14 +92,11 @@ def _facts(dataset, summary: dict, values: dict) -> list[tuple[str, str]]:
             "flows end",
             f"with the step that passes q_min = {values['q_min']:g}"
             if values.get("q_min")
-            else "where gflow run ends them",
+            else "by q_min = 1e3, and are continued to infinity from there",
         ),
         ("flows in", f"{values['dtype']}, limits and certificates in float64"),
         ("initialisations", done),
-        (
-            "limits predicted",
-            f"{summary['predicted']}, by changes of patterns after the flow's end (changes > 0)",
-        ),
+        ("limits settled", "; ".join([str(summary["settled"]), *_others(summary)])),
         ("wall clock", None if seconds is None else f"{formats.duration(float(seconds))}, compilation included"),
         ("flows per second", None if rate is None else f"{rate:.3g}"),
         ("device", dataset.attrs.get("device")),
@@ -107,6 +104,11 @@ def _facts(dataset, summary: dict, values: dict) -> list[tuple[str, str]]:
         ("versions", ", ".join(_versions(dataset)) or None),
     ]
     return [(name, "not recorded" if text is None else str(text)) for name, text in facts]
+
+
+def _others(summary: dict) -> list[str]:
+    """How many limits are not settled, and why."""
+    return [f"{count} {name.replace('_', ' ')}" for name, count in summary["unsettled"].items()]
 
 
 def _classes(labels, loss) -> str:
