@@ -151,27 +151,21 @@ class Witness:
 
     def rows(self, indices: np.ndarray, ends: End) -> Iterator[dict]:
         """One row per flow, in order; leaves of `ends` have a leading axis, as long as `indices`."""
-        several = [jax.tree.map(lambda a, i=i: a[i], ends) for i in range(len(indices))]
-        with jax.default_device(self.host):  # not around `yield`: the caller has another device
-            limits = self._limits(several)
-        for index, end, limit in zip(indices, several, limits, strict=True):
-            with jax.default_device(self.host):
-                row = self._row(int(index), end, limit)
+        for i, index in enumerate(indices):
+            end = jax.tree.map(lambda a, i=i: a[i], ends)
+            with jax.default_device(self.host):  # not around `yield`: the caller has another device
+                row = self._row(int(index), end, self._limit(end))
             yield row
 
-    def _limits(self, ends: list[End]) -> list[Limit | None]:
-        """Of flows that have ended so; None where weights are not finite."""
-        networks = [self._network(end) for end in ends]
-        finite = [all(np.all(np.isfinite(a)) for a in jax.tree.leaves(network)) for network in networks]
-        whole = [k for k, end in enumerate(ends) if finite[k] and int(end.result) not in USED_UP]
-        limits: list[Limit | None] = [None] * len(ends)
-        found = limits_of(self.problem, [networks[k] for k in whole], programs=self.programs, follow=self.follow)
-        for k, limit in zip(whole, found, strict=True):
-            limits[k] = limit
-        for k in np.flatnonzero(finite):
-            if limits[k] is None:
-                limits[k] = limit_of_network(self.problem, networks[k], polish=False, programs=self.programs)
-        return limits
+    def _limit(self, end: End) -> Limit | None:
+        """Of a flow that has ended so; None where its weights are not finite."""
+        network = self._network(end)
+        if not all(np.all(np.isfinite(a)) for a in jax.tree.leaves(network)):
+            return None
+        if int(end.result) in USED_UP:
+            return limit_of_network(self.problem, network, polish=False, programs=self.programs)
+        (limit,) = limits_of(self.problem, [network], programs=self.programs, follow=self.follow)
+        return limit
 
     def _network(self, end: End) -> TwoLayer | VectorTwoLayer:
         """Where the flow ended, in the precision of limits."""
