@@ -433,7 +433,8 @@ LIMITS = Table(
               ("gaussian (10,5), m = 50", r"gaussian:n=10,d=5", "all; ≤ 1e-9; ≤ 0.02"),
               ("gaussian (30,60), m = 50", r"gaussian:n=30,d=60", "all; ≤ 1e-9; ≤ 0.1"),
               ("gaussian (40,20), m = 50", r"gaussian:n=40,d=20", "all; ≤ 1e-9"),
-              ("teacher (100,5), m = 50", r"teacher:n=100", "all; ≤ 1e-9"))),
+              ("teacher (100,5), m = 50", r"teacher:n=100", "all; ≤ 1e-9"),
+              ("digits 3 and 8, m = 50", r"digits:first=3,second=8", "all; ≤ 1e-9"))),
     ),
 )  # fmt: skip
 
