@@ -8,7 +8,6 @@ limit with these patterns exact. Source: docs/mathematics.md, "The limit at infi
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -85,14 +84,15 @@ def limits_of(
 
 def _limit(problem: Problem, programs: Programs | None, network: TwoLayer, end: Continued) -> Limit:
     """With the patterns at the `end` of the continuation of `network`."""
-    large = host_network(end.network.W1[:, end.large], end.network.w2[end.large]).scaled(math.sqrt(Q_MIN))
+    large = host_network(end.network.W1[:, end.large], end.network.w2[end.large])
+    large = large.scaled(np.sqrt(Q_MIN))  # pyright: ignore[reportArgumentType]
     limit = limit_of_network(problem, large, settled=2.0, programs=programs)
     ending, exact = end.end, limit.polished and limit.changes == 0
     if end.settled and not (exact and abs(limit.objective - end.objective) <= SAME * limit.objective):
         ending = ENDING.INEXACT
     begun = float(np.log(kept_on_host(problem).margins(on_host(network)).min()))
-    by = end.stability
-    numbers = AtInfinity(by.rate, by.gap, by.entry, by.multiplier, by.slack, begun + end.final, end.steps)
+    behind = {name: float(getattr(end.stability, name)) for name in ("rate", "gap", "entry", "multiplier", "slack")}
+    numbers = AtInfinity(**behind, log_q=begun + end.final, steps=end.steps)
     return dataclasses.replace(limit, ending=ending, at_infinity=numbers)
 
 

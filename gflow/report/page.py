@@ -92,7 +92,9 @@ def _facts(dataset, summary: dict, values: dict) -> list[tuple[str, str]]:
             "flows end",
             f"with the step that passes q_min = {values['q_min']:g}"
             if values.get("q_min")
-            else "by q_min = 1e3, and are continued to infinity from there",
+            else "by q_min = 1e3, and are continued to infinity from there"
+            if summary["settled"]
+            else "where gflow run ends them",
         ),
         ("flows in", f"{values['dtype']}, limits and certificates in float64"),
         ("initialisations", done),

@@ -70,7 +70,7 @@ class Continued(eqx.Module):
     def patterns(self) -> set[tuple]:
         """(sign, mask, sliding) of the neurons of the limit."""
         some = np.flatnonzero(self.large)
-        return {(float(np.sign(self.network.w2[k])), *self._at(k)) for k in some}
+        return {(float(np.sign(self.network.w2[k])), *self._at(int(k))) for k in some}
 
     def _at(self, k: int) -> tuple[bytes, bytes]:
         return (self.masks[:, k] & ~self.sliding[:, k]).tobytes(), self.sliding[:, k].tobytes()
